@@ -1,0 +1,83 @@
+"""What a simulated world with language must offer: the protocol that collection, training and evaluation rely on.
+
+A domain is found by name (``navigation``) or as ``module:factory``; its environment is a plain Gymnasium one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+DOMAINS = {"navigation": "tc_mmwm_core.domains.navigation.domain:make"}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An oracle's verdict on S states under one instruction.
+
+    Attributes:
+        text: the instruction, worded.
+        margin: [S] float32, how far the instruction is broken; > 0 means "violates". Its scale is the domain's own.
+        cost: [S] float32, cost to go to the instruction's goal; 0 when done. Its scale is the domain's own.
+        referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names.
+    """
+
+    text: str
+    margin: np.ndarray
+    cost: np.ndarray
+    referents: np.ndarray
+
+
+class Domain(Protocol):
+    """A simulated world with language."""
+
+    name: str
+    robot: str  # file name of its robot interface under config/robots
+
+    def environment(self, render: bool = True) -> gymnasium.Env:
+        """A Gymnasium environment.
+
+        Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
+        and units. Actions: float32 [A] in units. ``reset(seed, options={"instruction": str, "split": "train"|"test"})``.
+        ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
+        ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool.
+        The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
+        """
+        ...
+
+    def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
+        """Judge ``states`` [S, P] in ``scene`` under an instruction. ValueError: the text can't be understood."""
+        ...
+
+    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, split: str = "train") -> str:
+        """An instruction that can be carried out in ``scene``."""
+        ...
+
+    def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
+        """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""
+        ...
+
+    def drivers(self) -> Iterator[tuple[str, float]]:
+        """Kinds of driver with the share of episodes each collects."""
+        ...
+
+
+def load_domain(name: str) -> Domain:
+    """Find a domain by name or as ``module:factory``.
+
+    Raises:
+        ValueError: no such domain, module or factory.
+    """
+    target = DOMAINS.get(name, name)
+    module_name, separator, factory = target.partition(":")
+    if not separator:
+        raise ValueError(f"domain {name!r}: known are {', '.join(DOMAINS)}, or give your own as module:factory")
+    try:
+        return getattr(importlib.import_module(module_name), factory)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"domain {name!r} cannot be loaded: {error}") from error

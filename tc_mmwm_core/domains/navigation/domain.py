@@ -1,0 +1,64 @@
+"""Navigation as a :class:`tc_mmwm_core.domains.base.Domain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tc_mmwm_core.domains.base import Judgement
+from tc_mmwm_core.domains.navigation import expert, instructions, oracle
+from tc_mmwm_core.domains.navigation.environment import NavigationEnv
+from tc_mmwm_core.domains.navigation.scene import Scene
+
+
+class Navigation:
+    """Differential-drive robot, overhead camera, lidar, odometry; coloured pads and zones, pillars, speed rules."""
+
+    name = "navigation"
+    robot = "navigation.yaml"
+
+    def environment(self, render: bool = True) -> gymnasium.Env:
+        """See :class:`Domain`."""
+        return NavigationEnv(render)
+
+    def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
+        """See :class:`Domain`. Margins and costs are in metres."""
+        layout, meaning = Scene.from_dict(scene), instructions.parse(text)
+        field = oracle.cost_field(layout, meaning)
+        return Judgement(
+            text=text,
+            margin=oracle.margin(states, layout, meaning).astype(np.float32),
+            cost=oracle.cost_to_go(states, field).astype(np.float32),
+            referents=oracle.referents(layout, meaning),
+        )
+
+    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, split: str = "train") -> str:
+        """See :class:`Domain`."""
+        return instructions.draw(Scene.from_dict(scene), rng, split).text
+
+    def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
+        """See :class:`Domain`."""
+        match kind:
+            case "expert":
+                return expert.expert(rng)
+            case "noisy":
+                return expert.expert(rng, noise=float(rng.uniform(0.1, 0.5)))
+            case "wanderer":
+                return expert.wanderer(rng)
+            case "visitor":
+                return expert.visitor(rng)
+        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+
+    def drivers(self) -> Iterator[tuple[str, float]]:
+        """See :class:`Domain`."""
+        return iter((("expert", 0.25), ("noisy", 0.25), ("wanderer", 0.25), ("visitor", 0.25)))
+
+
+@lru_cache(maxsize=1)
+def make() -> Navigation:
+    """The domain."""
+    return Navigation()

@@ -1,0 +1,83 @@
+"""Scripted drivers: an expert with graded noise, a wanderer, and an adversary that heads for what is forbidden."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tc_mmwm_core.domains.navigation import oracle
+from tc_mmwm_core.domains.navigation.environment import ACTION_HIGH, ACTION_LOW, NavigationEnv
+from tc_mmwm_core.domains.navigation.instructions import SPEED_LIMIT
+from tc_mmwm_core.domains.navigation.scene import ARENA
+
+Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]
+
+
+def steer(state: np.ndarray, heading: float, speed: float) -> np.ndarray:
+    """Action [2] that turns ``state`` [5] towards ``heading`` (rad) and drives at ``speed`` (m/s) when it faces it."""
+    error = math.remainder(heading - float(state[2]), 2 * math.pi)
+    return np.array([speed * max(0.0, math.cos(error)) ** 2, np.clip(3.0 * error, -2.5, 2.5)], np.float32)
+
+
+def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
+    """Follows the cheapest way to the goal; ``noise`` is the std of a slowly varying disturbance, share of full range."""
+    disturbance = np.zeros(2)
+    top_speed = rng.uniform(0.45, 0.7)
+
+    def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        env: NavigationEnv = environment.unwrapped
+        nonlocal disturbance
+        state = info["state"]
+        way = oracle.descent(env.field, state[None, :2])[0]
+        speed = min(top_speed, 0.75 * SPEED_LIMIT) if env.instruction.slow else top_speed
+        disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=2)
+        action = steer(state, math.atan2(way[1], way[0]), speed) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
+        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+    return drive
+
+
+def wanderer(rng: np.random.Generator) -> Driver:
+    """Smooth random actions over the whole action range, held for random times."""
+    target = rng.uniform(ACTION_LOW, ACTION_HIGH)
+    action = target.copy()
+
+    def drive(_: gymnasium.Env, __: dict[str, Any]) -> np.ndarray:
+        nonlocal target, action
+        if rng.random() < 0.15:
+            target = rng.uniform(ACTION_LOW, ACTION_HIGH)
+        action = action + rng.uniform(0.2, 1.0) * (target - action)
+        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+    return drive
+
+
+def visitor(rng: np.random.Generator) -> Driver:
+    """Drives straight to places: zones (so that rules get broken), pads, or anywhere, one after the other."""
+    place: np.ndarray | None = None
+    disturbance = np.zeros(2)
+    speed = rng.uniform(0.2, 0.7)
+
+    def drive(_: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        nonlocal place, disturbance, speed
+        xy = info["state"][:2]
+        if place is None or np.hypot(*(place - xy)) < 0.12 or rng.random() < 0.02:
+            scene = info["scene"]
+            targets = [*scene["zones"]] * 3 + [*scene["pads"]]
+            if rng.random() < 0.75 and targets:
+                target = targets[rng.integers(len(targets))]
+                place = np.array([target["x"], target["y"]]) + rng.normal(0, 0.2, 2)
+            else:
+                place = rng.uniform(-ARENA + 0.2, ARENA - 0.2, 2)
+            speed = rng.uniform(0.2, 0.7)
+        disturbance = 0.8 * disturbance + 0.1 * rng.normal(size=2)
+        action = steer(info["state"], math.atan2(*(place - xy)[::-1]), speed)
+        return np.clip(action + disturbance * (ACTION_HIGH - ACTION_LOW) / 2, ACTION_LOW, ACTION_HIGH).astype(
+            np.float32
+        )
+
+    return drive

@@ -1,0 +1,159 @@
+"""The navigation grammar: an instruction is goal × rules × wording, and every wording reads back as what it means."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tc_mmwm_core.domains.navigation.scene import COLOURS, Scene
+
+Split = Literal["train", "test"]
+
+SPEED_LIMIT = 0.35  # m/s, what "slowly" allows
+CLEARANCE = 0.18  # m, what "well away from the pillars" asks between robot and pillar surface
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What an instruction means.
+
+    Attributes:
+        goal: colour of the pad to reach.
+        keep_out: colours of the forbidden zones, none to two.
+        slow: the robot's speed must stay below :data:`SPEED_LIMIT`.
+        clear: the robot must keep :data:`CLEARANCE` from the pillars.
+        text: one wording of it.
+    """
+
+    goal: str
+    keep_out: tuple[str, ...] = ()
+    slow: bool = False
+    clear: bool = False
+    text: str = ""
+
+
+# Wordings. The last ones of each list are for test only: no training instruction uses them.
+GOAL: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "drive to the {} pad",
+        "go to the {} pad",
+        "head for the {} disc",
+        "reach the {} pad",
+        "park on the {} circle",
+        "move to the {} disc",
+        "get onto the {} pad",
+        "navigate to the {} circle",
+        "please bring the robot to the {} pad",
+        "your goal is the {} pad",
+    ),
+    "test": ("make your way to the {} pad", "proceed to the {} disc", "travel to the {} circle"),
+}
+KEEP_OUT: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "never enter the {} zone",
+        "stay out of the {} zone",
+        "keep out of the {} area",
+        "avoid the {} zone",
+        "do not cross the {} square",
+        "don't drive through the {} area",
+        "keep off the {} square",
+        "the {} zone is forbidden",
+        "without touching the {} zone",
+    ),
+    "test": ("steer clear of the {} zone", "do not set foot in the {} area", "the {} square is off limits"),
+}
+SLOW: dict[Split, tuple[str, ...]] = {
+    "train": ("drive slowly", "go slow", "keep your speed low", "no speeding", "move slowly"),
+    "test": ("take it slow", "at a low speed"),
+}
+CLEAR: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "keep well away from the pillars",
+        "keep your distance from the pillars",
+        "stay far from the columns",
+        "do not go near the pillars",
+    ),
+    "test": ("give the pillars a wide berth", "leave plenty of room around the columns"),
+}
+ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
+
+
+def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
+    """Give ``meaning`` a wording drawn from ``split``."""
+    goal = _pick(GOAL[split], rng).format(meaning.goal)
+    rules = []
+    if len(meaning.keep_out) == 1:
+        rules.append(_pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
+    elif len(meaning.keep_out) == 2:
+        first, second = rng.permutation(meaning.keep_out)
+        rules.append(_pick(KEEP_OUT[split], rng).format(_pick(ZONE_PAIR, rng).format(first, second)))
+    if meaning.slow:
+        rules.append(_pick(SLOW[split], rng))
+    if meaning.clear:
+        rules.append(_pick(CLEAR[split], rng))
+    rng.shuffle(rules)
+    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
+    text = clauses[0]
+    for clause in clauses[1:]:
+        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
+    return Instruction(meaning.goal, meaning.keep_out, meaning.slow, meaning.clear, text)
+
+
+def draw(scene: Scene, rng: np.random.Generator, split: Split = "train") -> Instruction:
+    """Draw an instruction that can be carried out in ``scene``; one rule in ten names a zone that is not there."""
+    goal = scene.pads[rng.integers(len(scene.pads))].colour
+    present = [zone.colour for zone in scene.zones]
+    absent = [colour for colour in COLOURS if colour not in present]
+    count = int(rng.choice([0, 1, 2], p=[0.2, 0.6, 0.2]))
+    colours = rng.permutation(present)[:count].tolist()
+    if count and rng.random() < 0.1:
+        colours[0] = absent[rng.integers(len(absent))]
+    slow, clear = bool(rng.random() < 0.15), bool(rng.random() < 0.15)
+    return word(Instruction(goal, tuple(sorted(colours)), slow, clear), rng, split)
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(text: str) -> Instruction:
+    """Read a wording of the grammar back.
+
+    Raises:
+        ValueError: no goal clause of the grammar is found, or it names two; the known wordings are listed.
+    """
+    plain = " ".join(text.lower().replace(",", " ").split())
+    goals = {match for pattern in _patterns("goal") for match in pattern.findall(plain)}
+    if len(goals) != 1:
+        known = "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4])
+        found = "no goal" if not goals else f"goals {sorted(goals)}"
+        raise ValueError(
+            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
+        )
+    zones: set[str] = set()
+    for pattern in _patterns("keep_out"):
+        for first, second in pattern.findall(plain):
+            zones.update(colour for colour in (first, second) if colour)
+    return Instruction(
+        goal=goals.pop(),
+        keep_out=tuple(sorted(zones)),
+        slow=any(phrase in plain for phrase in itertools.chain(*SLOW.values())),
+        clear=any(phrase in plain for phrase in itertools.chain(*CLEAR.values())),
+        text=text,
+    )
+
+
+@functools.cache
+def _patterns(kind: str) -> tuple[re.Pattern[str], ...]:
+    colour = "(" + "|".join(COLOURS) + ")"
+    if kind == "goal":
+        fill, phrases = colour, itertools.chain(*GOAL.values())
+    else:
+        fill, phrases = colour + r"(?: zone (?:or|and) the " + colour + ")?", itertools.chain(*KEEP_OUT.values())
+    return tuple(re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b") for phrase in phrases)
+
+
+def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]

@@ -1,0 +1,138 @@
+"""Judge any instruction on any state of the navigation arena, from the simulator's truth.
+
+Because it needs only states and the layout, one recorded trajectory can be judged under many instructions.
+State columns: x m, y m, yaw rad, forward speed m/s, turn rate rad/s.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
+import skfmm
+
+from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction
+from tc_mmwm_core.domains.navigation.scene import (
+    ARENA,
+    PAD_RADIUS,
+    PILLAR_RADIUS,
+    ROBOT_RADIUS,
+    Scene,
+    box_distance,
+)
+
+STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
+CELL = 0.05  # m, grid of the cost-to-go
+MARGIN_LIMIT = 0.5  # m, margins are clipped to +-this
+SPEED_TO_MARGIN = 1.0  # m per m/s: puts speed excess on the scale of distances
+TURN_COST = 0.25  # m, what facing the wrong way is worth
+_SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
+
+
+def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
+    """How far each rule is broken: [S, R] in metres, > 0 where the state [S, 5] violates it; R = 0 without a rule.
+
+    A zone is entered when the robot's body overlaps it.
+    """
+    xy = states[:, :2]
+    columns = []
+    for colour in instruction.keep_out:
+        zone = scene.zone(colour)
+        if zone is not None:
+            inside = zone.half - np.abs(xy - np.array([zone.x, zone.y])).max(1)  # > 0: depth of the centre in the box
+            columns.append(np.where(inside > 0, inside, -box_distance(xy, zone)) + ROBOT_RADIUS)
+    if instruction.slow:
+        columns.append((np.abs(states[:, 3]) - SPEED_LIMIT) * SPEED_TO_MARGIN)
+    if instruction.clear:
+        columns.extend(ROBOT_RADIUS + PILLAR_RADIUS + CLEARANCE - np.hypot(*(xy - p).T) for p in scene.pillars)
+    return np.stack(columns, 1) if columns else np.zeros((len(states), 0))
+
+
+def margin(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
+    """The worst rule's margin, [S] in metres, clipped to ±:data:`MARGIN_LIMIT`; > 0 means "violates"."""
+    worst = margins(states, scene, instruction).max(1, initial=-MARGIN_LIMIT)
+    return np.clip(worst, -MARGIN_LIMIT, MARGIN_LIMIT)
+
+
+def broken_rules(state: np.ndarray, scene: Scene, instruction: Instruction) -> list[str]:
+    """The rules that ``state`` [5] breaks, in words."""
+    names = [f"keep out of the {colour} zone" for colour in instruction.keep_out if scene.zone(colour) is not None]
+    names += [f"speed below {SPEED_LIMIT} m/s"] if instruction.slow else []
+    names += [f"{CLEARANCE} m clear of the pillars"] * len(scene.pillars) if instruction.clear else []
+    values = margins(state[None], scene, instruction)[0]
+    return list(dict.fromkeys(name for name, value in zip(names, values, strict=True) if value > 0))
+
+
+def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
+    """Whether the robot's centre is on the goal pad, [S] bool.
+
+    Raises:
+        ValueError: the scene has no pad of the goal's colour.
+    """
+    return np.hypot(*(states[:, :2] - _goal(scene, instruction)).T) < PAD_RADIUS
+
+
+def cost_field(scene: Scene, instruction: Instruction) -> np.ndarray:
+    """Metres to go from each grid cell around what is forbidden, [Y, X] (eikonal equation, Sethian 1996).
+
+    Speed is 1 in the open, lower near pillars, walls and forbidden zones and very low inside them, so the cost is
+    finite everywhere and the cheapest way keeps a little distance.
+    """
+    x, y = np.meshgrid(_SIDE, _SIDE)
+    cells = np.stack([x.ravel(), y.ravel()], 1)
+    still = np.zeros((len(cells), 5))
+    still[:, :2] = cells
+    rules = Instruction(instruction.goal, instruction.keep_out, False, instruction.clear)
+    room = -margins(still, scene, rules).max(1, initial=-1.0)  # m left to the nearest forbidden state
+    body = [ARENA - np.abs(cells).max(1)] + [np.hypot(*(cells - p).T) - PILLAR_RADIUS for p in scene.pillars]
+    room = np.minimum(room, np.min(body, 0) - ROBOT_RADIUS)
+    speed = np.interp(room, [-0.05, 0.0, 0.06, 0.16], [0.08, 0.2, 0.6, 1.0]).reshape(x.shape)
+    to_goal = np.hypot(*(cells - _goal(scene, instruction)).T).reshape(x.shape)
+    return np.asarray(skfmm.travel_time(to_goal - 0.5 * PAD_RADIUS, speed, dx=CELL)) * (to_goal > 0.5 * PAD_RADIUS)
+
+
+def sample_field(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Bilinear read of ``field`` [Y, X] at points ``xy`` [S, 2] in metres, [S]."""
+    position = np.clip((xy + ARENA) / CELL, 0, len(_SIDE) - 1.001)
+    column, row = position[:, 0].astype(int), position[:, 1].astype(int)
+    fx, fy = position[:, 0] - column, position[:, 1] - row
+    low = field[row, column] * (1 - fx) + field[row, column + 1] * fx
+    high = field[row + 1, column] * (1 - fx) + field[row + 1, column + 1] * fx
+    return low * (1 - fy) + high * fy
+
+
+def descent(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Unit direction of the cheapest way at points ``xy`` [S, 2], [S, 2]."""
+    step = np.array([[CELL, 0.0], [0.0, CELL]])
+    gradient = np.stack([sample_field(field, xy + s) - sample_field(field, xy - s) for s in step], 1)
+    return -gradient / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-9)
+
+
+def cost_to_go(states: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Metres to go, plus what turning towards the way costs, [S] for ``states`` [S, 5]."""
+    distance = sample_field(field, states[:, :2])
+    heading = np.stack([np.cos(states[:, 2]), np.sin(states[:, 2])], 1)
+    facing = (heading * descent(field, states[:, :2])).sum(1)
+    return distance + TURN_COST * (1 - facing) * np.minimum(1.0, distance / 0.3)
+
+
+def referents(scene: Scene, instruction: Instruction) -> np.ndarray:
+    """What the instruction names: [3, 4] rows (goal, first zone, second zone) of x m, y m, half side m, present 0/1.
+
+    Zones come in alphabetical order of their colours. A zone that is named but not there is absent.
+    """
+    rows = np.zeros((3, 4), np.float32)
+    pad = scene.pad(instruction.goal)
+    if pad is not None:
+        rows[0] = pad.x, pad.y, PAD_RADIUS, 1.0
+    named = [zone for colour in sorted(instruction.keep_out) if (zone := scene.zone(colour)) is not None]
+    for row, zone in enumerate(named[:2], start=1):
+        rows[row] = zone.x, zone.y, zone.half, 1.0
+    return rows
+
+
+def _goal(scene: Scene, instruction: Instruction) -> np.ndarray:
+    pad = scene.pad(instruction.goal)
+    if pad is None:
+        raise ValueError(f"no {instruction.goal} pad in this scene; it has {[p.colour for p in scene.pads]}")
+    return np.array([pad.x, pad.y])
