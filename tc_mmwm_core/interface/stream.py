@@ -1,0 +1,248 @@
+"""From messages to model inputs: the one path, live in the planner and offline in the converter.
+
+Callbacks ``add`` messages, which only stores them; ``step`` reads what one decision needs. A step is a function of the
+messages and the tick alone, so the planner and the converter make the same arrays, bit for bit, from the same messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.image import decode_image
+from tc_mmwm_core.interface.path import parse_path
+from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
+
+__all__ = ["Fault", "FaultKind", "Step", "StepStream"]
+
+SECOND = 1_000_000_000
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the model sees at one tick."""
+
+    stamp_ns: int  # the tick
+    images: dict[str, np.ndarray]  # name: uint8 [H, W, C], read-only
+    sensor: np.ndarray  # float32 [Ds], in the units of the robot interface
+    ages: dict[str, float]  # topic: s between the message's stamp and the tick
+
+
+class _Entry:
+    """A message with its time and, once a step asked for it, what was read from it."""
+
+    __slots__ = ("message", "stamp_ns", "value")
+
+    def __init__(self, stamp_ns: int, message: Any):
+        self.stamp_ns = stamp_ns
+        self.message = message
+        self.value: np.ndarray | Fault | None = None
+
+
+class _Topic:
+    """What was heard on one topic that a step may still need: everything since the newest message before a tick."""
+
+    def __init__(self, spec: ImageSpec | SensorSpec, history: int):
+        self.spec = spec
+        self.max_age_ns = round(spec.max_age * SECOND)
+        self.entries: deque[_Entry] = deque(maxlen=history)
+        self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
+        self.received_ns: int | None = None
+        if isinstance(spec, ImageSpec):
+            self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
+        else:
+            self.read = _sensor_reader(spec)
+
+
+class StepStream:
+    """Newest messages of every observation topic, and the step that they make.
+
+    Args:
+        interface: which topics and what of them.
+        history: messages kept a topic until a step has been made from them; the converter, which steps behind, keeps
+            more than the planner.
+        clock_tolerance: s: how far a stamp may be after the time of reception before the clocks are said to differ.
+    """
+
+    def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
+        self.interface = interface
+        self._clock_tolerance_ns = round(clock_tolerance * SECOND)
+        self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
+        self._lock = Lock()  # a multi-threaded executor may add while the timer steps
+
+    def add(self, topic: str, message: Any, received_ns: int) -> None:
+        """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.
+
+        Never raises for a bad message; that becomes a Fault of the next step. KeyError: the topic is not an input.
+        """
+        heard = self._topics[topic]
+        header = getattr(message, "header", None)
+        stamp_ns = received_ns if header is None else header.stamp.sec * SECOND + header.stamp.nanosec
+        with self._lock:
+            if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
+                self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
+            heard.received_ns = received_ns
+            newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
+            if stamp_ns > received_ns + self._clock_tolerance_ns:
+                ahead = (stamp_ns - received_ns) / SECOND
+                reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
+                heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))
+            elif newest_ns is not None and stamp_ns < newest_ns:
+                late = (newest_ns - stamp_ns) / SECOND
+                reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
+                heard.refused.append((newest_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
+            else:
+                heard.entries.append(_Entry(stamp_ns, message))
+
+    def step(self, now_ns: int) -> Step | Fault:
+        """The step of tick ``now_ns``: of each topic the newest message stamped at or before it.
+
+        The first thing that is wrong, in the order of the interface, is returned as a Fault instead.
+        """
+        with self._lock:
+            chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
+        images: dict[str, np.ndarray] = {}
+        parts: list[np.ndarray] = []
+        ages: dict[str, float] = {}
+        for heard, entry in chosen:
+            if isinstance(entry, Fault):
+                return entry
+            if entry.value is None:
+                entry.value = heard.read(entry.message)
+                entry.message = None
+            if isinstance(entry.value, Fault):
+                return entry.value
+            ages[heard.spec.topic] = (now_ns - entry.stamp_ns) / SECOND
+            if isinstance(heard.spec, ImageSpec):
+                images[heard.spec.name] = entry.value
+            else:
+                parts.append(entry.value)
+        sensor = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return Step(now_ns, images, sensor, ages)
+
+    def _choose(self, heard: _Topic, now_ns: int) -> _Entry | Fault:
+        entries = heard.entries
+        while len(entries) > 1 and entries[1].stamp_ns <= now_ns:
+            entries.popleft()
+        fault = None
+        while heard.refused and heard.refused[0][0] <= now_ns:
+            fault = heard.refused.popleft()[1]
+        if fault is not None:
+            return fault
+        spec = heard.spec
+        if not entries or entries[0].stamp_ns > now_ns:
+            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type})")
+        age_ns = now_ns - entries[0].stamp_ns
+        if age_ns > heard.max_age_ns:
+            reason = f"{spec.topic}: newest message is {age_ns / SECOND:.3f} s old, allowed are {spec.max_age} s"
+            if entries[0].stamp_ns == 0:
+                reason += "; its header.stamp is 0: does the driver fill it in?"
+            return Fault(FaultKind.STALE, spec.name, reason)
+        return entries[0]
+
+    def _forget(self) -> None:
+        for heard in self._topics.values():
+            heard.entries.clear()
+            heard.refused.clear()
+            heard.received_ns = None
+
+
+def _sensor_reader(spec: SensorSpec) -> Callable[[Any], np.ndarray | Fault]:
+    """Compile the fields of a sensor into one function: message -> float32 [fields] or Fault."""
+    readers = [_field_reader(field) for field in spec.fields]
+    names = [f"{spec.name}.{field.name}" for field in spec.fields]
+    flat_names = [f"{spec.name}.{name}" for field in spec.fields for name in field.names]
+
+    def read(message: Any) -> np.ndarray | Fault:
+        parts: list[np.ndarray] = []
+        for name, read_field in zip(names, readers, strict=True):
+            try:
+                value = read_field(message)
+            except UNREADABLE as error:
+                return Fault(FaultKind.WRONG_TYPE, name, f"{spec.topic}: {error}; is it really {spec.type}?")
+            if isinstance(value, tuple):
+                return Fault(value[0], name, f"{spec.topic}: {value[1]}")
+            parts.append(np.atleast_1d(value))
+        with np.errstate(over="ignore"):
+            values = np.concatenate(parts).astype(np.float32)
+        if not np.isfinite(values).all():
+            index = int(np.argmin(np.isfinite(values)))
+            return Fault(FaultKind.NON_FINITE, flat_names[index], f"{spec.topic}: too large for a 32-bit float")
+        values.flags.writeable = False
+        return values
+
+    return read
+
+
+Reading = float | np.ndarray | tuple[FaultKind, str]
+
+
+def _field_reader(field: FieldSpec) -> Callable[[Any], Reading]:
+    get = parse_path(field.path).get
+    if field.transform:
+        return lambda message: _yaw(get(message), field.transform)
+    if field.size is None:
+        return lambda message: _number(get(message), field)
+    return lambda message: _array(get(message), field)
+
+
+def _number(raw: Any, field: FieldSpec) -> Reading:
+    value = float(raw)
+    if not math.isfinite(value):
+        if math.isnan(value):
+            if field.nan_as is None:
+                return FaultKind.NON_FINITE, f"{field.path} is nan"
+            value = field.nan_as
+        elif field.non_finite == "refuse":
+            return FaultKind.NON_FINITE, f"{field.path} is {value}"
+    if field.clip:
+        return min(max(value, field.clip[0]), field.clip[1])
+    if field.limits and not field.limits[0] <= value <= field.limits[1]:
+        return FaultKind.OUT_OF_LIMITS, f"{field.path} is {value:g} {field.unit}, allowed are {field.limits}"
+    return value
+
+
+def _array(raw: Any, field: FieldSpec) -> Reading:
+    values = np.asarray(raw, np.float64)
+    if values.shape != (field.size,):
+        return FaultKind.WRONG_SIZE, f"{field.path} has {values.size} elements, {field.size} are needed"
+    finite = np.isfinite(values)
+    if not finite.all():
+        nan = np.isnan(values)
+        if field.nan_as is not None:
+            values = np.where(nan, field.nan_as, values)
+            nan[:] = False
+        refused = nan if field.non_finite == "clip" else ~np.isfinite(values)
+        if refused.any():
+            index = int(np.argmax(refused))
+            return FaultKind.NON_FINITE, f"{field.path}[{index}] is {values[index]}"
+    if field.clip:
+        return np.clip(values, *field.clip)
+    if field.limits and not (field.limits[0] <= values.min() and values.max() <= field.limits[1]):
+        index = int(np.argmax((values < field.limits[0]) | (values > field.limits[1])))
+        return (
+            FaultKind.OUT_OF_LIMITS,
+            f"{field.path}[{index}] is {values[index]:g} {field.unit}, allowed are {field.limits}",
+        )
+    return values
+
+
+def _yaw(quaternion: Any, transform: str) -> Reading:
+    """cos or sin of the heading of a quaternion about z upwards (REP-103); its length need not be exactly 1."""
+    x, y, z, w = float(quaternion.x), float(quaternion.y), float(quaternion.z), float(quaternion.w)
+    cosine = w * w + x * x - y * y - z * z
+    sine = 2.0 * (w * z + x * y)
+    length = math.hypot(cosine, sine)
+    if not math.isfinite(length):
+        return FaultKind.NON_FINITE, f"quaternion ({x}, {y}, {z}, {w}) is not finite"
+    if length < 1e-6:
+        return FaultKind.OUT_OF_LIMITS, f"quaternion ({x:g}, {y:g}, {z:g}, {w:g}) has no heading"
+    return cosine / length if transform == "cos_yaw" else sine / length

@@ -1,0 +1,231 @@
+"""The stream-to-step path: what a tick sees, and every fault of the contract."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from robot_messages import SECOND, boolean, header, image, odometry, scan, types
+
+from tc_mmwm_core.interface.action import read_action, write_action
+from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.robot import RobotInterface, SensorSpec
+from tc_mmwm_core.interface.stream import Step, StepStream
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+RANGES = np.linspace(0.1, 2.9, 24)
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+def feed(stream: StepStream, seconds: float, **changes) -> None:
+    messages = {
+        "camera/image_raw": image(seconds, PIXELS),
+        "odom": odometry(seconds, x=1.5, y=-0.5, speed=0.4, turn=0.2),
+        "scan": scan(seconds, RANGES),
+        "bumper": boolean(False),
+    } | {topic.replace("camera", "camera/image_raw"): message for topic, message in changes.items()}
+    for topic, message in messages.items():
+        if message is not None:
+            stream.add(topic, message, ns(seconds))
+
+
+def fault(stream: StepStream, seconds: float) -> Fault:
+    result = stream.step(ns(seconds))
+    assert isinstance(result, Fault), result
+    return result
+
+
+def test_step_holds_every_field_in_order(navigation):
+    stream = StepStream(navigation)
+    half = math.radians(30) / 2
+    feed(stream, 2.0, odom=odometry(2.0, 1.5, -0.5, (0, 0, math.sin(half), math.cos(half)), 0.4, 0.2))
+    step = stream.step(ns(2.1))
+    assert isinstance(step, Step) and step.stamp_ns == ns(2.1)
+    expected = [1.5, -0.5, math.cos(math.radians(30)), 0.5, 0.4, 0.2, *RANGES, 0.0]
+    np.testing.assert_allclose(step.sensor, expected, rtol=1e-6)
+    assert step.sensor.dtype == np.float32 and step.sensor.shape == (navigation.sensor_size,)
+    np.testing.assert_array_equal(step.images["overhead"], PIXELS)
+    assert step.ages["odom"] == pytest.approx(0.1)
+
+
+def test_waits_until_every_topic_was_heard(navigation):
+    stream = StepStream(navigation)
+    assert fault(stream, 1.0) == Fault(
+        FaultKind.WAITING, "overhead", "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+    )
+    feed(stream, 1.0, bumper=None)
+    assert fault(stream, 1.0).field == "bumper"
+
+
+def test_newest_message_at_or_before_the_tick_even_if_newer_ones_arrived(navigation):
+    stream = StepStream(navigation)
+    for seconds in (1.0, 1.1, 1.2):
+        feed(stream, seconds, odom=odometry(seconds, x=seconds))
+    assert stream.step(ns(1.0)).sensor[0] == np.float32(1.0)
+    assert stream.step(ns(1.15)).sensor[0] == np.float32(1.1)
+    assert stream.step(ns(1.2)).sensor[0] == np.float32(1.2)
+
+
+def test_stale_input_and_recovery(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0)
+    assert isinstance(stream.step(ns(1.35)), Step)
+    stale = fault(stream, 1.4)
+    assert stale.kind is FaultKind.STALE and "0.400 s old, allowed are 0.35 s" in stale.reason
+    feed(stream, 1.4)
+    assert isinstance(stream.step(ns(1.4)), Step)
+
+
+def test_unset_stamp_is_explained(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1000.0, scan=scan(0.0, RANGES))
+    assert "header.stamp is 0" in fault(stream, 1000.0).reason
+
+
+def test_out_of_order_is_refused_reported_once_and_recovers(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0)
+    stream.add("odom", odometry(0.95, x=9.0), ns(1.01))
+    refused = fault(stream, 1.1)
+    assert refused.kind is FaultKind.OUT_OF_ORDER and refused.field == "odometry" and "0.050 s older" in refused.reason
+    assert stream.step(ns(1.1)).sensor[0] == np.float32(1.5)
+
+
+def test_message_from_the_future_is_refused(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0)
+    stream.add("odom", odometry(1.2), ns(1.0))  # within the tolerance: clocks over a network
+    assert isinstance(stream.step(ns(1.1)), Step)
+    stream.add("odom", odometry(5.0), ns(1.1))
+    refused = fault(stream, 1.1)
+    assert refused.kind is FaultKind.FUTURE and "3.900 s after it was received" in refused.reason
+    assert isinstance(stream.step(ns(1.1)), Step)
+
+
+def test_clock_set_back_starts_afresh(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 50.0)
+    feed(stream, 0.5)
+    assert isinstance(stream.step(ns(0.5)), Step)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "field", "says"),
+    [
+        ({"odom": odometry(1.0, x=math.nan)}, FaultKind.NON_FINITE, "odometry.x", "pose.pose.position.x is nan"),
+        ({"odom": odometry(1.0, speed=math.inf)}, FaultKind.NON_FINITE, "odometry.forward_speed", "is inf"),
+        ({"odom": odometry(1.0, y=11.0)}, FaultKind.OUT_OF_LIMITS, "odometry.y", "11 m, allowed are [-10.0, 10.0]"),
+        ({"odom": odometry(1.0, quaternion=(0, 0, 0, 0))}, FaultKind.OUT_OF_LIMITS, "odometry.cos_yaw", "no heading"),
+        ({"odom": odometry(1.0, quaternion=(0, 0, math.nan, 1))}, FaultKind.NON_FINITE, "odometry.cos_yaw", "finite"),
+        ({"scan": scan(1.0, RANGES[:7])}, FaultKind.WRONG_SIZE, "lidar.ranges", "7 elements, 24 are needed"),
+        ({"scan": scan(1.0, [math.nan] * 24)}, FaultKind.NON_FINITE, "lidar.ranges", "ranges[0] is nan"),
+        ({"scan": boolean(True)}, FaultKind.WRONG_TYPE, "lidar.ranges", "is it really sensor_msgs/msg/LaserScan?"),
+        ({"camera": image(1.0, PIXELS, "yuv422")}, FaultKind.WRONG_ENCODING, "overhead", "'yuv422'"),
+        ({"camera": image(1.0, PIXELS[:60])}, FaultKind.WRONG_SIZE, "overhead", "64x60"),
+        ({"bumper": types["std_msgs/msg/String"](data="on")}, FaultKind.WRONG_TYPE, "bumper.pressed", "on"),
+    ],
+)
+def test_bad_messages_become_faults_and_the_next_good_one_recovers(navigation, changes, kind, field, says):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, **changes)
+    found = fault(stream, 1.0)
+    assert (found.kind, found.field) == (kind, field) and says in found.reason
+    feed(stream, 1.1)
+    assert isinstance(stream.step(ns(1.1)), Step)
+
+
+def test_lidar_without_return_reads_the_end_of_its_range(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, scan=scan(1.0, [math.inf, -math.inf, 7.0, 0.5] + [1.0] * 20))
+    np.testing.assert_array_equal(stream.step(ns(1.0)).sensor[6:10], np.float32([3.0, 0.0, 3.0, 0.5]))
+
+
+def test_unknown_topic_is_a_wiring_mistake(navigation):
+    with pytest.raises(KeyError):
+        StepStream(navigation).add("front_camera", image(1.0, PIXELS), 0)
+
+
+def _sensor(robot: dict, message_type: str, *fields: dict) -> StepStream:
+    robot["images"] = []
+    robot["sensors"] = [{"name": "s", "topic": "s", "type": message_type, "max_age": 1.0, "fields": list(fields)}]
+    return StepStream(RobotInterface.from_dict(robot, "test"))
+
+
+def test_joints_are_read_by_name_whatever_their_order(robot):
+    elbow = {"name": "elbow", "path": "position['elbow']", "unit": "rad"}
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", elbow, {"name": "first", "path": "effort[0]", "unit": "N*m"})
+    joints = types["sensor_msgs/msg/JointState"]
+
+    def add(seconds, names, positions):
+        stream.add("s", joints(header(seconds), names, np.array(positions), np.zeros(0), np.ones(2)), ns(seconds))
+
+    add(1.0, ["shoulder", "elbow"], [0.1, 0.2])
+    assert stream.step(ns(1.0)).sensor.tolist() == pytest.approx([0.2, 1.0])
+    add(1.1, ["elbow", "shoulder"], [0.3, 0.1])
+    assert stream.step(ns(1.1)).sensor[0] == np.float32(0.3)
+    add(1.2, ["wrist", "shoulder"], [0.3, 0.1])
+    missing = fault(stream, 1.2)
+    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "wrist" in missing.reason
+
+
+def test_slices_and_nan_stand_ins(robot):
+    ranges = {"name": "ranges", "path": "ranges[0:24:8]", "size": 3, "unit": "m", "clip": [0.0, 3.0], "nan_as": 3.0}
+    stream = _sensor(robot, "sensor_msgs/msg/LaserScan", ranges)
+    values = RANGES.copy()
+    values[8] = math.nan
+    stream.add("s", scan(1.0, values), ns(1.0))
+    np.testing.assert_allclose(stream.step(ns(1.0)).sensor, [RANGES[0], 3.0, RANGES[16]], rtol=1e-6)
+
+
+def test_too_large_for_a_float32(robot):
+    stream = _sensor(robot, "nav_msgs/msg/Odometry", {"name": "x", "path": "pose.pose.position.x", "unit": "m"})
+    stream.add("s", odometry(1.0, x=1e300), ns(1.0))
+    assert fault(stream, 1.0).kind is FaultKind.NON_FINITE
+
+
+@pytest.mark.parametrize(
+    ("message_type", "path"),
+    [
+        ("sensor_msgs/msg/Imu", "angular_velocity.z"),
+        ("sensor_msgs/msg/Imu", "orientation_covariance[4]"),
+        ("sensor_msgs/msg/Range", "range"),
+        ("geometry_msgs/msg/PoseStamped", "pose.position.x"),
+        ("geometry_msgs/msg/TwistStamped", "twist.linear.x"),
+        ("geometry_msgs/msg/WrenchStamped", "wrench.force.z"),
+        ("geometry_msgs/msg/Pose", "position.x"),
+        ("std_msgs/msg/Float32", "data"),
+        ("std_msgs/msg/Float64", "data"),
+        ("std_msgs/msg/Float64MultiArray", "data[2]"),
+        ("sensor_msgs/msg/JointState", "velocity['wrist']"),
+    ],
+)
+def test_common_messages_pass(message_type, path):
+    SensorSpec(name="s", topic="s", type=message_type, max_age=1.0, fields=[{"name": "f", "path": path, "unit": "1"}])
+
+
+def test_actions_write_and_read_back(navigation, robot):
+    vector = types["geometry_msgs/msg/Vector3"]
+    twist = types["geometry_msgs/msg/Twist"](linear=vector(x=0.0, y=0.0, z=0.0), angular=vector(x=0.0, y=0.0, z=0.0))
+    message = types["geometry_msgs/msg/TwistStamped"](header=header(0.0), twist=twist)
+    write_action(message, navigation.action, np.float32([0.5, -1.25]))
+    assert message.header.frame_id == "base_link" and message.twist.angular.z == -1.25
+    np.testing.assert_array_equal(read_action(message, navigation.action), np.float32([0.5, -1.25]))
+    message.twist.linear.x = math.nan
+    assert read_action(message, navigation.action).kind is FaultKind.NON_FINITE
+
+
+def test_a_step_takes_well_below_a_millisecond(navigation):
+    stream = StepStream(navigation)
+    durations = []
+    for tick in range(300):
+        feed(stream, 1.0 + tick / 10)
+        begin = time.perf_counter()
+        assert isinstance(stream.step(ns(1.0 + tick / 10)), Step)
+        durations.append(time.perf_counter() - begin)
+    assert np.median(durations) < 0.5e-3, f"{np.median(durations) * 1e3:.3f} ms"
+    print(f"StepStream.step p50 {np.median(durations) * 1e6:.0f} us")
