@@ -1,0 +1,96 @@
+"""The three encoders z_v = f_v(o_v), z_s = f_s(o_s), z_l = f_l(o_l)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tc_mmwm_core.models.layers import Block, coordinates, mlp
+
+
+class VisionEncoder(nn.Module):
+    """f_v: cameras to a feature map with coordinates, and from it z_v.
+
+    The map has one cell every 4 pixels; the maps of several cameras are laid end to end. z_v is read off the map by
+    learned queries, so that it can keep where things are and not only what there is.
+    """
+
+    def __init__(self, cameras: int, image: tuple[int, int], width: int, latent: int, readers: int = 4) -> None:
+        super().__init__()
+        if image[0] % 4 or image[1] % 4:
+            raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of 4")
+        half = width // 2
+        self.trunks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(3, half, 4, stride=2, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(half, width, 4, stride=2, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+            )
+            for _ in range(cameras)
+        )
+        self.register_buffer("grid", coordinates(image[0] // 4, image[1] // 4), persistent=False)
+        self.place = nn.ModuleList(nn.Conv2d(2, width, 1) for _ in range(cameras))
+        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.readers = nn.Parameter(torch.randn(1, readers, width) * 0.1)
+        self.read = Block(width, 4)
+        self.out = nn.Linear(readers * width, latent)
+
+    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """``images``: one uint8 [B, H, W, 3] a camera. Returns the map [B, P, E] and z_v [B, D]."""
+        maps = []
+        for image, trunk, place in zip(images, self.trunks, self.place, strict=True):
+            pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+            maps.append((trunk(pixels) + place(self.grid)).flatten(2).transpose(1, 2))
+        features = torch.cat(maps, 1)
+        features = features + self.mix(features)
+        summary = self.read(self.readers.expand(len(features), -1, -1), (features, None))
+        return features, self.out(summary.flatten(1))
+
+
+class SensorEncoder(nn.Module):
+    """f_s: sensor vector in raw units to z_s; the normalisation is part of the encoder."""
+
+    def __init__(self, sensors: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(sensors))
+        self.register_buffer("scale", torch.ones(sensors))
+        self.net = mlp(sensors, hidden, latent)
+
+    def normalise(self, sensor: Tensor) -> Tensor:
+        """Zero mean and unit scale over the training data, clipped to ±5, [..., Ds]."""
+        return ((sensor - self.mean) / self.scale).clamp(-5, 5)
+
+    def forward(self, sensor: Tensor) -> Tensor:
+        """[..., Ds] to [..., D]."""
+        return self.net(self.normalise(sensor))
+
+
+class LanguageEncoder(nn.Module):
+    """f_l: tokens to word features and z_l.
+
+    The word embeddings are pretrained and frozen (so that words never trained on land near those that were); the small
+    transformer above them is trained. See :mod:`tc_mmwm_core.models.vocabulary`.
+    """
+
+    def __init__(self, words: Tensor, width: int, latent: int, max_tokens: int, blocks: int = 2) -> None:
+        super().__init__()
+        self.register_buffer("words", words.half())
+        self.position = nn.Parameter(torch.randn(1, max_tokens, width) * 0.02)
+        self.project = nn.Linear(words.shape[1], width)
+        self.blocks = nn.ModuleList(Block(width, 4) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, latent)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``tokens`` int64 [B, L], ``mask`` bool [B, L]. Returns word features [B, L, E] and z_l [B, D]."""
+        x = self.project(self.words[tokens].float()) + self.position[:, : tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, (None, mask))
+        x = self.norm(x)
+        weight = mask.float()[..., None]
+        return x, self.out((x * weight).sum(1) / weight.sum(1).clamp(min=1))

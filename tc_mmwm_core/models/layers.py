@@ -1,0 +1,64 @@
+"""Building blocks shared by the encoders and heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def mlp(inputs: int, hidden: int, outputs: int, depth: int = 2) -> nn.Sequential:
+    """``depth`` hidden layers of LayerNorm and SiLU, then a linear output (the NormedLinear stack of TD-MPC2)."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU()]
+        inputs = hidden
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries [B, Q, E] over memory [B, M, E] with an optional mask [B, M] of what counts."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, Q, E]."""
+        query = self._split(self.query(queries))
+        key, value = (self._split(part) for part in self.key_value(memory).chunk(2, dim=-1))
+        where = None if mask is None else mask[:, None, None, :]
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=where)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention over each memory in turn, then a feed-forward layer."""
+
+    def __init__(self, width: int, heads: int, memories: int = 1) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(memories))
+        self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(memories))
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, *memories: tuple[Tensor | None, Tensor | None]) -> Tensor:
+        """``memories``: (memory [B, M, E] or None for self-attention, mask [B, M] or None), one for each attention."""
+        for norm, attention, (memory, mask) in zip(self.norms, self.attentions, memories, strict=True):
+            normed = norm(x)
+            x = x + attention(normed, normed if memory is None else memory, mask)
+        return x + self.feed_forward(x)
+
+
+def coordinates(height: int, width: int) -> Tensor:
+    """Cell centres of a grid in [-1, 1], [1, 2, H, W]: x to the right, then y up."""
+    y = 1 - (torch.arange(height) + 0.5) * 2 / height
+    x = (torch.arange(width) + 0.5) * 2 / width - 1
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]

@@ -1,0 +1,123 @@
+"""The world model by the field's verbs: encode, compose, next, rollout, violation, progress."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tc_mmwm_core.config import Config
+from tc_mmwm_core.models.composition import CausalComposition
+from tc_mmwm_core.models.decoder import ImageDecoder
+from tc_mmwm_core.models.dynamics import Dynamics
+from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
+from tc_mmwm_core.models.grounding import Grounding
+from tc_mmwm_core.models.heads import ConstraintFunction, Policy, Progress
+from tc_mmwm_core.models.vocabulary import word_embeddings
+
+
+class ModelConfig(Config):
+    """Sizes and switches of the model."""
+
+    latent: int = Field(128, ge=8, description="D, size of the latent state")
+    width: int = Field(64, ge=8, multiple_of=8, description="E, width of the feature map and of the word features")
+    hidden: int = Field(256, ge=16, description="hidden width of dynamics and heads")
+    slots: int = Field(6, ge=3, description="slots of the grounding; the first three point at what is named")
+    slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
+    word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
+    max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
+    horizon: int = Field(5, ge=1, description="K, latent steps that screening imagines")
+    frame_skip: int = Field(2, ge=1, description="control steps that one latent step covers")
+    composition: Literal["contextual", "global", "concatenation"] = Field(
+        "contextual", description="how the modalities are composed; concatenation is the ablation"
+    )
+    use_vision: bool = Field(True, description="ablation: without, the camera is not seen")
+    use_language: bool = Field(True, description="ablation: without, the instruction is not heard")
+    use_sensors: bool = Field(True, description="ablation: without, the sensor vector is not seen")
+
+
+class WorldModel(nn.Module):
+    """TC-MMWM. Shapes: B batch, any further leading axes; D latent, C context, A actions, K steps."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        cameras: int,
+        image: tuple[int, int],
+        sensors: int,
+        actions: int,
+        words: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.shapes = {"cameras": cameras, "image": tuple(image), "sensors": sensors, "actions": actions}
+        latent, hidden = config.latent, config.hidden
+        self.context_size = latent + config.slots * config.slot_width
+        self.vision = VisionEncoder(cameras, image, config.width, latent)
+        self.sensor = SensorEncoder(sensors, hidden, latent)
+        words = word_embeddings(config.word_dimensions) if words is None else words
+        self.language = LanguageEncoder(words, config.width, latent, config.max_tokens)
+        self.grounding = Grounding(config.width, config.slots, config.slot_width)
+        self.composition = CausalComposition(latent, config.composition)
+        self.dynamics = Dynamics(latent, actions, hidden)
+        self.constraint_function = ConstraintFunction(latent, self.context_size, hidden)
+        self.progress_head = Progress(latent, self.context_size, hidden)
+        self.policy = Policy(latent, self.context_size, actions, config.horizon, hidden)
+        self.image_decoder = ImageDecoder(latent, image)
+        self.sensor_decoder = nn.Linear(latent, sensors)
+
+    def instruct(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens int64 [B, L] and mask bool [B, L] to word features [B, L, E] and z_l [B, D]; once an instruction."""
+        words, z_l = self.language(tokens, mask)
+        return (words, z_l) if self.config.use_language else (words * 0, z_l * 0)
+
+    def encode(self, images: list[Tensor], sensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images uint8 [B, H, W, 3] and sensor [B, Ds] to the map [B, P, E], z_v [B, D] and z_s [B, D]."""
+        features, z_v = self.vision(images)
+        z_s = self.sensor(sensor)
+        if not self.config.use_vision:
+            features, z_v = features * 0, z_v * 0
+        return features, z_v, z_s if self.config.use_sensors else z_s * 0
+
+    def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor) -> Tensor:
+        """What the heads see beside the latent: z_l and the grounded summary u_t, [B, C]."""
+        return torch.cat([z_l, self.grounding(features, words, mask)], -1)
+
+    def refer(self, context: Tensor) -> Tensor:
+        """Where is what the instruction names, [..., 3, 4]; see :meth:`Grounding.refer`."""
+        return self.grounding.refer(context[..., self.config.latent :])
+
+    def compose(self, z_v: Tensor, z_l: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
+        """z_t [..., D] and the weights α [..., 3] of vision, language and sensors."""
+        return self.composition(z_v, z_l, z_s)
+
+    def next(self, z: Tensor, action: Tensor) -> Tensor:
+        """ẑ_{t+1} = g(z_t, a_t): z [..., D], normalised action [..., A] to [..., D]."""
+        return self.dynamics(z, self.dynamics.from_action(action))
+
+    def rollout(self, z: Tensor, actions: Tensor) -> Tensor:
+        """g_k(z_t, a_t … a_{t+k-1}) for k = 1..K: z [..., D], actions [..., K, A] to [..., K, D]."""
+        shares = self.dynamics.from_action(actions)
+        imagined = []
+        for k in range(actions.shape[-2]):
+            z = self.dynamics(z, shares[..., k, :])
+            imagined.append(z)
+        return torch.stack(imagined, -2)
+
+    def violation(self, z: Tensor, context: Tensor) -> Tensor:
+        """v = constraint_function(ẑ, context) [...]: > 0 means "violates"."""
+        return self.constraint_function(z, context)
+
+    def progress(self, z: Tensor, context: Tensor) -> Tensor:
+        """How near the instruction is to done [...]: minus the cost to go."""
+        return self.progress_head(z, context)
+
+    def propose(self, z: Tensor, context: Tensor) -> Tensor:
+        """The policy's proposal [..., K, A], normalised."""
+        return self.policy(torch.cat([z, context], -1))
+
+    def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
+        """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""
+        return self.image_decoder(z_v), self.sensor_decoder(z_s)
