@@ -1,0 +1,244 @@
+"""The decision rule: from a step and an instruction to one action that can be stood behind, or the safe one, and why.
+
+Free of ROS: the planner node, the evaluation and the benchmarks all decide through this file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+import numpy as np
+from pydantic import Field
+
+from tc_mmwm_core.config import Config
+from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.runtime import proposals, selection
+from tc_mmwm_core.runtime.candidates import ExternalCandidates
+from tc_mmwm_core.runtime.limits import limit_sequence, outside_value_limits
+from tc_mmwm_core.runtime.proposals import ProposalConfig
+from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener
+from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
+
+SECOND = 1_000_000_000
+
+
+class PlannerState(IntEnum):
+    """What the planner is doing; the constants of ``PlannerState.msg``."""
+
+    UNCONFIGURED = 0
+    INACTIVE = 1
+    WAITING = 2
+    PLANNING = 3
+    ALL_REJECTED = 4
+    STALE_INPUT = 5
+    BAD_INPUT = 6
+    DEADLINE_MISSED = 7
+    FAILED = 8
+
+
+class PlannerConfig(Config):
+    """How to decide."""
+
+    proposals: ProposalConfig = ProposalConfig()
+    progress: ProgressRule = Field("final", description="rank by progress at the last step, its mean or its best")
+    seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
+    threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What to do now, and why."""
+
+    action: np.ndarray  # float32 [A], units
+    state: PlannerState
+    reason: str  # empty while PLANNING, else what was found and what is allowed
+    screening: Screening | None = None  # None where nothing was screened
+    scene: Scene | None = None
+    timings: dict[str, float] = field(default_factory=dict)  # ms: encode, propose, screen, select
+
+
+class Planner:
+    """Decides, once a control period. Remembers the last action (for the rate limit) and plan (to shift it).
+
+    The noise of a decision is drawn from the seed and the step's stamp alone, so that a decision can be repeated from
+    its record without all that came before.
+    """
+
+    def __init__(self, screener: Screener, interface: RobotInterface, config: PlannerConfig | None = None) -> None:
+        self.screener = screener
+        self.interface = interface
+        self.config = config or PlannerConfig()
+        bundle = screener.bundle
+        self.threshold = bundle.manifest.threshold if self.config.threshold is None else self.config.threshold
+        self._step_duration = bundle.step_duration
+        self._safe = interface.normalise_action(interface.action_safe)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last action and plan: a new episode, or the robot stands still."""
+        self._last_action = self.interface.action_safe
+        self._plan: np.ndarray | None = None  # [K, A] normalised
+        self._plan_ns = 0
+
+    def warm_up(self, decisions: int = 5) -> None:
+        """Decide on blank input, so that the first real decision is as fast as the rest; nothing of it is kept."""
+        step, instruction = self.screener.blank()
+        for _ in range(decisions):
+            self.decide(step, instruction)
+        self.reset()
+
+    def stop(self, state: PlannerState, reason: str, **record: object) -> Decision:
+        """The safe action, at once: it is exempt from the rate limit."""
+        self.reset()
+        return Decision(self.interface.action_safe, state, reason, **record)
+
+    def decide(
+        self,
+        step: Step | Fault,
+        instruction: Instruction | InstructionError | None,
+        external: ExternalCandidates | None = None,
+    ) -> Decision:
+        """The action of this control period.
+
+        The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
+        acceptable candidate. What was wrong is a value here, not an exception, so that every stop takes this one path.
+        """
+        if isinstance(instruction, InstructionError):
+            return self.stop(PlannerState.BAD_INPUT, str(instruction))
+        if instruction is None:
+            return self.stop(PlannerState.WAITING, "instruction: none was given yet")
+        if isinstance(step, Fault):
+            return self.stop(_state_of(step), str(step))
+        timings: dict[str, float] = {}
+        with _timed(timings, "encode"):
+            scene = self.screener.encode(step, instruction)
+        with _timed(timings, "propose"):
+            rng = np.random.default_rng((self.config.seed, step.stamp_ns))
+            shifted = self._shifted_plan(step.stamp_ns)
+            own, sources = proposals.propose(self.config.proposals, scene.proposal[0], shifted, self._safe, rng)
+            actions = self.interface.denormalise_action(own)
+            if external is not None:
+                actions = np.concatenate([actions, external.actions])
+                sources = (*sources, (external.source, len(external.actions)))
+        screening = self._screen(scene, actions, sources, timings)
+        for iteration in range(1, self._rounds + 1):
+            with _timed(timings, "propose"):
+                refined = self._refine(screening, iteration, rng)
+            if refined is None:
+                break
+            screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
+        with _timed(timings, "select"):
+            chosen = selection.choose(screening.verdict, screening.score)
+        if chosen < 0:
+            reason = _why_all_rejected(screening)
+            return self.stop(PlannerState.ALL_REJECTED, reason, screening=screening, scene=scene, timings=timings)
+        screening = replace(screening, chosen=chosen)
+        self._plan = self.interface.normalise_action(screening.actions[chosen])
+        self._plan_ns = step.stamp_ns
+        self._last_action = screening.actions[chosen, 0].copy()
+        return Decision(self._last_action, PlannerState.PLANNING, "", screening, scene, timings)
+
+    @property
+    def _rounds(self) -> int:
+        refinement = self.config.proposals.refinement
+        return 0 if refinement.method == "none" else refinement.iterations
+
+    def _shifted_plan(self, now_ns: int) -> np.ndarray | None:
+        """What is left of the last plan, [K, A] normalised. Time is counted in whole control periods: ticks jitter."""
+        if self._plan is None:
+            return None
+        periods = round((now_ns - self._plan_ns) / SECOND * self.interface.rate)
+        steps = periods / self.screener.bundle.manifest.frame_skip
+        return proposals.shift_plan(self._plan, steps) if 0 <= steps < len(self._plan) else None
+
+    def _screen(
+        self, scene: Scene, actions: np.ndarray, sources: tuple[tuple[str, int], ...], timings: dict[str, float]
+    ) -> Screening:
+        """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them."""
+        interface = self.interface
+        with _timed(timings, "select"):
+            outside = outside_value_limits(actions, interface.action_limits).any((1, 2))
+            limited = limit_sequence(
+                actions,
+                self._last_action,
+                interface.action_limits,
+                interface.action_max_rate,
+                1 / interface.rate,
+                self._step_duration,
+            )
+        with _timed(timings, "screen"):
+            rollouts = self.screener.screen(scene, interface.normalise_action(limited))
+        with _timed(timings, "select"):
+            return Screening(
+                actions=np.where(outside[:, None, None], actions, limited),
+                violation=rollouts.violation,
+                progress=rollouts.progress,
+                verdict=selection.judge(actions, outside, rollouts, self.threshold),
+                score=selection.score(rollouts.progress, self.config.progress),
+                threshold=self.threshold,
+                fields=interface.action_names,
+                limits=interface.action_limits,
+                chosen=-1,
+                sources=sources,
+            )
+
+    def _refine(self, screening: Screening, iteration: int, rng: np.random.Generator) -> np.ndarray | None:
+        """The next round's candidates [N, K, A] (units) around the best so far; None where there is nothing to rest on.
+
+        It rests on accepted candidates where there are any, else on those that violate least: accept first, then
+        progress.
+        """
+        config = self.config.proposals
+        wanted = Verdict.ACCEPTED if screening.accepted else Verdict.REJECTED_VIOLATION
+        merit = screening.score if screening.accepted else -screening.violation.max(1)
+        best = selection.best(merit, screening.verdict == wanted, config.refinement.elites)
+        if not len(best):
+            return None
+        elites = self.interface.normalise_action(screening.actions[best])
+        if config.refinement.method == "mppi":
+            refined = proposals.refine_mppi(elites, merit[best], config, iteration, rng)
+        else:
+            refined = proposals.refine_cem(elites, config, rng)
+        return self.interface.denormalise_action(refined)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], what: str) -> Iterator[None]:
+    """Add the time that the block takes to ``timings[what]``, in ms."""
+    start = time.perf_counter()
+    yield
+    timings[what] = timings.get(what, 0.0) + (time.perf_counter() - start) * 1e3
+
+
+def _state_of(fault: Fault) -> PlannerState:
+    match fault.kind:
+        case FaultKind.WAITING:
+            return PlannerState.WAITING
+        case FaultKind.STALE:
+            return PlannerState.STALE_INPUT
+    return PlannerState.BAD_INPUT
+
+
+def _join(first: Screening, second: Screening) -> Screening:
+    """Two rounds of one decision as one record."""
+    arrays = ("actions", "violation", "progress", "verdict", "score")
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in arrays}
+    return replace(first, sources=first.sources + second.sources, **joined)
+
+
+def _why_all_rejected(screening: Screening) -> str:
+    """How many candidates were rejected for what, and the one that came nearest to being accepted."""
+    counts = [(verdict, int(np.count_nonzero(screening.verdict == verdict))) for verdict in Verdict]
+    parts = [f"{count} {verdict.name.removeprefix('REJECTED_').lower()}" for verdict, count in counts if count]
+    reason = f"all {len(screening.verdict)} candidates rejected ({', '.join(parts)})"
+    broken = screening.verdict == Verdict.REJECTED_VIOLATION
+    if broken.any():
+        least = float(screening.violation[broken].max(1).min())
+        reason += f"; least violation {least:.3f}, allowed is {screening.threshold:.3f}"
+    return reason

@@ -1,0 +1,106 @@
+"""The rule of the decision: which candidates are accepted, and which of them is executed.
+
+accept  max_k violation <= τ      choose the best progress among the accepted      none accepted -> none chosen
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+
+from tc_mmwm_core.runtime.limits import outside_value_limits
+from tc_mmwm_core.runtime.screener import Rollouts
+
+ProgressRule = Literal["final", "mean", "best"]
+
+
+class Verdict(IntEnum):
+    """What became of a candidate; the constants of ``Screening.msg``."""
+
+    ACCEPTED = 0
+    REJECTED_VIOLATION = 1
+    REJECTED_LIMITS = 2
+    REJECTED_NON_FINITE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """What one decision made of every candidate."""
+
+    actions: np.ndarray  # float32 [N, K, A], units: what would have been executed
+    violation: np.ndarray  # float32 [N, K]
+    progress: np.ndarray  # float32 [N, K]
+    verdict: np.ndarray  # uint8 [N], a Verdict each
+    score: np.ndarray  # float32 [N], the progress that accepted candidates are ranked by
+    threshold: float  # τ
+    fields: list[str]  # [A], action field names
+    limits: np.ndarray  # float32 [A, 2], units
+    chosen: int  # index of the executed candidate, -1 where none was accepted
+    sources: tuple[tuple[str, int], ...]  # who proposed them: (source, how many), in order
+
+    @property
+    def accepted(self) -> int:
+        """How many candidates were accepted."""
+        return int(np.count_nonzero(self.verdict == Verdict.ACCEPTED))
+
+    def reason(self, index: int) -> str:
+        """Why candidate ``index`` was rejected, in words; empty where it was accepted."""
+        match Verdict(int(self.verdict[index])):
+            case Verdict.ACCEPTED:
+                return ""
+            case Verdict.REJECTED_VIOLATION:
+                k = int(np.argmax(self.violation[index]))
+                return f"violation {self.violation[index, k]:.3f} > {self.threshold:.3f} at step {k + 1}"
+            case Verdict.REJECTED_LIMITS:
+                k, field = np.argwhere(outside_value_limits(self.actions[index], self.limits))[0]
+                value = self.actions[index, k, field]
+                low, high = self.limits[field]
+                return f"{self.fields[field]} is {value:g} at step {k + 1}, allowed are {low:g} to {high:g}"
+            case Verdict.REJECTED_NON_FINITE:
+                what = "candidate" if not np.isfinite(self.actions[index]).all() else "prediction"
+                return f"{what} is NaN or infinite"
+
+
+def score(progress: np.ndarray, rule: ProgressRule) -> np.ndarray:
+    """Progress [N, K] to the one number a candidate that ranks it, [N]."""
+    match rule:
+        case "final":
+            return progress[:, -1]
+        case "mean":
+            return progress.mean(1)
+        case "best":
+            return progress.max(1)
+
+
+def judge(actions: np.ndarray, outside: np.ndarray, rollouts: Rollouts, threshold: float) -> np.ndarray:
+    """A verdict for each candidate, uint8 [N].
+
+    Args:
+        actions: [N, K, A], any units.
+        outside: bool [N], leaves the action limits.
+        rollouts: violation and progress [N, K].
+        threshold: τ; a violation equal to it is accepted.
+    """
+    # NaN compares false, so what is not finite would pass for "not above the threshold": it is judged first.
+    finite = np.isfinite(actions).all((1, 2))
+    finite &= np.isfinite(rollouts.violation).all(1) & np.isfinite(rollouts.progress).all(1)
+    verdict = np.full(len(actions), Verdict.ACCEPTED, np.uint8)
+    verdict[rollouts.violation.max(1) > threshold] = Verdict.REJECTED_VIOLATION
+    verdict[outside] = Verdict.REJECTED_LIMITS
+    verdict[~finite] = Verdict.REJECTED_NON_FINITE
+    return verdict
+
+
+def choose(verdict: np.ndarray, scores: np.ndarray) -> int:
+    """Index of the accepted candidate with the best score, the lowest index where several tie; -1: none accepted."""
+    accepted = verdict == Verdict.ACCEPTED
+    return int(np.argmax(np.where(accepted, scores, -np.inf))) if accepted.any() else -1
+
+
+def best(merit: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` highest of ``merit`` [N] where ``among`` [N] holds, best first; ties keep order."""
+    order = np.argsort(np.where(among, -merit, np.inf), kind="stable")
+    return order[: min(count, int(np.count_nonzero(among)))]
