@@ -10,7 +10,7 @@ import yaml
 
 from tc_mmwm_core.interface.robot import RobotInterface
 
-sys.path.insert(0, str(Path(__file__).parent))  # robot_messages.py, whatever pytest's import mode
+sys.path.insert(0, str(Path(__file__).parent))  # robot_messages.py, trajectories.py, whatever pytest's import mode
 NAVIGATION = Path(__file__).parents[2] / "config" / "robots" / "navigation.yaml"
 
 

@@ -1,0 +1,348 @@
+"""The dataset: memory-mapped trajectories in shards that are written once and never touched again (contract 2).
+
+A shard is written under a temporary name, synced to disk and renamed, so a killed writer leaves nothing half-written
+behind, and appending rewrites nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from tc_mmwm_core.config import Config, ConfigError
+from tc_mmwm_core.data.trajectory import Trajectory
+from tc_mmwm_core.interface.robot import RobotInterface
+
+SCHEMA = 1
+
+
+class DatasetError(ValueError):
+    """A folder is no dataset, or what is appended does not fit it."""
+
+
+class _Record(Config):
+    """One trajectory in shard.json."""
+
+    start: int = Field(ge=0)
+    length: int = Field(ge=1)
+    instruction: str
+    success: bool | None
+    source: Literal["simulated", "real"]
+    provenance: dict[str, Any]
+    scene: dict[str, Any] | None
+    has_state: bool
+    crc32: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryInfo:
+    """What is known of a trajectory without touching its arrays."""
+
+    dataset: str  # path
+    shard: str  # folder name
+    index: int  # within the shard
+    start: int  # first row of the shard's arrays
+    length: int  # control steps
+    instruction: str
+    success: bool | None
+    source: str
+    provenance: dict[str, Any]
+    scene: dict[str, Any] | None
+    has_state: bool
+
+
+class DatasetWriter:
+    """Appends trajectories to the dataset at ``path``, which is created where there is none.
+
+    Raises:
+        DatasetError: the dataset there was made for another robot interface; each difference is named.
+    """
+
+    def __init__(self, path: str | Path, interface: RobotInterface):
+        self.path = Path(path)
+        self.interface = interface
+        if (self.path / "dataset.json").exists():
+            _check_interface(self.path, _read_interface(self.path), interface)
+        else:
+            (self.path / "shards").mkdir(parents=True, exist_ok=True)
+            content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
+            _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
+
+    def append(self, trajectories: Sequence[Trajectory]) -> Path:
+        """Write ``trajectories`` as one new shard and return its path.
+
+        Raises:
+            DatasetError: a trajectory does not fit the interface (nothing is written), or there are none.
+            OSError: the disk is full, ...; nothing is left behind.
+        """
+        if not trajectories:
+            raise DatasetError(f"{self.path}: no trajectories to append")
+        for index, trajectory in enumerate(trajectories):
+            if problems := trajectory.problems(self.interface):
+                raise DatasetError(f"{self.path}: trajectory {index} to append: {'; '.join(problems)}")
+        sizes = {trajectory.state.shape[1] for trajectory in trajectories if trajectory.state is not None}
+        if len(sizes) > 1:
+            raise DatasetError(f"{self.path}: states of sizes {sorted(sizes)} cannot share a shard")
+        state_size = sizes.pop() if sizes else None
+
+        shards = self.path / "shards"
+        shards.mkdir(exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=shards))
+        try:
+            digest = _write_shard(temporary, trajectories, state_size)
+            shard = shards / f"{_utc_now()}-{digest[:12]}"
+            os.rename(temporary, shard)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(shards)
+        return shard
+
+
+class Dataset(Sequence[Trajectory]):
+    """Trajectories of one or more datasets of the same robot interface, memory-mapped.
+
+    Corrupt shards and trajectories are left out and named in ``skipped``: (shard, trajectory or None, why).
+    """
+
+    def __init__(self, interface: RobotInterface, paths: Sequence[Path]):
+        self.interface = interface
+        self.paths = list(paths)
+        self.trajectories: list[TrajectoryInfo] = []
+        self.skipped: list[tuple[str, int | None, str]] = []
+        self._shards: list[dict[str, np.ndarray]] = []
+        self._shard_of: list[int] = []
+        self._digests: list[str] = []
+        for path in self.paths:
+            for shard in sorted((path / "shards").glob("[!.]*")):
+                self._open_shard(path, shard)
+
+    @classmethod
+    def open(cls, *paths: str | Path) -> Dataset:
+        """Open the datasets at ``paths`` as one.
+
+        Raises:
+            DatasetError: a path is no dataset, or two datasets were made for robot interfaces that differ.
+        """
+        if not paths:
+            raise DatasetError("no dataset given")
+        folders = [Path(path) for path in paths]
+        interfaces = [_read_interface(folder) for folder in folders]
+        for folder, interface in zip(folders[1:], interfaces[1:], strict=True):
+            _check_interface(folders[0], interfaces[0], interface, other=str(folder))
+        return cls(interfaces[0], folders)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __getitem__(self, index: int) -> Trajectory:
+        """Trajectory ``index``; its arrays are read-only views of the files."""
+        return _view(self.trajectories[index], self.arrays(index))
+
+    def arrays(self, index: int) -> dict[str, np.ndarray]:
+        """The whole shard's arrays by name, where trajectory ``index`` is rows [start, start + length)."""
+        return self._shards[self._shard_of[index]]
+
+    @property
+    def steps(self) -> int:
+        """Control steps in all."""
+        return sum(info.length for info in self.trajectories)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the records of every readable shard, which hold the checksum of every array."""
+        return hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
+
+    def verify(self) -> list[tuple[str, int, str]]:
+        """Read everything, images too, and name each trajectory whose bytes are not those that were written."""
+        damaged = []
+        for index, info in enumerate(self.trajectories):
+            records = json.loads((Path(info.dataset) / "shards" / info.shard / "shard.json").read_text())
+            expected = records["trajectories"][info.index]["crc32"]
+            wrong = [name for name, value in _checksums(self[index]).items() if expected.get(name) != value]
+            if wrong:
+                damaged.append((info.shard, info.index, f"checksum of {', '.join(sorted(wrong))} differs"))
+        return damaged
+
+    def _open_shard(self, path: Path, shard: Path) -> None:
+        try:
+            content = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
+            records, steps, digest = content["trajectories"], int(content["steps"]), str(content["sha256"])
+            arrays = {file.stem: _map(file) for file in sorted(shard.glob("*.npy"))}
+            wrong = [f"{name}.npy has {len(array)} rows" for name, array in arrays.items() if len(array) != steps]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)}; shard.json says {steps}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.skipped.append((shard.name, None, f"{type(error).__name__}: {error}"))
+            return
+        infos = []
+        for index, record in enumerate(records):
+            try:
+                infos.append(_read_record(record, str(path), shard.name, index, arrays, self.interface))
+            except (ValueError, KeyError) as error:
+                self.skipped.append((shard.name, index, str(error)))
+        self.trajectories += infos
+        self._shard_of += [len(self._shards)] * len(infos)
+        self._shards.append(arrays)
+        self._digests.append(digest)
+
+
+def _read_record(
+    content: Any, path: str, shard: str, index: int, arrays: dict[str, np.ndarray], interface: RobotInterface
+) -> TrajectoryInfo:
+    """The trajectory that ``content`` of shard.json describes. Raises ValueError that says why it is corrupt."""
+    try:
+        record = _Record.model_validate(content)
+    except ValidationError as error:
+        reasons = [f"'{'.'.join(map(str, detail['loc']))}': {detail['msg']}" for detail in error.errors()]
+        raise ValueError(f"shard.json: {'; '.join(reasons)}") from None
+    needed = ["sensor", "action", "valid", "violation"] + ["state"] * record.has_state
+    if missing := [name for name in needed if name not in arrays]:
+        raise ValueError(f"{', '.join(missing)} missing")
+    if record.start + record.length > len(arrays["action"]):
+        end = record.start + record.length
+        raise ValueError(f"steps {record.start} to {end} are beyond the shard's {len(arrays['action'])}")
+    info = TrajectoryInfo(dataset=path, shard=shard, index=index, **record.model_dump(exclude={"crc32"}))
+    trajectory = _view(info, arrays)
+    if problems := trajectory.problems(interface):
+        raise ValueError("; ".join(problems))
+    wrong = [name for name, value in _checksums(trajectory, images=False).items() if record.crc32.get(name) != value]
+    if wrong:
+        raise ValueError(f"checksum of {', '.join(wrong)} differs: the file was changed or damaged")
+    return info
+
+
+def _view(info: TrajectoryInfo, arrays: dict[str, np.ndarray]) -> Trajectory:
+    rows = {name: array[info.start : info.start + info.length] for name, array in arrays.items()}
+    return Trajectory(
+        images={name.removeprefix("image."): array for name, array in rows.items() if name.startswith("image.")},
+        sensor=rows["sensor"],
+        action=rows["action"],
+        valid=rows["valid"],
+        violation=rows["violation"],
+        instruction=info.instruction,
+        success=info.success,
+        source=info.source,
+        provenance=info.provenance,
+        scene=info.scene,
+        state=rows["state"] if info.has_state else None,
+    )
+
+
+def _write_shard(folder: Path, trajectories: Sequence[Trajectory], state_size: int | None) -> str:
+    """Write arrays and shard.json, synced; returns the sha256 of the contents."""
+    columns: dict[str, list[np.ndarray]] = {}
+    records, start = [], 0
+    for trajectory in trajectories:
+        arrays = trajectory.arrays()
+        if state_size is not None and trajectory.state is None:
+            arrays["state"] = np.full((len(trajectory), state_size), np.nan)
+        for name, array in arrays.items():
+            columns.setdefault(name, []).append(array)
+        record = _Record(
+            start=start,
+            length=len(trajectory),
+            instruction=trajectory.instruction,
+            success=trajectory.success,
+            source=trajectory.source,
+            provenance=trajectory.provenance,
+            scene=trajectory.scene,
+            has_state=trajectory.state is not None,
+            crc32=_checksums(trajectory),
+        )
+        records.append(record.model_dump(mode="json"))
+        start += len(trajectory)
+    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()  # records hold every checksum
+    for name, parts in columns.items():
+        first = parts[0]
+        dtype = np.float32 if name == "state" else first.dtype
+        with open(folder / f"{name}.npy", "wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (start, *first.shape[1:])})
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype).data if part.size else b"")
+            file.flush()
+            os.fsync(file.fileno())
+    content = {"schema": SCHEMA, "steps": start, "sha256": digest, "trajectories": records}
+    _write_atomically(folder / "shard.json", json.dumps(content))
+    folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
+    return digest
+
+
+def _checksums(trajectory: Trajectory, images: bool = True) -> dict[str, int]:
+    arrays = trajectory.arrays()
+    if trajectory.state is not None:
+        arrays["state"] = trajectory.state.astype(np.float32)
+    names = [name for name in arrays if images or not name.startswith("image.")]
+    return {name: zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes()) for name in names}
+
+
+def _map(file: Path) -> np.ndarray:
+    with open(file, "rb") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+    if 0 in shape:  # an empty array cannot be mapped
+        return np.load(file)
+    return np.load(file, mmap_mode="r").view(np.ndarray)  # slices of np.memmap are slow
+
+
+def _read_interface(path: Path) -> RobotInterface:
+    file = path / "dataset.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: not a dataset (it has no dataset.json)") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: cannot be read: {error}") from None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise DatasetError(f"{file}: schema is {found!r}, this version reads {SCHEMA}")
+    try:
+        return RobotInterface.from_dict(content["interface"], f"{file}: interface")
+    except (KeyError, ConfigError) as error:
+        raise DatasetError(f"{file}: {error}") from None
+
+
+def _check_interface(
+    path: Path, ours: RobotInterface, theirs: RobotInterface, other: str = "the new data"
+) -> None:
+    if differing := ours.differences(theirs):
+        raise DatasetError(f"{path} and {other} have different robot interfaces:\n  " + "\n  ".join(differing))
+
+
+def _utc_now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".writing-", delete=False, encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
