@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+
+from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.runtime.candidates import ExternalCandidates
+from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState
+from tc_mmwm_core.runtime.screener import InstructionError
+from tc_mmwm_core.runtime.selection import Verdict
+
+
+@pytest.fixture
+def planner(screener, navigation):
+    return Planner(screener, navigation)
+
+
+def test_best_accepted_is_executed_within_the_rate_limit(planner, screener, make_step):
+    """Full speed is 0.7 m/s; from standstill 4 m/s² let 0.4 m/s through in the first period of 0.1 s."""
+    instruction = screener.instruct("drive")
+    decisions = [planner.decide(make_step(t / 10), instruction) for t in range(2)]
+    assert [decision.state for decision in decisions] == [PlannerState.PLANNING] * 2
+    np.testing.assert_allclose([decision.action[0] for decision in decisions], [0.4, 0.7], atol=1e-6)
+    assert decisions[0].reason == ""
+    assert set(decisions[0].timings) == {"encode", "propose", "screen", "select"}
+
+
+def test_the_instruction_changes_what_is_done(planner, screener, make_step):
+    slow = [planner.decide(make_step(t / 10), screener.instruct("drive slow")).action[0] for t in range(20)]
+    assert 0.25 < max(slow) <= 0.325 + 1e-6  # normalised forward speed at most tau = 0.25
+
+
+def test_everything_rejected_is_safe_and_says_why(planner, screener, make_step):
+    decision = planner.decide(make_step(bumper=1.0), screener.instruct("drive"))
+    assert decision.state == PlannerState.ALL_REJECTED
+    np.testing.assert_array_equal(decision.action, [0, 0])
+    assert "all 256 candidates rejected (256 violation); least violation 10.000, allowed is 0.250" in decision.reason
+    assert decision.screening.chosen == -1
+    assert all(decision.screening.reason(index) for index in range(256))
+
+
+def test_recovers_by_itself(planner, screener, make_step):
+    instruction = screener.instruct("drive")
+    states = [planner.decide(make_step(t, bumper), instruction).state for t, bumper in enumerate([0.0, 1.0, 0.0])]
+    assert states == [PlannerState.PLANNING, PlannerState.ALL_REJECTED, PlannerState.PLANNING]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        (FaultKind.WAITING, PlannerState.WAITING),
+        (FaultKind.STALE, PlannerState.STALE_INPUT),
+        *((kind, PlannerState.BAD_INPUT) for kind in FaultKind if kind not in (FaultKind.WAITING, FaultKind.STALE)),
+    ],
+)
+def test_faults_stop_at_once_whatever_the_rate_limit(planner, screener, make_step, kind, state):
+    instruction = screener.instruct("drive")
+    assert planner.decide(make_step(), instruction).action[0] > 0
+    decision = planner.decide(Fault(kind, "lidar", "why"), instruction)
+    assert decision.state == state
+    np.testing.assert_array_equal(decision.action, [0, 0])
+    assert "lidar" in decision.reason and "why" in decision.reason
+
+
+def test_the_first_reason_to_stop_wins(planner):
+    fault = Fault(FaultKind.STALE, "lidar", "old")
+    assert planner.decide(fault, InstructionError("bad words")).reason == "bad words"
+    assert planner.decide(fault, InstructionError("bad words")).state == PlannerState.BAD_INPUT
+    assert planner.decide(fault, None).state == PlannerState.WAITING
+    assert "instruction" in planner.decide(fault, None).reason
+
+
+def test_same_inputs_and_seed_same_choice_bit_for_bit(screener, navigation, make_step):
+    def drive(seed):
+        config = PlannerConfig.model_validate({"seed": seed, "proposals": {"refinement": {"method": "mppi"}}})
+        planner = Planner(screener, navigation, config)
+        return [planner.decide(make_step(t / 10), screener.instruct("drive slow")) for t in range(10)]
+
+    first, again, other = drive(3), drive(3), drive(4)
+    for one, two in zip(first, again, strict=True):
+        assert one.action.tobytes() == two.action.tobytes()
+        assert one.screening.actions.tobytes() == two.screening.actions.tobytes()
+        assert one.screening.chosen == two.screening.chosen
+    assert any(
+        a.screening.actions.tobytes() != b.screening.actions.tobytes() for a, b in zip(first, other, strict=True)
+    )
+
+
+def test_external_candidates_are_screened_beside_our_own(planner, screener, make_step):
+    actions = np.zeros((3, 3, 2), np.float32)
+    actions[1, 2, 1] = 9.0
+    actions[2, 0, 0] = np.nan
+    screening = planner.decide(make_step(), screener.instruct("drive"), ExternalCandidates("other", actions)).screening
+    assert screening.sources[-1] == ("other", 3)
+    assert screening.verdict[-3:].tolist() == [
+        Verdict.ACCEPTED,
+        Verdict.REJECTED_LIMITS,
+        Verdict.REJECTED_NON_FINITE,
+    ]
+    assert screening.reason(257) == "turn is 9 at step 3, allowed are -2.5 to 2.5"
+    assert screening.chosen < 256
+
+
+def test_a_better_external_candidate_wins(screener, navigation, make_step):
+    config = PlannerConfig.model_validate(
+        {"proposals": {"candidates": 8, "policy": 1, "shifted": 0, "fan": 0, "sigma": 0.01}}
+    )
+    planner = Planner(screener, navigation, config)
+    best = ExternalCandidates("other", np.tile(np.float32([0.7, 0.0]), (1, 3, 1)))
+    decision = planner.decide(make_step(), screener.instruct("drive"), best)
+    assert decision.screening.chosen == 8
+    assert decision.action[0] == pytest.approx(0.4), "what is executed, and was screened, keeps to the rate limit"
+    np.testing.assert_allclose(decision.screening.actions[8, :, 0], [0.4, 0.7, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["mppi", "cem"])
+def test_refinement_never_makes_it_worse_and_keeps_every_round_on_record(screener, navigation, make_step, method):
+    def score(proposals):
+        planner = Planner(screener, navigation, PlannerConfig.model_validate({"proposals": proposals}))
+        return planner.decide(make_step(), screener.instruct("drive slow right")).screening
+
+    plain = score({"candidates": 64})
+    refined = score({"candidates": 64, "refinement": {"method": method, "iterations": 3, "elites": 16}})
+    assert len(refined.verdict) == 4 * 64
+    assert refined.sources[-3:] == (("refined", 64),) * 3
+    assert refined.score[refined.chosen] > plain.score[plain.chosen]
+    assert refined.violation[refined.chosen].max() <= refined.threshold
+
+
+def test_refinement_looks_for_the_least_violation_where_nothing_is_accepted(screener, navigation, make_step):
+    config = PlannerConfig.model_validate(
+        {
+            "threshold": -0.99,
+            "proposals": {"candidates": 64, "fan": 0, "refinement": {"method": "cem", "iterations": 6}},
+        }
+    )
+    screening = Planner(screener, navigation, config).decide(make_step(), screener.instruct("slow")).screening
+    least = screening.violation.max(1)
+    assert least[64:].min() < least[:64].min()
+
+
+def test_plan_is_shifted_by_the_control_periods_gone_by(planner, screener, make_step):
+    instruction = screener.instruct("drive")
+    plan = planner.decide(make_step(1.0), instruction).screening
+    plan = planner.interface.normalise_action(plan.actions[plan.chosen])
+    after_one = planner._shifted_plan(round(1.104e9))  # frame_skip is 2: one period is half a step; ticks jitter
+    np.testing.assert_allclose(after_one, (plan + plan[[1, 2, 2]]) / 2, atol=1e-6)
+    np.testing.assert_allclose(planner._shifted_plan(round(1.2e9)), plan[[1, 2, 2]], atol=1e-6)
+    assert planner._shifted_plan(round(1.6e9)) is None, "a plan that is over is none"
+    assert planner._shifted_plan(round(0.9e9)) is None, "the clock was set back"
+
+
+def test_after_a_stop_the_rate_limit_starts_from_the_safe_action(planner, screener, make_step):
+    instruction = screener.instruct("drive")
+    for t in range(3):
+        planner.decide(make_step(t / 10), instruction)
+    stopped = planner.stop(PlannerState.DEADLINE_MISSED, "late")
+    assert stopped.state == PlannerState.DEADLINE_MISSED and stopped.reason == "late"
+    assert planner.decide(make_step(0.4), instruction).action[0] == pytest.approx(0.4)
+
+
+def test_warm_up_leaves_no_trace(screener, navigation, make_step):
+    cold, warm = Planner(screener, navigation), Planner(screener, navigation)
+    warm.warm_up()
+    first, second = (planner.decide(make_step(), screener.instruct("drive")) for planner in (cold, warm))
+    assert first.action.tobytes() == second.action.tobytes()
