@@ -1,0 +1,44 @@
+# `make` lists the targets. Each sets up what it needs first; a second run sets nothing up again.
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bundle lint format clean
+
+IN_VENV := source scripts/env.sh;
+COLCON := colcon --log-level error
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## make .venv with everything that build, demo and test need (a sourced ROS 2, else wheels)
+	@scripts/setup.sh
+
+build: setup ## colcon build into install/
+	@$(IN_VENV) $(COLCON) build --base-paths . --cmake-args -DPython3_EXECUTABLE="$$VIRTUAL_ENV/bin/python" \
+	  -DPython3_FIND_VIRTUALENV=ONLY -DCMAKE_BUILD_TYPE=Release --no-warn-unused-cli
+
+demo: build ## robot, planner and recorder over DDS with the shipped bundle, then learn from what was recorded
+	@$(IN_VENV) python -m tc_mmwm_ros.demo
+
+test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k planner" runs a part)
+	@rm -rf build/tc_mmwm_ros/test_results build/tc_mmwm_ros/Testing
+	@$(IN_VENV) status=0; \
+	  $(COLCON) test --base-paths . --event-handlers console_direct+ --return-code-on-test-failure || status=$$?; \
+	  colcon test-result --verbose || status=$$?; \
+	  exit $$status
+
+bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate
+	@$(IN_VENV) \
+	  tc-mmwm collect --domain navigation; \
+	  tc-mmwm train; \
+	  tc-mmwm export; \
+	  tc-mmwm evaluate
+
+lint: setup ## ruff check and format check, as test/test_style.py holds them
+	@$(IN_VENV) ruff check . && ruff format --check .
+
+format: setup ## let ruff mend what it can
+	@$(IN_VENV) ruff check --fix . && ruff format .
+
+clean: ## remove everything that setup and build made
+	rm -rf .venv build install log

@@ -1,0 +1,29 @@
+"""``pip install .``: tc_mmwm_core and the ``tc-mmwm`` command, without ROS. colcon builds CMakeLists.txt instead."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    """Lines of ``requirements/<name>`` without comments."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.split("#")[0].strip() for line in lines) if line]
+
+
+package = ElementTree.parse(ROOT / "package.xml").getroot()
+
+setup(
+    name="tc_mmwm_core",
+    version=package.findtext("version"),
+    description="A world model that imagines each candidate action and rejects those that would break the instruction.",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["tc_mmwm_core", "tc_mmwm_core.*"]),
+    install_requires=requirements("core.txt"),
+    extras_require={"test": requirements("test.txt"), "pretrained": requirements("pretrained.txt")},
+    entry_points={"console_scripts": ["tc-mmwm = tc_mmwm_core.cli:main"]},
+)

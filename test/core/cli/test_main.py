@@ -1,0 +1,90 @@
+"""The command line as a person meets it: in a process of its own, through the installed package."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from tc_mmwm_core import cli
+from tc_mmwm_core.config import ConfigError
+
+
+def tc_mmwm(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "tc_mmwm_core", *arguments], capture_output=True, text=True)
+
+
+def test_help_lists_every_command_with_its_line():
+    run = tc_mmwm("--help")
+    assert run.returncode == 0
+    for name in cli.commands():
+        assert importlib.import_module(f"tc_mmwm_core.cli.{name}").HELP in " ".join(run.stdout.split())
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_help_of_a_command_shows_an_example(name):
+    run = tc_mmwm(name, "--help")
+    assert run.returncode == 0
+    assert f"tc-mmwm {name}" in run.stdout.split("examples:")[1]
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; from tc_mmwm_core.cli import build_parser; build_parser()\n"
+        "print({'torch', 'mujoco', 'onnxruntime', 'scipy', 'matplotlib'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_version_is_the_installed_one():
+    version = tc_mmwm("--version")
+    assert version.returncode == 0
+    assert version.stdout.strip().count(".") == 2
+
+
+def test_unknown_command_is_refused_with_the_known_ones():
+    run = tc_mmwm("trian")
+    assert run.returncode == 2
+    assert "trian" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the one command ``fail`` raise the given error, within the real main()."""
+
+    def install(error: Exception):
+        def parser() -> argparse.ArgumentParser:
+            result = argparse.ArgumentParser()
+            result.add_argument("--debug", action="store_true")
+
+            def run(args):
+                raise error
+
+            result.set_defaults(run=run, command="fail")
+            return result
+
+        monkeypatch.setattr(cli, "build_parser", parser)
+
+    return install
+
+
+@pytest.mark.parametrize("error", [ConfigError("robot.yaml: key 'rate' is missing"), FileNotFoundError(2, "gone", "x")])
+def test_an_error_for_people_is_one_message(failing, capsys, error):
+    failing(error)
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err == f"tc-mmwm fail: {error}\n"
+
+
+def test_debug_shows_the_traceback(failing):
+    failing(ConfigError("robot.yaml: key 'rate' is missing"))
+    with pytest.raises(ConfigError):
+        cli.main(["--debug"])
+
+
+def test_a_bug_is_not_dressed_up(failing):
+    failing(KeyError("latent"))
+    with pytest.raises(KeyError):
+        cli.main([])

@@ -1,0 +1,91 @@
+"""Who may import what (docs/architecture.md, "Folders"): read from the sources, and tried by importing."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = {"torch", "torchvision", "onnxscript", "tensorboard"}
+ROS = {
+    "rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python", "tc_mmwm_ros",
+    "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "nav_msgs", "rcl_interfaces",
+    "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "visualization_msgs",
+}  # fmt: skip
+ON_THE_ROBOT = ["tc_mmwm_core/interface", "tc_mmwm_core/runtime", "tc_mmwm_core/domains"]
+
+# folder -> what nothing below it may import; a name with a dot forbids that subpackage only
+RULES = {
+    "tc_mmwm_core": ROS,
+    **dict.fromkeys(ON_THE_ROBOT, TRAINING | {"tc_mmwm_core.models", "tc_mmwm_core.losses", "tc_mmwm_core.training"}),
+    "tc_mmwm_ros": TRAINING | {"tc_mmwm_core.models", "tc_mmwm_core.losses", "tc_mmwm_core.training"},
+}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(source: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of each import anywhere in ``source``, those inside functions included."""
+    package = source.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"), str(source))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def breaks(name: str, forbidden: set[str]) -> bool:
+    return any(name == entry or name.startswith(f"{entry}.") for entry in forbidden)
+
+
+def dotted(source: Path) -> str:
+    parts = source.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("folder", RULES)
+def test_sources_import_only_what_they_may(folder):
+    assert sources(folder), f"{folder} has no sources"
+    broken = [
+        f"{source.relative_to(ROOT)}:{line} imports {name}"
+        for source in sources(folder)
+        for line, name in imports(source)
+        if breaks(name, RULES[folder])
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_the_rule_sees_relative_and_nested_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    source = tmp_path / "tc_mmwm_core" / "runtime" / "bad.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("from ..models import world_model\ndef f():\n    import torch.nn\n")
+    assert [name for _, name in imports(source) if breaks(name, RULES["tc_mmwm_core/runtime"])] == [
+        "tc_mmwm_core.models.world_model",
+        "torch.nn",
+    ]
+
+
+@pytest.mark.parametrize("folder", [*ON_THE_ROBOT, "tc_mmwm_ros"])
+def test_importing_loads_no_torch(folder):
+    """In a process of its own: what a module pulls in through others counts too."""
+    if folder == "tc_mmwm_ros" and importlib.util.find_spec("rclpy") is None:
+        pytest.skip("rclpy is not installed")
+    modules = [dotted(source) for source in sources(folder)]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, f'importing {name} loads torch'\n"
+    )
+    run = subprocess.run([sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", script],
+                         cwd=ROOT / "test", capture_output=True, text=True)  # fmt: skip
+    assert run.returncode == 0, run.stderr
