@@ -43,7 +43,8 @@ class Domain(Protocol):
         """A Gymnasium environment.
 
         Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
-        and units. Actions: float32 [A] in units. ``reset(seed, options={"instruction": str, "split": "train"|"test"})``.
+        and units. Actions: float32 [A] in units.
+        ``reset(seed, options={"instruction": str, "split": "train" | "test"})``.
         ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool.
         The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.

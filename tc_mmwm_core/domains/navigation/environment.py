@@ -19,7 +19,7 @@ ACTION_HIGH = np.array([0.7, 2.5], np.float32)
 
 
 class NavigationEnv(gymnasium.Env):
-    """See :meth:`tc_mmwm_core.domains.base.Domain.environment`. The reward is the cost to go saved in a step, metres."""
+    """See :meth:`tc_mmwm_core.domains.base.Domain.environment`. The reward is the cost to go that a step saves, m."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own convention)
 

@@ -24,7 +24,7 @@ def steer(state: np.ndarray, heading: float, speed: float) -> np.ndarray:
 
 
 def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
-    """Follows the cheapest way to the goal; ``noise`` is the std of a slowly varying disturbance, share of full range."""
+    """Follows the cheapest way to the goal; ``noise`` is the std of a slow disturbance, as a share of the range."""
     disturbance = np.zeros(2)
     top_speed = rng.uniform(0.45, 0.7)
 

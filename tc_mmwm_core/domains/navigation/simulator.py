@@ -21,7 +21,9 @@ from tc_mmwm_core.domains.navigation.scene import (
     Scene,
 )
 
-CONTROL_PERIOD = 0.1  # s
+TIMESTEP = 0.005  # s, of the physics
+SUBSTEPS = 20  # physics steps in a control period
+CONTROL_PERIOD = SUBSTEPS * TIMESTEP  # s
 IMAGE = (64, 64)  # height, width
 LIDAR_RAYS = 24  # first ray straight ahead, counter-clockwise, REP-103
 LIDAR_RANGE = 3.0  # m
@@ -60,7 +62,7 @@ def _model_xml() -> str:
     wheel = f'type="cylinder" size="{_WHEEL_RADIUS} 0.012" zaxis="0 1 0" rgba=".1 .1 .1 1" mass="0.1"'
     return f"""
 <mujoco model="navigation">
-  <option timestep="0.005" integrator="implicitfast"/>
+  <option timestep="{TIMESTEP}" integrator="implicitfast"/>
   <visual><quality shadowsize="0" offsamples="0"/><headlight ambient=".45 .45 .45" diffuse=".5 .5 .5" specular="0 0 0"/>
     <map znear="0.01" zfar="30"/><global offwidth="640" offheight="640"/></visual>
   <worldbody>
@@ -72,10 +74,14 @@ def _model_xml() -> str:
       <geom name="hull" type="cylinder" size="{ROBOT_RADIUS} 0.03" pos="0 0 0.03" mass="2" rgba=".08 .08 .10 1"/>
       <geom name="nose" type="box" size="0.05 0.025 0.004" pos="0.07 0 0.064" contype="0" conaffinity="0" mass="0"
             rgba="1 1 1 1"/>
-      <geom name="caster_front" type="sphere" size="0.015" pos="0.09 0 -0.025" friction="0.01 0.001 0.0001" priority="1" mass="0.05"/>
-      <geom name="caster_back" type="sphere" size="0.015" pos="-0.09 0 -0.025" friction="0.01 0.001 0.0001" priority="1" mass="0.05"/>
-      <body pos="0 {_TRACK / 2} 0"><joint name="left" axis="0 1 0" damping="0.001"/><geom name="left" {wheel}/></body>
-      <body pos="0 {-_TRACK / 2} 0"><joint name="right" axis="0 1 0" damping="0.001"/><geom name="right" {wheel}/></body>
+      <geom name="caster_front" type="sphere" size="0.015" pos="0.09 0 -0.025" friction="0.01 0.001 0.0001" priority="1"
+            mass="0.05"/>
+      <geom name="caster_back" type="sphere" size="0.015" pos="-0.09 0 -0.025" friction="0.01 0.001 0.0001" priority="1"
+            mass="0.05"/>
+      <body pos="0 {_TRACK / 2} 0"><joint name="left" axis="0 1 0" damping="0.001"/>
+        <geom name="left" {wheel}/></body>
+      <body pos="0 {-_TRACK / 2} 0"><joint name="right" axis="0 1 0" damping="0.001"/>
+        <geom name="right" {wheel}/></body>
     </body>
   </worldbody>
   <actuator><velocity joint="left" kv="0.15" forcerange="-1 1"/><velocity joint="right" kv="0.15" forcerange="-1 1"/>
@@ -115,7 +121,6 @@ class Simulator:
         self.model = mujoco.MjModel.from_xml_string(_model_xml())
         self.data = mujoco.MjData(self.model)
         self.scene: Scene | None = None
-        self._substeps = round(CONTROL_PERIOD / self.model.opt.timestep)
         self._renderer = self._make_renderer(*IMAGE) if render else None
         angles = 2 * np.pi * np.arange(LIDAR_RAYS) / LIDAR_RAYS
         self._rays = np.stack([np.cos(angles), np.sin(angles), np.zeros(LIDAR_RAYS)], 1)
@@ -168,11 +173,11 @@ class Simulator:
         self.data.qvel[6:8] = self._wheel_rates(forward_speed, turn_rate)
         mujoco.mj_forward(self.model, self.data)
 
-    def step(self, action: np.ndarray) -> None:
-        """Hold ``action`` (forward m/s, turn rad/s) for one control period."""
+    def step(self, action: np.ndarray, substeps: int = SUBSTEPS) -> None:
+        """Hold ``action`` (forward m/s, turn rad/s) for one control period, or ``substeps`` of :data:`TIMESTEP`."""
         gain = self.scene.factors.motor_gain if self.scene else 1.0
         self.data.ctrl[:] = self._wheel_rates(float(action[0]) * gain, float(action[1]) * gain)
-        mujoco.mj_step(self.model, self.data, self._substeps)
+        mujoco.mj_step(self.model, self.data, substeps)
 
     def read(self, image: bool = True) -> Reading:
         """Sense now; ``image=False`` saves the rendering."""
