@@ -1,14 +1,14 @@
 """A simulated differential-drive robot in MuJoCo that speaks the topics of ``config/robots/navigation.yaml``.
 
-Threads: one. The timer, the subscriptions and the service all run in the thread that spins, which is also the one that
-made the EGL context of the camera. Physics has no thread of its own: whenever anything happens (a timer tick each 10 ms,
-a command, a reset) the world is first run forward to the present in steps of 5 ms, so a command acts from the moment it
-arrives and time does not drift. A process that was held up catches up at most :data:`MAX_CATCH_UP`; what is beyond is
-skipped (or, where this node makes the time, time waits), and a warning says so.
+Threads: one. The timer, the subscriptions and the service all run in the thread that spins, which is also the one
+that made the EGL context of the camera. Physics has no thread of its own: whenever anything happens (a timer tick each
+10 ms, a command, a reset) the world is first run forward to the present in steps of 5 ms, so a command acts from the
+moment it arrives and time does not drift. A process that was held up catches up at most :data:`MAX_CATCH_UP`; what is
+beyond is skipped (or, where this node makes the time, time waits), and a warning says so.
 
-Time: by default that of the node's clock. With ``publish_clock`` this node is the source of time: it publishes ``/clock``
-from its own steady clock times ``real_time_factor``, and everything is stamped in that time; start the other nodes with
-``use_sim_time:=true``. A message is stamped with the time of the physics state that it shows.
+Time: by default that of the node's clock. With ``publish_clock`` this node is the source of time: it publishes
+``/clock`` from its own steady clock times ``real_time_factor``, and everything is stamped in that time; start the other
+nodes with ``use_sim_time:=true``. A message is stamped with the time of the physics state that it shows.
 
 Publishes (all topics relative, sensors reliable as REP-2003 asks of drivers):
 
@@ -20,8 +20,8 @@ Publishes (all topics relative, sensors reliable as REP-2003 asks of drivers):
     instruction       std_msgs/String        reliable, transient local: what a new episode asks (publish_instruction)
     /clock            rosgraph_msgs/Clock    with publish_clock
 
-Subscribes to ``cmd_vel`` (geometry_msgs/TwistStamped, clipped to the robot's limits; the robot stops by itself when none
-comes for ``command_timeout``) and to ``instruction``, of which the newest is what the episode is judged against.
+Subscribes to ``cmd_vel`` (geometry_msgs/TwistStamped, clipped to the robot's limits; the robot stops by itself when
+none comes for ``command_timeout``) and to ``instruction``, of which the newest is what the episode is judged against.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
 No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.
@@ -30,9 +30,9 @@ No TF is published: in RViz take ``odom`` as the fixed frame and show the Odomet
 from __future__ import annotations
 
 import array
-import contextlib
 import math
 import os
+import signal
 import sys
 import time
 import uuid
@@ -43,10 +43,10 @@ from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
+from rclpy.exceptions import InvalidParameterValueException, ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, LaserScan
@@ -94,6 +94,12 @@ class SimRobot(Node):
         self._action_noise = self._number(
             "action_noise", 0.0, 0.0, 1.0, "std of the noise on a command, share of range"
         )
+
+        try:
+            if text:
+                instructions.parse(text)
+        except ValueError as error:
+            raise InvalidParameterValueException("instruction", text, str(error)) from None
 
         self._simulator = Simulator()
         self._episode: Episode | None = None  # None: nothing to judge
@@ -182,11 +188,7 @@ class SimRobot(Node):
     # --- episodes
 
     def _next_layout(self, seed: int) -> tuple[Scene, Instruction]:
-        """The first layout from ``seed`` on in which the given instruction has its goal; without one, any, with its own.
-
-        Raises:
-            ValueError: the given instruction cannot be read.
-        """
+        """The first layout from ``seed`` on that has the goal of the given instruction; without one, ``seed`` itself."""
         given = instructions.parse(self._given) if self._given else None
         scene = draw_scene(seed)
         while given and scene.pad(given.goal) is None:
@@ -379,16 +381,23 @@ class SimRobot(Node):
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until Ctrl-C."""
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    rclpy.init(args=arguments)
+    # rclpy's own handlers would take the context away in the middle of a callback that publishes.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    node = None
     try:
         node = SimRobot()
-    except (ValueError, ParameterException) as error:
+        rclpy.spin(node)
+    except KeyboardInterrupt:
+        pass
+    except ParameterException as error:
         print(f"sim_robot: {error}", file=sys.stderr)
         return 2
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
-    node.destroy_node()
-    rclpy.try_shutdown()
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
     return 0
 
 
