@@ -188,7 +188,7 @@ class SimRobot(Node):
     # --- episodes
 
     def _next_layout(self, seed: int) -> tuple[Scene, Instruction]:
-        """The first layout from ``seed`` on that has the goal of the given instruction; without one, ``seed`` itself."""
+        """The first layout from ``seed`` on that has the goal of the instruction given; where none is, ``seed``."""
         given = instructions.parse(self._given) if self._given else None
         scene = draw_scene(seed)
         while given and scene.pad(given.goal) is None:

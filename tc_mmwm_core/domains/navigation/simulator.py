@@ -248,7 +248,8 @@ class Simulator:
         mujoco.mj_multiRay(
             self.model, self.data, start, rays, None, 1, self._robot, hit, distance, LIDAR_RAYS, LIDAR_RANGE
         )
-        return np.where(hit >= 0, distance, np.inf).astype(np.float32)
+        # mj_multiRay's cutoff only leaves out geoms that are farther as a whole.
+        return np.where((hit >= 0) & (distance <= LIDAR_RANGE), distance, np.inf).astype(np.float32)
 
     def _touching(self) -> bool:
         body = self.model.geom_bodyid

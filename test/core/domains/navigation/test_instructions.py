@@ -1,0 +1,74 @@
+"""The grammar: every wording reads back as what it means, and test wordings are never trained on."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.domains.navigation import instructions
+from tc_mmwm_core.domains.navigation.instructions import CLEAR, GOAL, KEEP_OUT, SLOW, Instruction, parse, word
+from tc_mmwm_core.domains.navigation.scene import COLOURS, draw_scene
+
+
+def meaning(instruction):
+    return instruction.goal, tuple(sorted(instruction.keep_out)), instruction.slow, instruction.clear
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_wording_of_every_clause_reads_back(split):
+    for goal, zone, slow, clear in itertools.product(GOAL[split], KEEP_OUT[split], SLOW[split], CLEAR[split]):
+        text = ", ".join([goal.format("red"), zone.format("blue"), slow, clear])
+        assert meaning(parse(text)) == ("red", ("blue",), True, True), text
+        assert meaning(parse(goal.format("red"))) == ("red", (), False, False)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_drawn_wordings_read_back(split):
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        colours = rng.permutation(list(COLOURS))
+        said = Instruction(
+            str(colours[0]),
+            tuple(sorted(map(str, rng.permutation(colours)[: rng.integers(3)]))),
+            *(rng.random(2) < 0.5),
+        )
+        worded = word(said, rng, split)
+        assert meaning(parse(worded.text)) == meaning(said), worded.text
+
+
+def test_test_wordings_are_never_trained_on():
+    for clauses in (GOAL, KEEP_OUT, SLOW, CLEAR):
+        assert not set(clauses["train"]) & set(clauses["test"])
+        for held_out, trained in itertools.product(clauses["test"], clauses["train"]):
+            assert held_out not in trained and trained not in held_out
+
+
+def test_drawn_instructions_can_be_carried_out():
+    rng = np.random.default_rng(1)
+    for seed in range(50):
+        layout = draw_scene(seed)
+        assert layout.pad(instructions.draw(layout, rng).goal) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "no goal"),
+        ("make me a coffee", "no goal"),
+        ("drive to the pink pad", "no goal"),
+        ("go to the red pad, go to the blue pad", "goals ['blue', 'red']"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_and_the_known_wordings_are_told(text, found):
+    with pytest.raises(ValueError) as error:
+        parse(text)
+    assert found in str(error.value)
+    assert "drive to the <colour> pad" in str(error.value)
+
+
+def test_case_spacing_and_commas_do_not_matter():
+    one, other = (
+        "Drive to the  GREEN pad ,never enter the blue zone",
+        "drive to the green pad never enter the blue zone",
+    )
+    assert meaning(parse(one)) == meaning(parse(other)) == ("green", ("blue",), False, False)

@@ -1,0 +1,51 @@
+"""Layouts: drawn from a seed, read back exactly, and never blocked."""
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.domains.navigation import scene as scenes
+from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40])
+def test_a_seed_gives_the_same_layout_and_another_seed_another(seed):
+    assert draw_scene(seed) == draw_scene(seed)
+    assert draw_scene(seed).pads != draw_scene(seed + 1).pads
+
+
+def test_json_reads_back_exactly():
+    layout = draw_scene(3)
+    assert Scene.from_json(layout.to_json()) == layout
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_robot_fits_beside_every_object(seed):
+    layout = draw_scene(seed)
+    places = np.array([layout.start[:2], *((pad.x, pad.y) for pad in layout.pads)])
+    assert np.abs(places).max() < scenes.ARENA - scenes.ROBOT_RADIUS
+    for zone in layout.zones:
+        assert scenes.box_distance(places, zone).min() > scenes.ROBOT_RADIUS
+    for pillar in layout.pillars:
+        assert np.hypot(*(places - pillar).T).min() > scenes.ROBOT_RADIUS + scenes.PILLAR_RADIUS
+
+
+def test_colours_of_pads_and_of_zones_differ():
+    for seed in range(20):
+        layout = draw_scene(seed)
+        for objects in (layout.pads, layout.zones):
+            colours = [thing.colour for thing in objects]
+            assert len(set(colours)) == len(colours)
+
+
+def test_counts_are_as_asked():
+    layout = draw_scene(1, pads=4, zones=3, pillars=0, colours=("red", "green", "blue", "yellow"))
+    assert (len(layout.pads), len(layout.zones), len(layout.pillars)) == (4, 3, 0)
+
+
+def test_box_distance_is_that_of_the_nearest_point_of_the_square():
+    zone = scenes.Zone("red", 0.2, -0.3, 0.25)
+    points = np.random.default_rng(0).uniform(-1, 1, (50, 2))
+    grid = np.linspace(-zone.half, zone.half, 201)
+    square = np.stack(np.meshgrid(grid + zone.x, grid + zone.y), -1).reshape(-1, 2)
+    nearest = np.linalg.norm(points[:, None] - square[None], axis=-1).min(1)
+    np.testing.assert_allclose(scenes.box_distance(points, zone), nearest, atol=3e-3)
