@@ -6,17 +6,19 @@ behind, and appending rewrites nothing.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -87,28 +89,105 @@ class DatasetWriter:
             DatasetError: a trajectory does not fit the interface (nothing is written), or there are none.
             OSError: the disk is full, ...; nothing is left behind.
         """
-        if not trajectories:
-            raise DatasetError(f"{self.path}: no trajectories to append")
-        for index, trajectory in enumerate(trajectories):
-            if problems := trajectory.problems(self.interface):
-                raise DatasetError(f"{self.path}: trajectory {index} to append: {'; '.join(problems)}")
-        sizes = {trajectory.state.shape[1] for trajectory in trajectories if trajectory.state is not None}
-        if len(sizes) > 1:
-            raise DatasetError(f"{self.path}: states of sizes {sorted(sizes)} cannot share a shard")
-        state_size = sizes.pop() if sizes else None
+        with self.shard() as shard:
+            for trajectory in trajectories:
+                shard.add(trajectory)
+        return shard.path
 
+    @contextmanager
+    def shard(self) -> Iterator[ShardWriter]:
+        """A new shard to ``add`` trajectories to one by one; it appears whole when the block ends without an error."""
         shards = self.path / "shards"
         shards.mkdir(exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=shards))
+        shard = ShardWriter(Path(tempfile.mkdtemp(prefix=".writing-", dir=shards)), self.interface)
         try:
-            digest = _write_shard(temporary, trajectories, state_size)
-            shard = shards / f"{_utc_now()}-{digest[:12]}"
-            os.rename(temporary, shard)
+            yield shard
+            if not shard.records:
+                raise DatasetError(f"{self.path}: no trajectories to append")
+            digest = shard.finish()
+            shard.path = shards / f"{_utc_now()}-{digest[:12]}"
+            os.rename(shard.folder, shard.path)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shard.abandon()
             raise
         _sync(shards)
-        return shard
+
+
+class ShardWriter:
+    """A shard in the making, made by ``DatasetWriter.shard``; needs no more memory than one trajectory."""
+
+    path: Path  # where the shard lies once it is complete
+
+    def __init__(self, folder: Path, interface: RobotInterface):
+        self.folder = folder
+        self.interface = interface
+        self.records: list[dict[str, Any]] = []
+        self.steps = 0
+        self._files: dict[str, IO[bytes]] = {}
+        self._columns: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Write one trajectory. DatasetError: it does not fit the interface."""
+        if problems := trajectory.problems(self.interface):
+            raise DatasetError(f"trajectory {len(self.records)} to append: {'; '.join(problems)}")
+        arrays = trajectory.arrays()
+        if trajectory.state is not None:
+            arrays["state"] = trajectory.state.astype(np.float32)
+        elif "state" in self._columns:
+            arrays["state"] = np.full((len(trajectory), *self._columns["state"][1]), np.nan, np.float32)
+        for name, array in arrays.items():
+            column = (array.dtype, array.shape[1:])
+            if name not in self._columns:
+                self._begin_column(name, column)
+            if self._columns[name] != column:
+                raise DatasetError(f"'{name}' is {column} and was {self._columns[name]} in the same shard")
+            self._files[name].write(np.ascontiguousarray(array).tobytes())
+        record = _Record(
+            start=self.steps,
+            length=len(trajectory),
+            instruction=trajectory.instruction,
+            success=trajectory.success,
+            source=trajectory.source,
+            provenance=trajectory.provenance,
+            scene=trajectory.scene,
+            has_state=trajectory.state is not None,
+            crc32=_checksums(trajectory),
+        )
+        self.records.append(record.model_dump(mode="json"))
+        self.steps += len(trajectory)
+
+    def finish(self) -> str:
+        """Sync everything to disk; returns the sha256 over the records, which hold the checksum of every array."""
+        for name, file in self._files.items():
+            file.seek(0)
+            self._write_header(name, self.steps)
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        digest = hashlib.sha256(json.dumps(self.records, sort_keys=True).encode()).hexdigest()
+        content = {"schema": SCHEMA, "steps": self.steps, "sha256": digest, "trajectories": self.records}
+        _write_atomically(self.folder / "shard.json", json.dumps(content))
+        self.folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
+        return digest
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _begin_column(self, name: str, column: tuple[np.dtype, tuple[int, ...]]) -> None:
+        self._columns[name] = column
+        self._files[name] = open(self.folder / f"{name}.npy", "wb")  # noqa: SIM115 (open until the shard is finished)
+        self._write_header(name, 0)
+        if self.steps:  # the first trajectories had no state
+            self._files[name].write(np.full((self.steps, *column[1]), np.nan, column[0]).tobytes())
+
+    def _write_header(self, name: str, rows: int) -> None:
+        """NumPy leaves room in the header for the number of rows to grow, so it can be written again."""
+        dtype, shape = self._columns[name]
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, *shape)}
+        np.lib.format.write_array_header_1_0(self._files[name], header)
 
 
 class Dataset(Sequence[Trajectory]):
@@ -146,6 +225,13 @@ class Dataset(Sequence[Trajectory]):
 
     def __len__(self) -> int:
         return len(self.trajectories)
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The named trajectories as a dataset of its own, over the same files."""
+        part = copy.copy(self)
+        part.trajectories = [self.trajectories[index] for index in indices]
+        part._shard_of = [self._shard_of[index] for index in indices]
+        return part
 
     def __getitem__(self, index: int) -> Trajectory:
         """Trajectory ``index``; its arrays are read-only views of the files."""
@@ -241,46 +327,6 @@ def _view(info: TrajectoryInfo, arrays: dict[str, np.ndarray]) -> Trajectory:
     )
 
 
-def _write_shard(folder: Path, trajectories: Sequence[Trajectory], state_size: int | None) -> str:
-    """Write arrays and shard.json, synced; returns the sha256 of the contents."""
-    columns: dict[str, list[np.ndarray]] = {}
-    records, start = [], 0
-    for trajectory in trajectories:
-        arrays = trajectory.arrays()
-        if state_size is not None and trajectory.state is None:
-            arrays["state"] = np.full((len(trajectory), state_size), np.nan)
-        for name, array in arrays.items():
-            columns.setdefault(name, []).append(array)
-        record = _Record(
-            start=start,
-            length=len(trajectory),
-            instruction=trajectory.instruction,
-            success=trajectory.success,
-            source=trajectory.source,
-            provenance=trajectory.provenance,
-            scene=trajectory.scene,
-            has_state=trajectory.state is not None,
-            crc32=_checksums(trajectory),
-        )
-        records.append(record.model_dump(mode="json"))
-        start += len(trajectory)
-    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()  # records hold every checksum
-    for name, parts in columns.items():
-        first = parts[0]
-        dtype = np.float32 if name == "state" else first.dtype
-        with open(folder / f"{name}.npy", "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (start, *first.shape[1:])})
-            for part in parts:
-                file.write(np.ascontiguousarray(part, dtype).data if part.size else b"")
-            file.flush()
-            os.fsync(file.fileno())
-    content = {"schema": SCHEMA, "steps": start, "sha256": digest, "trajectories": records}
-    _write_atomically(folder / "shard.json", json.dumps(content))
-    folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
-    return digest
-
-
 def _checksums(trajectory: Trajectory, images: bool = True) -> dict[str, int]:
     arrays = trajectory.arrays()
     if trajectory.state is not None:
@@ -315,9 +361,7 @@ def _read_interface(path: Path) -> RobotInterface:
         raise DatasetError(f"{file}: {error}") from None
 
 
-def _check_interface(
-    path: Path, ours: RobotInterface, theirs: RobotInterface, other: str = "the new data"
-) -> None:
+def _check_interface(path: Path, ours: RobotInterface, theirs: RobotInterface, other: str = "the new data") -> None:
     if differing := ours.differences(theirs):
         raise DatasetError(f"{path} and {other} have different robot interfaces:\n  " + "\n  ".join(differing))
 

@@ -1,0 +1,211 @@
+"""Record what a robot senses, is told and does, so that it can be learned from.
+
+Subscribes to every topic of the robot interface (sensors best effort with a deep queue, instruction and events reliable
+and transient local) and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small chunks: a recorder that is
+killed has lost at most its last second.
+
+Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
+
+Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``; flushing goes by the steady clock.
+
+Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Event
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+
+from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_ros.bag_writer import BagWriter
+from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
+
+SENSOR = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+REPORT_PERIOD = 5.0  # s between lines in the log
+LOW_DISK_BYTES = 1 << 30
+
+
+class Recorder(Node):
+    """See the module's docstring.
+
+    Raises:
+        ConfigError: the robot interface cannot be read.
+        MissingTypeError: a message package is not installed.
+        FileExistsError: ``output`` already holds something.
+    """
+
+    def __init__(self, **node_arguments) -> None:
+        super().__init__("recorder", **node_arguments)
+        robot = self._declare("robot", "", "path of the robot interface YAML")
+        output = self._declare("output", "", "folder of the bag, must be new; empty: rosbag2_<date>-<time> here")
+        extra = self._declare(
+            "extra_topics",
+            ["planner_state:tc_mmwm_ros/msg/PlannerState"],
+            "topics to record beside those of the robot interface, each as name:package/msg/Name, or as name alone, "
+            "which is recorded as soon as somebody publishes it",
+        )
+        chunk = ParameterDescriptor(
+            description="what a kill loses at most, s; smaller chunks compress less",
+            floating_point_range=[FloatingPointRange(from_value=0.05, to_value=10.0)],
+            read_only=True,
+        )
+        split = ParameterDescriptor(
+            description="begin a new file of the bag beyond this size, bytes; 0: never",
+            integer_range=[IntegerRange(from_value=0, to_value=2**62)],
+            read_only=True,
+        )
+        chunk_seconds = self.declare_parameter("chunk_seconds", 0.5, chunk).value
+        split_bytes = self.declare_parameter("max_bag_size", 0, split).value
+        if not robot:
+            raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
+        self.interface = RobotInterface.load(robot)
+        latched = {self.interface.instruction.topic}
+        latched |= {self.interface.events.topic} if self.interface.events else set()
+        topics = [(name, kind, name in latched) for name, kind in self.interface.topics().items()]
+        given = [entry.partition(":") for entry in extra if entry]
+        topics += [(name, kind, False) for name, _, kind in given if kind]
+        self._unknown = {self.resolve_topic_name(name) for name, _, kind in given if not kind}
+        prepared = [
+            (name, message_class(kind, name), message_definition(kind, name), kind, held)
+            for name, kind, held in topics  # before anything is written: a missing package leaves no bag behind
+        ]
+
+        self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
+        self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
+        self._lost = 0
+        self._reported = (time.monotonic(), 0)
+        for name, cls, definition, kind, held in prepared:
+            self._record(name, cls, definition, kind, held)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(chunk_seconds / 2, lambda: self.writer.flush(due=True), clock=steady)
+        self.create_timer(1.0, self._look_after, clock=steady)
+        self.create_timer(REPORT_PERIOD, self._report, clock=steady)
+        self.get_logger().info(f"recording {', '.join(self.writer.counts)} to {self.folder}")
+
+    def close(self) -> None:
+        """Finish the bag."""
+        self.writer.close()
+        counts = self.writer.counts
+        silent = [name for name, count in counts.items() if not count]
+        self.get_logger().info(f"{sum(counts.values())} messages, {self.writer.size / 1e6:.1f} MB in {self.folder}")
+        if silent:
+            self.get_logger().warning(f"nothing was heard on {', '.join(silent)}")
+
+    def _record(self, name: str, cls: type, definition: str, kind: str, latched: bool) -> None:
+        topic = self.resolve_topic_name(name)
+        self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
+        self.create_subscription(
+            cls,
+            name,
+            lambda data: self.writer.write(topic, self.get_clock().now().nanoseconds, data),
+            LATCHED if latched else SENSOR,
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+        )
+
+    def _on_lost(self, event) -> None:
+        self._lost += event.total_count_change
+
+    def _look_after(self) -> None:
+        """Each second: record topics whose type is now known, and tell how it goes."""
+        if self._unknown:
+            found = {name: kinds[0] for name, kinds in self.get_topic_names_and_types() if name in self._unknown}
+            for name, kind in found.items():
+                self._unknown.discard(name)
+                try:
+                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, False)
+                    self.get_logger().info(f"recording {name} ({kind}) too")
+                except MissingTypeError as error:
+                    self.get_logger().error(str(error))
+        free = shutil.disk_usage(self.folder).free
+        status = DiagnosticStatus(name=f"{self.get_name()}: bag", hardware_id=self.interface.name, level=b"\0")
+        status.message = "recording"
+        if free < LOW_DISK_BYTES:
+            status.level, status.message = DiagnosticStatus.WARN, f"{free / 1e6:.0f} MB of disk left"
+        elif self._lost:
+            status.level, status.message = DiagnosticStatus.WARN, f"{self._lost} messages lost"
+        counts = self.writer.counts
+        values = {"bag": self.folder, "bytes": self.writer.size, "messages": sum(counts.values()), "lost": self._lost}
+        values |= {f"messages {name}": count for name, count in counts.items()}
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+    def _report(self) -> None:
+        now, total = time.monotonic(), sum(self.writer.counts.values())
+        rate = (total - self._reported[1]) / (now - self._reported[0])
+        self._reported = (now, total)
+        size = self.writer.size / 1e6
+        self.get_logger().info(f"{total} messages, {rate:.0f}/s, {self._lost} lost, {size:.1f} MB")
+
+    def _declare(self, name: str, default, description: str):
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=True)).value
+
+
+def _playback_qos(latched: bool) -> dict:
+    """What ``ros2 bag play`` publishes a topic with, in the numbers of rmw: heard by best-effort subscribers too."""
+    unset = {"sec": 9223372036, "nsec": 854775807}
+    return {
+        "history": 1,  # keep last
+        "depth": 100 if latched else 10,
+        "reliability": 1,  # reliable
+        "durability": 1 if latched else 2,  # transient local, volatile
+        "deadline": dict(unset),
+        "lifespan": dict(unset),
+        "liveliness": 1,  # automatic
+        "liveliness_lease_duration": dict(unset),
+        "avoid_ros_namespace_conventions": False,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Record until Ctrl-C or SIGTERM."""
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
+    # Ctrl-C must not invalidate the context between two writes: the spinning loop looks at a flag instead.
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        recorder = Recorder()
+    except (ConfigError, MissingTypeError, ParameterException, OSError) as error:
+        print(f"recorder: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    status = 0
+    try:
+        executor = SingleThreadedExecutor()
+        executor.add_node(recorder)
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.2)
+        recorder.close()
+    except OSError as error:
+        print(f"recorder: {recorder.folder}: {error}; what was flushed before can be converted", file=sys.stderr)
+        status = 1
+    recorder.destroy_node()
+    rclpy.try_shutdown()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
