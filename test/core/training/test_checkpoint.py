@@ -188,3 +188,31 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     content = read_checkpoint(tmp_path / "last.pt")
     assert content["position"]["step"] >= written[-1]
     assert (content["parts"]["model"]["weight"] == content["position"]["step"]).all()
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+from tc_mmwm_core.training.checkpoint import Position, load_checkpoint, read_checkpoint, save_checkpoint
+from tc_mmwm_core.utils.reproducibility import seed_everything
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+seed_everything(0, rank)
+parts = {"model": torch.nn.Linear(2, 2)}
+save_checkpoint(folder, parts, Position(step=1), {})
+expected = torch.randn(3)
+dist.barrier()
+load_checkpoint(f"{folder}/last.pt", parts)
+assert torch.equal(torch.randn(3), expected), "the draws do not go on"
+states = read_checkpoint(f"{folder}/last.pt")["random"]
+assert len(states) == 2 and not torch.equal(states[0]["torch"], states[1]["torch"])
+dist.destroy_process_group()
+"""
+
+
+def test_each_of_two_processes_gets_its_own_random_state_back(tmp_path):
+    processes = [subprocess.Popen([sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
