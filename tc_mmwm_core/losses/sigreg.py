@@ -8,12 +8,11 @@ Gaussian's e^(−t²/2).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-# Differentiable all-reduce (its backward reduces the gradients), the one that torch.compile understands too.
-from torch.distributed._functional_collectives import all_reduce
 
 KNOTS = 17
 LARGEST_KNOT = 3.0
@@ -66,13 +65,31 @@ def _statistic(samples: Tensor, directions: Tensor, mask: Tensor, group: dist.Pr
     imaginary = (angles.sin() * weight).sum(-1)
     count = weight.sum(-1)  # [..., 1, 1]
     if group is not None:
-        real, imaginary, count = (all_reduce(part, "sum", group) for part in (real, imaginary, count))
+        real, imaginary, count = (_AllReduceSum.apply(part, group) for part in (real, imaginary, count))
 
     divisor = count.clamp(min=1.0)
     distance = (real / divisor - gaussian[:, None]).square() + (imaginary / divisor).square()
     statistic = ((quadrature * gaussian) @ distance) * count[..., 0]  # [..., P], zero where nothing counts
     groups = (count > 0).sum().clamp(min=1)
     return statistic.mean(-1).sum() / groups
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes of ``group`` whose gradient is the sum of theirs.
+
+    torch's own (torch.distributed.nn) is deprecated, and what replaces it lets gradients through in new versions only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = local.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _AllReduceSum.apply(gradient, ctx.group), None
 
 
 def random_directions(

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from tc_mmwm_core.config import Config
 
@@ -39,13 +39,12 @@ def clip_and_step(optimizer: torch.optim.Optimizer, clip_norm: float) -> Tensor:
         The norm before clipping, a scalar on the device.
 
     Raises:
-        NonFiniteGradientError: before anything has changed.
+        NonFiniteGradientError: before parameters or optimizer state have changed.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = clip_grad_norm_(parameters, clip_norm)
     if not norm.isfinite():
         raise NonFiniteGradientError(f"gradient norm is {norm.item()}")
-    clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
