@@ -125,7 +125,7 @@ class Bundle:
         differing = self.interface.differences(interface)
         if differing:
             lines = "\n".join(f"  {line}" for line in differing)
-            raise BundleError(f"{self.path}: trained for another robot interface; what differs:\n{lines}")
+            raise BundleError(f"{self.path}: trained for another robot interface; the bundle's values first:\n{lines}")
 
     @property
     def step_duration(self) -> float:

@@ -21,11 +21,13 @@ class ExternalCandidates:
     """Sequences that a policy proposes, in the units of the robot interface."""
 
     source: str
+    stamp_ns: int  # the observation time that they were made for
     actions: np.ndarray  # float32 [N, K, A]; values may still be beyond the limits or not finite: screening says so
 
 
 def read_candidates(
     source: str,
+    stamp_ns: int,
     fields: Sequence[str],
     count: int,
     horizon: int,
@@ -48,4 +50,4 @@ def read_candidates(
         needed = f"count x horizon x fields = {count * horizon * len(fields)}"
         raise CandidateError(f"actions: {len(actions)} numbers, needed are {needed}")
     array = np.asarray(actions, np.float32).reshape(count, horizon, len(fields))
-    return ExternalCandidates(source, array)
+    return ExternalCandidates(source, stamp_ns, array)

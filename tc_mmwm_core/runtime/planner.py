@@ -108,6 +108,8 @@ class Planner:
 
         The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
         acceptable candidate. What was wrong is a value here, not an exception, so that every stop takes this one path.
+        ``external`` candidates are shifted by the time gone by since the observation that they were made for; that
+        they are fresh enough is for the caller to see to.
         """
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
@@ -120,12 +122,13 @@ class Planner:
             scene = self.screener.encode(step, instruction)
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
-            shifted = self._shifted_plan(step.stamp_ns)
+            shifted = self._shifted_plan(step)
             own, sources = proposals.propose(self.config.proposals, scene.proposal[0], shifted, self._safe, rng)
             actions = self.interface.denormalise_action(own)
             if external is not None:
-                actions = np.concatenate([actions, external.actions])
-                sources = (*sources, (external.source, len(external.actions)))
+                theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
+                actions = np.concatenate([actions, theirs])
+                sources = (*sources, (external.source, len(theirs)))
         screening = self._screen(scene, actions, sources, timings)
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
@@ -149,12 +152,16 @@ class Planner:
         refinement = self.config.proposals.refinement
         return 0 if refinement.method == "none" else refinement.iterations
 
-    def _shifted_plan(self, now_ns: int) -> np.ndarray | None:
-        """What is left of the last plan, [K, A] normalised. Time is counted in whole control periods: ticks jitter."""
+    def _steps_since(self, stamp_ns: int, step: Step) -> float:
+        """Latent steps between ``stamp_ns`` and ``step``. Time is counted in whole control periods: ticks jitter."""
+        periods = round((step.stamp_ns - stamp_ns) / SECOND * self.interface.rate)
+        return periods / self.screener.bundle.manifest.frame_skip
+
+    def _shifted_plan(self, step: Step) -> np.ndarray | None:
+        """What is left of the last plan, [K, A] normalised; None where it is over or the clock was set back."""
         if self._plan is None:
             return None
-        periods = round((now_ns - self._plan_ns) / SECOND * self.interface.rate)
-        steps = periods / self.screener.bundle.manifest.frame_skip
+        steps = self._steps_since(self._plan_ns, step)
         return proposals.shift_plan(self._plan, steps) if 0 <= steps < len(self._plan) else None
 
     def _screen(

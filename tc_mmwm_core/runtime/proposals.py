@@ -111,7 +111,7 @@ def correlated_noise(shape: tuple[int, int, int], smoothing: float, rng: np.rand
 
 
 def shift_plan(plan: np.ndarray, steps: float) -> np.ndarray:
-    """What is left of ``plan`` [K, A] after ``steps`` latent steps, which need not be whole: [K, A].
+    """What is left of ``plan`` [..., K, A] after ``steps`` latent steps, which need not be whole: [..., K, A].
 
     A plan holds each action for one latent step, and a decision is taken every control period, so the window of a
     latent step usually straddles two of the plan's. Its action is their average, weighted by how long each lasts
@@ -119,9 +119,10 @@ def shift_plan(plan: np.ndarray, steps: float) -> np.ndarray:
     """
     whole = int(np.floor(steps))
     fraction = np.float32(steps - whole)
-    index = np.arange(len(plan)) + whole
-    now, later = (plan[np.minimum(index + ahead, len(plan) - 1)] for ahead in (0, 1))
-    return (1 - fraction) * now + fraction * later
+    last = plan.shape[-2] - 1
+    index = np.arange(last + 1) + whole
+    now, later = (plan[..., np.minimum(index + ahead, last), :] for ahead in (0, 1))
+    return (1 - fraction) * now + fraction * later if fraction else now
 
 
 def refine_mppi(

@@ -7,8 +7,9 @@ GOOD = {"fields": ["forward", "turn"], "count": 2, "horizon": 3, "actions": list
 
 
 def test_row_major(navigation):
-    candidates = read_candidates("policy", **GOOD, interface=navigation, expected_horizon=3)
+    candidates = read_candidates("policy", 7, **GOOD, interface=navigation, expected_horizon=3)
     assert candidates.actions.shape == (2, 3, 2) and candidates.actions.dtype == np.float32
+    assert candidates.stamp_ns == 7
     assert candidates.actions[1, 0].tolist() == [6, 7]
 
 
@@ -24,4 +25,4 @@ def test_row_major(navigation):
 )
 def test_what_does_not_fit_is_named(navigation, wrong, message):
     with pytest.raises(CandidateError, match=message):
-        read_candidates("policy", **(GOOD | wrong), interface=navigation, expected_horizon=3)
+        read_candidates("policy", 7, **(GOOD | wrong), interface=navigation, expected_horizon=3)

@@ -88,7 +88,9 @@ def test_external_candidates_are_screened_beside_our_own(planner, screener, make
     actions = np.zeros((3, 3, 2), np.float32)
     actions[1, 2, 1] = 9.0
     actions[2, 0, 0] = np.nan
-    screening = planner.decide(make_step(), screener.instruct("drive"), ExternalCandidates("other", actions)).screening
+    screening = planner.decide(
+        make_step(), screener.instruct("drive"), ExternalCandidates("other", 10**9, actions)
+    ).screening
     assert screening.sources[-1] == ("other", 3)
     assert screening.verdict[-3:].tolist() == [
         Verdict.ACCEPTED,
@@ -104,7 +106,7 @@ def test_a_better_external_candidate_wins(screener, navigation, make_step):
         {"proposals": {"candidates": 8, "policy": 1, "shifted": 0, "fan": 0, "sigma": 0.01}}
     )
     planner = Planner(screener, navigation, config)
-    best = ExternalCandidates("other", np.tile(np.float32([0.7, 0.0]), (1, 3, 1)))
+    best = ExternalCandidates("other", 10**9, np.tile(np.float32([0.7, 0.0]), (1, 3, 1)))
     decision = planner.decide(make_step(), screener.instruct("drive"), best)
     assert decision.screening.chosen == 8
     assert decision.action[0] == pytest.approx(0.4), "what is executed, and was screened, keeps to the rate limit"
@@ -137,15 +139,32 @@ def test_refinement_looks_for_the_least_violation_where_nothing_is_accepted(scre
     assert least[64:].min() < least[:64].min()
 
 
-def test_plan_is_shifted_by_the_control_periods_gone_by(planner, screener, make_step):
-    instruction = screener.instruct("drive")
-    plan = planner.decide(make_step(1.0), instruction).screening
-    plan = planner.interface.normalise_action(plan.actions[plan.chosen])
-    after_one = planner._shifted_plan(round(1.104e9))  # frame_skip is 2: one period is half a step; ticks jitter
-    np.testing.assert_allclose(after_one, (plan + plan[[1, 2, 2]]) / 2, atol=1e-6)
-    np.testing.assert_allclose(planner._shifted_plan(round(1.2e9)), plan[[1, 2, 2]], atol=1e-6)
-    assert planner._shifted_plan(round(1.6e9)) is None, "a plan that is over is none"
-    assert planner._shifted_plan(round(0.9e9)) is None, "the clock was set back"
+@pytest.mark.parametrize(
+    ("gone", "expected"),
+    [
+        (0.104, lambda plan: (plan + plan[[1, 2, 2]]) / 2),  # frame_skip is 2: a period is half a step; ticks jitter
+        (0.2, lambda plan: plan[[1, 2, 2]]),
+        (0.6, None),  # the plan is over
+        (-0.2, None),  # the clock was set back
+    ],
+)
+def test_plan_is_shifted_by_the_control_periods_gone_by(planner, screener, make_step, gone, expected):
+    instruction = screener.instruct("drive slow")
+    planner.decide(make_step(0.9), instruction)
+    first = planner.decide(make_step(1.0), instruction).screening
+    later = planner.decide(make_step(1.0 + gone), instruction).screening
+    names = [name for name, _ in later.sources]
+    assert ("shifted" in names) == (expected is not None)
+    if expected:
+        start = sum(count for _, count in later.sources[: names.index("shifted")])
+        np.testing.assert_allclose(later.actions[start], expected(first.actions[first.chosen]), atol=1e-5)
+
+
+def test_external_candidates_are_shifted_by_their_age(planner, screener, make_step):
+    ramp = np.float32([[[0.0, 0.0], [0.2, 0.0], [0.4, 0.0]]])
+    older = ExternalCandidates("other", round(0.8e9), ramp)
+    screening = planner.decide(make_step(1.0), screener.instruct("drive"), older).screening
+    np.testing.assert_allclose(screening.actions[-1, :, 0], [0.2, 0.4, 0.4], atol=1e-6)
 
 
 def test_after_a_stop_the_rate_limit_starts_from_the_safe_action(planner, screener, make_step):

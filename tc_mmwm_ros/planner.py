@@ -1,0 +1,552 @@
+"""The planner: a lifecycle node that never publishes an action it cannot stand behind.
+
+Threads: one. Everything below runs in the thread that spins. Subscriptions only cache what was heard; the control
+timer, at the robot interface's rate on the node's clock (so ``use_sim_time`` is honoured), does the work: it makes a
+step of the cached messages, decides, publishes the command, and only then reports. A second timer, on the steady clock
+at 1 Hz, repeats state and diagnostics. SIGINT and SIGTERM set a flag that this thread looks at between callbacks
+only: no decision is torn in two, and the safe action is the last thing published.
+
+Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
+whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
+with state WAITING until instruction and observation are there (with ``require_instruction``, activation fails without
+an instruction). ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action
+last. After an error it deactivates itself; activate it again to go on. After a crash of the whole process there is only
+silence: the robot's watchdog must stop it.
+
+Publishes (topics relative, command topic and type as the robot interface says):
+
+    <action topic>      as in the interface          reliable, depth 1; stamped with the tick that it was decided for
+    ~/state             PlannerState                 reliable, transient local; on change and at 1 Hz
+    ~/screening         Screening                    best effort; only while somebody listens
+    ~/latent_state      LatentState                  best effort; only while somebody listens
+    ~/candidates        visualization_msgs/MarkerArray   only while somebody listens; robots commanded by a twist
+    /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
+
+Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
+transient local) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other policy, screened
+beside the planner's own. An instruction that cannot be read takes the one in force away, and the robot stops until a
+good one comes: who speaks means to change something, and what was meant is not known.
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from functools import partial
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
+from std_msgs.msg import Header, String
+from visualization_msgs.msg import MarkerArray
+
+from tc_mmwm_core import config
+from tc_mmwm_core.interface.action import write_action
+from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import Step, StepStream
+from tc_mmwm_core.runtime.bundle import Bundle, BundleError
+from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
+from tc_mmwm_core.runtime.deadline import Deadline
+from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
+from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
+from tc_mmwm_ros.markers import candidate_markers, twist_fields
+from tc_mmwm_ros.msg import CandidateActions, LatentState, Screening
+from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
+from tc_mmwm_ros.parameters import declare_config, describe, read_config
+
+SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
+REMEMBERED_LATENCIES = 200
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PlannerNode(LifecycleNode):
+    """See the module's docstring."""
+
+    def __init__(self, **node_arguments) -> None:
+        super().__init__("planner", **node_arguments)
+        declare = self.declare_parameter
+        declare("model", "", describe("folder of the model bundle"))
+        declare("robot", "", describe("robot interface YAML; empty: the one that the bundle was trained for"))
+        declare("provider", "cpu", describe("cpu, cuda, tensorrt or the full name of an ONNX Runtime provider"))
+        declare("threads", 1, describe("threads of ONNX Runtime within an operator", 1, 64))
+        declare("deadline", 0.0, describe("time a decision may take, s; 0: one control period", 0.0, 10.0))
+        declare("max_candidate_age", 0.3, describe("external candidates older than this are ignored, s", 0.0, 10.0))
+        declare("marker_candidates", 64, describe("candidates drawn in RViz; 0: no markers", 0, 4096))
+        declare("require_instruction", False, describe("activation fails as long as there is no good instruction"))
+        declare("instruction", "", describe("what to do until another comes on the topic; may be set at any time"))
+        declare(
+            "autostart",
+            False,
+            ParameterDescriptor(description="configure and activate at start; exit where that fails", read_only=True),
+        )
+        declare_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+        self._planner: Planner | None = None  # not None: configured
+        self._active = False
+        self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
+        self._said: str | None = self.get_parameter("instruction").value or None  # what we were told last
+        self._understood: tuple[str, Instruction | InstructionError] | None = None
+        self._period = math.inf
+        self._begin_counting()
+        self._state_publisher = self.create_publisher(PlannerStateMessage, "~/state", LATCHED_QOS)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._publish_state()
+        self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, check and warm up everything; FAILURE names the field in the log."""
+        try:
+            self._configure()
+        except (config.ConfigError, BundleError, ProviderError, OSError, ValueError) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            return FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(f"cannot configure: {traceback.format_exc()}")
+            return FAILURE
+        self._set_state(PlannerState.INACTIVE, "")
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to publish commands."""
+        if self.get_parameter("require_instruction").value:
+            instruction = self._instruction()
+            if not isinstance(instruction, Instruction):
+                why = instruction or "instruction: none was given, and require_instruction is true"
+                self.get_logger().error(f"cannot activate: {why}")
+                return FAILURE
+        self._planner.reset()
+        self._begin_counting()
+        super().on_activate(state)
+        self._active = True
+        self._set_state(PlannerState.WAITING, "activated, first decision is due")
+        self._timer = self.create_timer(self._period, self._on_tick)
+        return SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publish the safe action, then nothing any more."""
+        self._stop_publishing()
+        if self._state != PlannerState.FAILED:
+            self._set_state(PlannerState.INACTIVE, "")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unload everything."""
+        self._unload()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publish the safe action where active, then unload everything."""
+        self._stop_publishing()
+        self._unload()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition broke: stop the robot and go back to unconfigured."""
+        self._stop_publishing()
+        self._unload()
+        return super().on_error(state)
+
+    def _configure(self) -> None:
+        model = self.get_parameter("model").value
+        if not model:
+            raise BundleError("parameter 'model' is empty; give the folder of a model bundle")
+        content = read_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
+        settings = config.parse(content, PlannerConfig, "parameters")
+        bundle = Bundle.load(model)
+        robot = self.get_parameter("robot").value
+        interface = RobotInterface.load(robot) if robot else bundle.interface
+        bundle.check(interface)
+        types = {name: _message_type(name) for name in [*interface.topics().values(), interface.action.type]}
+        screener = Screener(bundle, self.get_parameter("provider").value, self.get_parameter("threads").value)
+        planner = Planner(screener, interface, settings)
+        planner.warm_up()
+
+        self._interface, self._bundle, self._planner = interface, bundle, planner
+        self._period = 1 / interface.rate
+        self._stream = StepStream(interface)
+        self._candidates: ExternalCandidates | None = None
+        self._action_type = types[interface.action.type]
+        self._command_publisher = self.create_lifecycle_publisher(
+            self._action_type, interface.action.topic, COMMAND_QOS
+        )
+        self._screening_publisher = self.create_lifecycle_publisher(Screening, "~/screening", REPORT_QOS)
+        self._latent_publisher = self.create_lifecycle_publisher(LatentState, "~/latent_state", REPORT_QOS)
+        self._marker_publisher = self.create_lifecycle_publisher(MarkerArray, "~/candidates", REPORT_QOS)
+        subscribe = self.create_subscription
+        self._inputs = [
+            subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
+            for topic, type_name in interface.observation_topics().items()
+        ]
+        self._inputs.append(subscribe(String, interface.instruction.topic, self._on_instruction, LATCHED_QOS))
+        self._inputs.append(subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS))
+        self.get_logger().info(
+            f"configured: bundle {bundle.identity}, robot {interface.name}, {screener.provider}, "
+            f"{interface.rate:g} Hz, threshold {planner.threshold:g}"
+            + ("" if bundle.manifest.calibration else " (not calibrated)")
+        )
+
+    def _stop_publishing(self) -> None:
+        """The safe action, as the last command; nothing where not active."""
+        if not self._active:
+            return
+        self._active = False
+        self.destroy_timer(self._timer)
+        self._publish_command(self._interface.action_safe, self.get_clock().now().nanoseconds)
+        self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
+
+    def _unload(self) -> None:
+        if self._planner is None:
+            return
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        for publisher in (
+            self._command_publisher,
+            self._screening_publisher,
+            self._latent_publisher,
+            self._marker_publisher,
+        ):
+            self.destroy_lifecycle_publisher(publisher)
+        self._planner = self._understood = None
+        self._set_state(PlannerState.UNCONFIGURED, "")
+
+    # --- what comes in: only cached
+
+    def _on_input(self, topic: str, message: object) -> None:
+        self._heard[topic] = self._heard.get(topic, 0) + 1
+        self._stream.add(topic, message, self.get_clock().now().nanoseconds)
+
+    def _on_instruction(self, message: String) -> None:
+        self._said = message.data
+
+    def _on_candidates(self, message: CandidateActions) -> None:
+        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        try:
+            self._candidates = read_candidates(
+                message.source,
+                stamp,
+                message.fields,
+                message.count,
+                message.horizon,
+                message.actions,
+                self._interface,
+                self._bundle.manifest.horizon,
+            )
+        except CandidateError as error:
+            self._ignore_candidates(f"from '{message.source}': {error}")
+
+    def _on_parameters(self, parameters: list) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "instruction":
+                continue
+            if self._planner is not None and parameter.name != "use_sim_time":
+                reason = f"{parameter.name} is read when the planner is configured: clean it up first"
+                return SetParametersResult(successful=False, reason=reason)
+        for parameter in parameters:
+            if parameter.name == "instruction":
+                self._said = parameter.value or None
+        return SetParametersResult(successful=True)
+
+    # --- the decision
+
+    def _on_tick(self) -> None:
+        """One control period. Whatever goes wrong in here, the last command is the safe action."""
+        started = time.perf_counter()
+        now_ns = self.get_clock().now().nanoseconds
+        try:
+            decision = self._decide(now_ns)
+            decision = self._in_time(decision, now_ns, started)
+            self._publish_command(decision.action, now_ns)
+            self._latencies.append((time.perf_counter() - started) * 1e3)
+            self._report(decision, now_ns)
+        except Exception as error:
+            self._stop_publishing()
+            self.get_logger().error(traceback.format_exc())
+            self._set_state(PlannerState.FAILED, f"{type(error).__name__}: {error}")
+            self.trigger_deactivate()
+
+    def _decide(self, now_ns: int) -> Decision:
+        self._step = self._stream.step(now_ns)
+        return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
+
+    def _in_time(self, decision: Decision, now_ns: int, started: float) -> Decision:
+        """``decision``, or the safe action where decisions are late twice running.
+
+        Late is what began late (on the node's clock) and what took long (on the steady clock) taken together.
+        """
+        since_last = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else self._period
+        self._last_tick_ns = now_ns
+        elapsed = max(0.0, since_last - self._period) + time.perf_counter() - started
+        if not self._deadline.missed(elapsed):
+            return decision
+        phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
+        return self._planner.stop(
+            PlannerState.DEADLINE_MISSED,
+            f"deadline: decisions late twice running, the last by {elapsed - self._deadline.period:.3f} s, "
+            f"allowed are {self._deadline.period:g} s from its tick; ms: {phases or 'nothing was screened'}",
+        )
+
+    def _instruction(self) -> Instruction | InstructionError | None:
+        """What we were told last as the model hears it, or why it cannot be read; None where nothing was said."""
+        if self._said is None:
+            return None
+        if self._understood is None or self._understood[0] != self._said:
+            try:
+                self._understood = (self._said, self._planner.screener.instruct(self._said))
+            except InstructionError as error:
+                self._understood = (self._said, error)
+        return self._understood[1]
+
+    def _fresh_candidates(self, now_ns: int) -> ExternalCandidates | None:
+        if self._candidates is None:
+            return None
+        age = (now_ns - self._candidates.stamp_ns) * 1e-9
+        allowed = self.get_parameter("max_candidate_age").value
+        if abs(age) <= allowed:
+            return self._candidates
+        self._ignore_candidates(f"from '{self._candidates.source}': {age:.3f} s old, allowed are {allowed:g} s")
+        self._candidates = None
+        return None
+
+    def _ignore_candidates(self, why: str) -> None:
+        self._ignored += 1
+        self._ignored_why = why
+        self.get_logger().warning(f"candidate_actions ignored, {why}", throttle_duration_sec=5.0)
+
+    # --- what goes out
+
+    def _publish_command(self, action: np.ndarray, stamp_ns: int) -> None:
+        message = self._action_type()
+        write_action(message, self._interface.action, action)
+        if hasattr(message, "header"):
+            message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
+        self._command_publisher.publish(message)
+
+    def _report(self, decision: Decision, now_ns: int) -> None:
+        if decision.screening is not None:
+            self._decisions += 1
+            self._phases.append(decision.timings)
+            self._candidate_count = len(decision.screening.verdict)
+            self._accepted_count = decision.screening.accepted
+        self._set_state(decision.state, decision.reason)
+        if decision.screening is None:
+            return
+        if self._screening_publisher.get_subscription_count():
+            self._screening_publisher.publish(self._screening_message(decision, now_ns))
+        if self._latent_publisher.get_subscription_count():
+            self._latent_publisher.publish(
+                LatentState(
+                    header=self._header(now_ns),
+                    latent=_floats(decision.scene.latent),
+                    modalities=self._bundle.manifest.modalities,
+                    weights=_floats(decision.scene.weights),
+                )
+            )
+        drawn = self.get_parameter("marker_candidates").value
+        fields = twist_fields(self._interface.action)
+        if drawn and fields and self._marker_publisher.get_subscription_count():
+            header = self._header(now_ns)
+            self._marker_publisher.publish(
+                candidate_markers(decision.screening, fields, self._bundle.step_duration, header, drawn)
+            )
+
+    def _header(self, stamp_ns: int) -> Header:
+        return Header(stamp=Time(nanoseconds=stamp_ns).to_msg(), frame_id=self._interface.action.frame_id)
+
+    def _screening_message(self, decision: Decision, now_ns: int) -> Screening:
+        screening = decision.screening
+        count, horizon = screening.violation.shape
+        return Screening(
+            header=self._header(now_ns),
+            instruction=self._said,
+            count=count,
+            horizon=horizon,
+            step_duration=self._bundle.step_duration,
+            threshold=screening.threshold,
+            fields=screening.fields,
+            actions=_floats(screening.actions),
+            violation=_floats(screening.violation),
+            progress=_floats(screening.progress),
+            verdict=array.array("B", screening.verdict.tobytes()),
+            reason=[screening.reason(index) for index in range(count)],
+            chosen=screening.chosen,
+        )
+
+    def _set_state(self, state: PlannerState, reason: str) -> None:
+        changed = state != self._state
+        self._state, self._reason = state, reason
+        told = self._instruction() if self._planner is not None else None
+        instruction = told.text if isinstance(told, Instruction) else ""
+        if changed or instruction != self._instruction_text:
+            self._instruction_text = instruction
+            self._publish_state()
+        if changed:
+            line = state.name + (f": {reason}" if reason else "")
+            if _level(state) == DiagnosticStatus.OK or state == PlannerState.WAITING:
+                self.get_logger().info(line)
+            else:
+                self.get_logger().warning(line)
+
+    def _publish_state(self) -> None:
+        p50, p99 = self._latency()
+        configured = self._planner is not None
+        self._state_publisher.publish(
+            PlannerStateMessage(
+                header=Header(stamp=self.get_clock().now().to_msg()),
+                state=int(self._state),
+                reason=self._reason,
+                instruction=self._instruction_text,
+                bundle=self._bundle.identity if configured else "",
+                provider=self._planner.screener.provider if configured else "",
+                decisions=self._decisions,
+                deadline_misses=self._deadline.misses,
+                latency_p50=p50,
+                latency_p99=p99,
+                candidates=self._candidate_count,
+                accepted=self._accepted_count,
+            )
+        )
+
+    # --- once a second
+
+    def _on_second(self) -> None:
+        self._publish_state()
+        seconds = time.perf_counter() - self._heard_since
+        rates = {topic: count / seconds for topic, count in self._heard.items()}
+        self._heard, self._heard_since = {}, time.perf_counter()
+        self._diagnostics_publisher.publish(
+            DiagnosticArray(
+                header=Header(stamp=self.get_clock().now().to_msg()),
+                status=[
+                    DiagnosticStatus(
+                        level=_level(self._state),
+                        name=f"{self.get_fully_qualified_name().lstrip('/')}: planner",
+                        message=self._state.name + (f": {self._reason}" if self._reason else ""),
+                        hardware_id=self._interface.name if self._planner is not None else "",
+                        values=[KeyValue(key=key, value=value) for key, value in self._diagnose(rates).items()],
+                    )
+                ],
+            )
+        )
+
+    def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
+        """What ``/diagnostics`` says, beside state and reason."""
+        if self._planner is None:
+            return {}
+        p50, p99 = self._latency()
+        values = {
+            "bundle": self._bundle.identity,
+            "provider": self._planner.screener.provider,
+            "instruction": self._instruction_text,
+            "decisions": str(self._decisions),
+            "deadline misses": str(self._deadline.misses),
+            "decision p50 (ms)": f"{p50:.2f}",
+            "decision p99 (ms)": f"{p99:.2f}",
+        }
+        if self._phases:
+            names = self._phases[-1]
+            medians = {name: np.median([phases[name] for phases in self._phases]) for name in names}
+            values |= {f"{name} p50 (ms)": f"{median:.2f}" for name, median in medians.items()}
+        values |= {"candidates": str(self._candidate_count), "accepted": str(self._accepted_count)}
+        ages = self._step.ages if isinstance(self._step, Step) else {}
+        for topic in self._interface.observation_topics():
+            values[f"{topic} rate (Hz)"] = f"{rates.get(topic, 0.0):.1f}"
+            if topic in ages:
+                values[f"{topic} age (s)"] = f"{ages[topic]:.3f}"
+        if self._ignored:
+            values["candidate_actions ignored"] = f"{self._ignored}; the last {self._ignored_why}"
+        return values
+
+    def _begin_counting(self) -> None:
+        """Everything that is counted since activation."""
+        self._deadline = Deadline(self.get_parameter("deadline").value or self._period)
+        self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command
+        self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
+        self._decisions = self._candidate_count = self._accepted_count = 0
+        self._ignored, self._ignored_why = 0, ""
+        self._last_tick_ns = 0
+        self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
+        self._heard: dict[str, int] = {}
+        self._heard_since = time.perf_counter()
+
+    def _latency(self) -> tuple[float, float]:
+        """Median and 99th percentile of the last decisions, ms."""
+        return tuple(map(float, np.percentile(self._latencies, [50, 99]))) if self._latencies else (0.0, 0.0)
+
+
+def _level(state: PlannerState) -> bytes:
+    match state:
+        case PlannerState.PLANNING | PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
+            return DiagnosticStatus.OK
+        case PlannerState.WAITING | PlannerState.ALL_REJECTED:
+            return DiagnosticStatus.WARN
+    return DiagnosticStatus.ERROR
+
+
+def _floats(values: np.ndarray) -> array.array:
+    """Row-major float32: the one kind of sequence that rclpy takes without a look at each element."""
+    return array.array("f", np.ascontiguousarray(values, np.float32).tobytes())
+
+
+def _message_type(name: str) -> type:
+    """The class of ``package/msg/Name``. ConfigError: it is not installed, or not sourced."""
+    package, _, message = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), message)
+    except (ImportError, AttributeError) as error:
+        raise config.ConfigError(
+            f"robot interface: type {name}: {error}; is {package} installed and sourced?"
+        ) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 1 autostart failed."""
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
+    # rclpy's own handlers would take the context away before the safe action is out.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    signalled = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: signalled.append(received))
+    node = PlannerNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.get_parameter("autostart").value and not (
+            node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+        ):
+            return 1
+        while not signalled:
+            executor.spin_once(timeout_sec=0.1)  # short: a signal does not wake the wait up
+        return 0
+    finally:
+        node.trigger_shutdown()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

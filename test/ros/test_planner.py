@@ -1,0 +1,450 @@
+"""The planner node over real DDS, with a tiny but real bundle: what it does with every row of its safety table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from lifecycle_msgs.msg import State
+from planner_rig import Robot, Spinner, image
+from rcl_interfaces.msg import Log
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import LaserScan
+from tc_mmwm_ros.msg import LatentState, Screening
+from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
+from tiny_bundle import HORIZON, ROBOT, write_tiny_bundle
+from visualization_msgs.msg import MarkerArray
+
+from tc_mmwm_core.runtime.planner import PlannerState
+from tc_mmwm_core.runtime.selection import Verdict
+from tc_mmwm_ros.planner import PlannerNode
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+PERIOD = 0.1  # of navigation.yaml
+ERROR = 40  # rcl_interfaces/Log: an int or a byte, by distribution
+SLACK = 0.15  # what a busy machine may add to a promise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros():
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny").path)
+
+
+@pytest.fixture
+def robot():
+    node = Robot()
+    yield node
+    node.destroy_node()
+
+
+@pytest.fixture
+def make_planner(model):
+    nodes = []
+
+    def make(**parameters) -> PlannerNode:
+        values = {"model": model} | parameters
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
+        nodes.append(PlannerNode(parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+@pytest.fixture
+def driving(make_planner, robot):
+    """Planner, robot and spinner, driving ahead on the instruction "drive"."""
+    planner = make_planner(instruction="drive")
+    assert planner.trigger_configure() == SUCCESS
+    assert planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed == pytest.approx(0.7))
+    return planner, robot, spinner
+
+
+def errors(node, spinner: Spinner) -> list[str]:
+    """Everything that ``node`` logs as an error from here on."""
+    lines = []
+    node.create_subscription(
+        Log, "/rosout", lambda message: lines.append(message.msg) if message.level >= ERROR else None, 10
+    )
+    spinner.until(lambda: node.count_publishers("/rosout") >= 2)
+    spinner.spin(0.2)
+    return lines
+
+
+def test_enums_are_those_of_the_messages():
+    for state in PlannerState:
+        assert getattr(PlannerStateMessage, state.name) == state
+    for verdict in Verdict:
+        assert getattr(Screening, verdict.name) == verdict
+
+
+def test_waits_with_the_safe_action_until_it_is_told_what_to_do(make_planner, robot):
+    planner = make_planner()
+    planner.trigger_configure()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.INACTIVE)
+    spinner.spin(3 * PERIOD)
+    assert robot.commands == [], "inactive: nothing is published"
+    planner.trigger_activate()
+    spinner.until(lambda: len(robot.commands) >= 3)
+    assert robot.state == PlannerState.WAITING and robot.stopped
+    spinner.until(lambda: "instruction: none" in robot.states[-1].reason)
+    robot.instruct("drive")
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+    assert robot.states[-1].instruction == "drive"
+    assert robot.states[-1].bundle.startswith("tiny@")
+    assert robot.states[-1].provider == "CPUExecutionProvider"
+
+
+def test_commands_come_at_the_rate_of_the_interface_and_within_limits(driving):
+    _, robot, spinner = driving
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 11)
+    times = [when for when, *_ in robot.commands]
+    assert (times[10] - times[0]) / 10 == pytest.approx(PERIOD, rel=0.2)
+    assert all(-0.3 <= forward <= 0.7 + 1e-6 and abs(turn) <= 2.5 for _, forward, turn in robot.commands)
+
+
+def test_a_silent_sensor_stops_the_robot_within_a_period_and_it_recovers(driving):
+    _, robot, spinner = driving
+    scan, robot.messages["scan"] = robot.messages["scan"], None
+    took = spinner.until(lambda: robot.stopped)
+    assert took < 0.35 + PERIOD + SLACK  # max_age of the interface, then one period
+    spinner.until(lambda: robot.state == PlannerState.STALE_INPUT)
+    assert "scan" in robot.states[-1].reason and "0.35" in robot.states[-1].reason
+    robot.messages["scan"] = scan
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def break_odometry(robot):
+    robot.messages["odom"].pose.pose.position.x = float("nan")
+
+
+def break_encoding(robot):
+    robot.messages["camera/image_raw"] = image(64, 64, "16UC1")
+
+
+def break_size(robot):
+    robot.messages["camera/image_raw"] = image(48, 64, "rgb8")
+
+
+def break_scan(robot):
+    robot.messages["scan"] = LaserScan(ranges=[1.0] * 23)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_odometry, ("odom", "pose.pose.position.x", "nan")),
+        (break_encoding, ("camera/image_raw", "16UC1")),
+        (break_size, ("camera/image_raw", "48")),
+        (break_scan, ("scan", "23", "24")),
+    ],
+)
+def test_bad_input_stops_the_robot_within_a_period_and_it_recovers(driving, damage, words):
+    _, robot, spinner = driving
+    good = dict(robot.messages)
+    damage(robot)
+    robot.sense()
+    assert spinner.until(lambda: robot.stopped) < PERIOD + SLACK
+    spinner.until(lambda: robot.state == PlannerState.BAD_INPUT)
+    for word in words:
+        assert word in robot.states[-1].reason
+    robot.messages = good
+    robot.messages["odom"].pose.pose.position.x = 0.0
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def test_everything_rejected_stops_and_says_why_of_each_candidate(driving):
+    _, robot, spinner = driving
+    screenings = []
+    robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
+    spinner.until(lambda: screenings)
+    first = screenings[-1]
+    assert (first.count, first.horizon, list(first.fields)) == (256, HORIZON, ["forward", "turn"])
+    assert len(first.actions) == 256 * HORIZON * 2 and len(first.violation) == len(first.progress) == 256 * HORIZON
+    assert first.verdict[first.chosen] == Screening.ACCEPTED and first.reason[first.chosen] == ""
+    assert first.step_duration == pytest.approx(0.2) and first.threshold == pytest.approx(0.25)
+    robot.messages["bumper"].data = True
+    spinner.until(lambda: robot.state == PlannerState.ALL_REJECTED)
+    assert "all 256 candidates rejected" in robot.states[-1].reason
+    spinner.until(lambda: screenings[-1].chosen == -1)
+    assert robot.stopped
+    assert set(screenings[-1].verdict) == {Screening.REJECTED_VIOLATION}
+    assert all("violation 10.000 > 0.250" in reason for reason in screenings[-1].reason)
+    robot.messages["bumper"].data = False
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def test_another_instruction_changes_what_is_done(driving):
+    _, robot, spinner = driving
+    robot.instruct("drive slow")
+    spinner.until(lambda: robot.states[-1].instruction == "drive slow")
+    spinner.until(lambda: robot.speed < 0.4)
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 5)
+    assert max(forward for _, forward, _ in robot.commands) <= 0.325 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("drive " * 1667, "10002 characters, at most 1000"), ("", "empty"), ("drive home", "'home'")]
+)
+def test_an_instruction_that_cannot_be_read_stops_until_a_good_one_comes(driving, text, reason):
+    _, robot, spinner = driving
+    robot.instruct(text)
+    spinner.until(lambda: robot.state == PlannerState.BAD_INPUT)
+    assert reason in robot.states[-1].reason
+    assert robot.states[-1].instruction == ""
+    spinner.until(lambda: robot.stopped)
+    robot.instruct("drive")
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def test_deactivation_publishes_the_safe_action_last(driving):
+    planner, robot, spinner = driving
+    assert planner.trigger_deactivate() == SUCCESS
+    spinner.until(lambda: robot.stopped and robot.state == PlannerState.INACTIVE)
+    count = len(robot.commands)
+    spinner.spin(4 * PERIOD)
+    assert len(robot.commands) == count
+    assert planner.trigger_activate() == SUCCESS
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def test_cleanup_and_configure_again_with_other_parameters(driving):
+    planner, robot, spinner = driving
+    refused = planner.set_parameters([Parameter("proposals.candidates", value=64)])[0]
+    assert not refused.successful and "clean it up first" in refused.reason
+    planner.trigger_deactivate()
+    planner.trigger_cleanup()
+    spinner.until(lambda: robot.state == PlannerState.UNCONFIGURED)
+    assert planner.set_parameters([Parameter("proposals.candidates", value=64)])[0].successful
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    spinner.until(lambda: robot.states[-1].candidates == 64)
+
+
+def test_its_own_error_stops_the_robot_and_deactivates(driving):
+    planner, robot, spinner = driving
+    del planner._planner.screener._encode  # what a bug would do
+    spinner.until(lambda: robot.state == PlannerState.FAILED)
+    assert "_encode" in robot.states[-1].reason
+    spinner.until(lambda: robot.stopped)
+    count = len(robot.commands)
+    spinner.spin(3 * PERIOD)
+    assert len(robot.commands) == count, "silent after the safe action"
+    assert planner._state_machine.current_state[0] == State.PRIMARY_STATE_INACTIVE
+
+
+def test_late_twice_running_stops_and_is_counted(make_planner, robot):
+    planner = make_planner(instruction="drive", deadline=1e-6)
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED and robot.states[-1].deadline_misses > 5)
+    assert robot.stopped
+    assert "late twice running" in robot.states[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"model": ""}, ("parameter 'model' is empty",)),
+        ({"model": "/nowhere"}, ("/nowhere: no such folder",)),
+        ({"robot": "/nowhere.yaml"}, ("/nowhere.yaml: no such file",)),
+        ({"provider": "tensorrt"}, ("TensorrtExecutionProvider is not available",)),
+        ({"proposals__refinement__method": "newton"}, ("proposals.refinement.method", "newton", "mppi")),
+    ],
+)
+def test_what_does_not_fit_fails_configure_by_name(make_planner, robot, parameters, words):
+    planner = make_planner(**parameters)
+    spinner = Spinner(planner, robot)
+    lines = errors(robot, spinner)
+    assert planner.trigger_configure() == FAILURE
+    spinner.until(lambda: lines)
+    for word in words:
+        assert word in lines[0]
+    assert planner._state_machine.current_state[0] == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["images"][0]["height"] = 96
+    content["sensors"][1]["fields"][0]["size"] = 36
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
+    planner = make_planner(robot=str(tmp_path / "other.yaml"))
+    spinner = Spinner(planner, robot)
+    lines = errors(robot, spinner)
+    assert planner.trigger_configure() == FAILURE
+    spinner.until(lambda: lines)
+    assert "images.overhead.height: 64" in lines[0] and "sensors.lidar.ranges.size: 24" in lines[0]
+
+
+def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
+    planner = make_planner(require_instruction=True)
+    assert planner.trigger_configure() == SUCCESS
+    assert planner.trigger_activate() == FAILURE
+    planner.set_parameters([Parameter("instruction", value="drive home")])
+    assert planner.trigger_activate() == FAILURE
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    assert planner.trigger_activate() == SUCCESS
+
+
+def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
+    _, robot, spinner = driving
+    screenings = []
+    robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
+    spinner.until(lambda: screenings)
+    actions = np.zeros((2, HORIZON, 2), np.float32)
+    actions[1, :, 1] = 9.0
+    robot.propose(actions)
+    spinner.until(lambda: screenings[-1].count == 258)
+    assert screenings[-1].verdict[257] == Screening.REJECTED_LIMITS
+    assert screenings[-1].reason[257] == "turn is 9 at step 1, allowed are -2.5 to 2.5"
+    spinner.until(lambda: screenings[-1].count == 256)  # they age
+
+    def ignored() -> str:
+        values = [value for message in robot.diagnostics for value in message.status[0].values]
+        return "".join(value.value for value in values if value.key == "candidate_actions ignored")
+
+    robot.propose(actions, age=3.0)
+    spinner.until(lambda: "allowed are 0.3 s" in ignored())
+    robot.propose(actions, fields=["turn", "forward"])
+    spinner.until(lambda: "fields: ['turn', 'forward']" in ignored())
+    robot.propose(actions, horizon=7)
+    spinner.until(lambda: "horizon: 7" in ignored())
+    assert robot.state == PlannerState.PLANNING
+
+
+def test_diagnostics_latent_state_and_markers(driving):
+    _, robot, spinner = driving
+    latents, markers = [], []
+    robot.create_subscription(LatentState, "planner/latent_state", latents.append, rclpy.qos.qos_profile_sensor_data)
+    robot.create_subscription(MarkerArray, "planner/candidates", markers.append, rclpy.qos.qos_profile_sensor_data)
+    robot.diagnostics.clear()
+    spinner.until(lambda: latents and markers and len(robot.diagnostics) >= 2)
+    assert list(latents[-1].modalities) == ["vision", "language", "sensors"]
+    assert sum(latents[-1].weights) == pytest.approx(1.0)
+    chosen = next(marker for marker in markers[-1].markers if marker.ns == "chosen")
+    assert chosen.header.frame_id == "base_link"
+    assert chosen.points[-1].x == pytest.approx(0.7 * HORIZON * 0.2, rel=0.05), "full speed ahead for the horizon"
+    status = robot.diagnostics[-1].status[0]
+    values = {value.key: value.value for value in status.values}
+    assert status.name == "planner: planner" and status.message == "PLANNING"
+    assert float(values["scan rate (Hz)"]) == pytest.approx(20, rel=0.4)
+    assert 0 <= float(values["scan age (s)"]) < 0.35
+    assert 0 < float(values["decision p50 (ms)"]) <= float(values["decision p99 (ms)"])
+    assert {"encode p50 (ms)", "screen p50 (ms)"} <= values.keys()
+    assert values["provider"] == "CPUExecutionProvider"
+
+
+def test_parameters_have_descriptions_and_ranges(make_planner):
+    planner = make_planner()
+    names = [
+        name for name in planner.list_parameters([], 0).names if not name.startswith(("qos_", "use_sim_time", "start_"))
+    ]
+    for descriptor in planner.describe_parameters(names):
+        assert descriptor.description, descriptor.name
+    candidates, method = planner.describe_parameters(["proposals.candidates", "proposals.refinement.method"])
+    assert candidates.integer_range[0].from_value == 8
+    assert "mppi" in method.additional_constraints
+    assert not planner.set_parameters([Parameter("proposals.candidates", value=2)])[0].successful
+
+
+def test_shipped_parameters_file_states_the_defaults(make_planner, share):
+    def flat(content, prefix=""):
+        for key, value in content.items():
+            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+
+    text = (share / "config" / "planner" / "default.yaml").read_text()
+    shipped = dict(flat(yaml.safe_load(text)["/**"]["ros__parameters"]))
+    planner = make_planner()
+    for name, value in shipped.items():
+        assert planner.get_parameter(name).value == value, name
+    for name in planner.list_parameters([], 0).names:
+        if not name.startswith(("qos_", "use_sim_time", "start_")):
+            assert name in shipped or f"# {name.split('.')[-1]}: " in text, f"{name} is missing in default.yaml"
+
+
+def test_simulated_time_drives_the_timer(make_planner, robot):
+    planner = make_planner(instruction="drive", use_sim_time=True)
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.spin(5 * PERIOD)
+    assert robot.commands == [], "no time, no decision"
+    robot.set_parameters([Parameter("use_sim_time", value=True)])
+    clock, now = robot.create_publisher(Clock, "/clock", 1), [0.0]
+    clock_node = rclpy.create_node("clock")
+    spinner.executor.add_node(clock_node)
+
+    def advance() -> None:
+        now[0] += 0.1  # five times as fast as real time
+        clock.publish(Clock(clock=rclpy.time.Time(seconds=now[0]).to_msg()))
+        robot.sense()
+
+    clock_node.create_timer(0.02, advance)
+    started = now[0]
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    count, begun = len(robot.commands), now[0]
+    spinner.until(lambda: now[0] > begun + 3)
+    assert len(robot.commands) - count == pytest.approx((now[0] - begun) / PERIOD, rel=0.3)
+    assert started == 0.0
+    clock_node.destroy_node()
+
+
+@pytest.fixture
+def process(model):
+    """The planner as its own process, autostarted."""
+    arguments = ["--ros-args", "-p", f"model:={model}", "-p", "instruction:=drive", "-p", "autostart:=true"]
+    child = subprocess.Popen([sys.executable, "-m", "tc_mmwm_ros.planner", *arguments], cwd="/")
+    yield child
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot, number):
+    spinner = Spinner(robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=15)
+    os.kill(process.pid, number)
+    spinner.until(lambda: process.poll() is not None)
+    spinner.spin(2 * PERIOD)
+    assert process.returncode == 0
+    assert robot.stopped
+
+
+def test_a_kill_is_told_by_silence(process, robot):
+    spinner = Spinner(robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=15)
+    process.kill()
+    killed = time.monotonic()
+    spinner.spin(5 * PERIOD)
+    assert max(when for when, *_ in robot.commands) < killed + PERIOD
+
+
+def test_a_failed_autostart_ends_the_process(robot):
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", "autostart:=true"]
+    result = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1
+    assert "parameter 'model' is empty" in result.stderr
