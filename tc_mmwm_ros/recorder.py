@@ -58,7 +58,7 @@ class Recorder(Node):
         output = self._declare("output", "", "folder of the bag, must be new; empty: rosbag2_<date>-<time> here")
         extra = self._declare(
             "extra_topics",
-            ["planner_state:tc_mmwm_ros/msg/PlannerState"],
+            ["planner/state:tc_mmwm_ros/msg/PlannerState"],
             "topics to record beside those of the robot interface, each as name:package/msg/Name, or as name alone, "
             "which is recorded as soon as somebody publishes it",
         )

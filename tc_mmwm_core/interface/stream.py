@@ -20,7 +20,7 @@ from tc_mmwm_core.interface.image import decode_image
 from tc_mmwm_core.interface.path import parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
-__all__ = ["Fault", "FaultKind", "Step", "StepStream"]
+__all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
 
 SECOND = 1_000_000_000
 UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
@@ -84,8 +84,7 @@ class StepStream:
         Never raises for a bad message; that becomes a Fault of the next step. KeyError: the topic is not an input.
         """
         heard = self._topics[topic]
-        header = getattr(message, "header", None)
-        stamp_ns = received_ns if header is None else header.stamp.sec * SECOND + header.stamp.nanosec
+        stamp_ns = message_time(message, received_ns)
         with self._lock:
             if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
                 self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
@@ -153,6 +152,12 @@ class StepStream:
             heard.entries.clear()
             heard.refused.clear()
             heard.received_ns = None
+
+
+def message_time(message: Any, received_ns: int) -> int:
+    """ns: the header stamp, or ``received_ns`` where the message has no header."""
+    header = getattr(message, "header", None)
+    return received_ns if header is None else header.stamp.sec * SECOND + header.stamp.nanosec
 
 
 def _sensor_reader(spec: SensorSpec) -> Callable[[Any], np.ndarray | Fault]:

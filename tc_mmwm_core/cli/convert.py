@@ -1,0 +1,54 @@
+"""tc-mmwm convert."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "turn ROS 2 bags into a dataset, through the same code path that the planner reads its topics with"
+EXAMPLES = """\
+  tc-mmwm convert rosbag2_2025_06_01-12_00_00 --robot config/robots/navigation.yaml --output data/mine
+  tc-mmwm convert monday/*.mcap --robot my_robot.yaml --output data/mine --instruction "bring the cup to the table"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tc-mmwm convert``."""
+    parser.add_argument(
+        "bags", nargs="+", type=Path, metavar="bag", help="rosbag2 folder, .mcap file (cut-off ones too) or .db3 file"
+    )
+    parser.add_argument("--robot", type=Path, required=True, help="robot interface YAML, or the name of a shipped one")
+    parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
+    parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
+    parser.add_argument("--instruction", help="what the robot was told, where the bag does not say it")
+    parser.add_argument("--source", choices=["simulated", "real"], help="default: simulated where a scene was recorded")
+    parser.add_argument("--force", action="store_true", help="append a bag that the dataset holds already")
+    parser.add_argument("--report", type=Path, help="write the reports there as JSON too")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert each bag, and say what became of it. 1: no trajectory came of some bag."""
+    from tc_mmwm_core.data.convert import convert
+    from tc_mmwm_core.interface.robot import RobotInterface
+    from tc_mmwm_core.resources import robot_file
+
+    interface = RobotInterface.load(args.robot if args.robot.exists() else robot_file(str(args.robot)))
+    reports = []
+    for bag in args.bags:
+        report = convert(
+            bag,
+            args.output,
+            interface,
+            namespace=args.namespace,
+            instruction=args.instruction,
+            source=args.source,
+            force=args.force,
+            progress=not args.quiet,
+        )
+        reports.append(report)
+        print(report.table(), end="\n\n" if bag != args.bags[-1] else "\n")
+        if args.report:
+            args.report.write_text(json.dumps([report.to_dict() for report in reports], indent=2), encoding="utf-8")
+    return 0 if all(report.trajectories for report in reports) else 1

@@ -1,0 +1,287 @@
+"""Read ROS 2 bags without ROS: rosbag2 folders (SQLite or MCAP, compressed or not), bare files, cut-off MCAP files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# mcap: its stream reader makes sense of a file without an end.
+from mcap.exceptions import McapError
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+
+# rosbags: reads every kind of rosbag2 and deserializes CDR without ROS.
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Nodetype
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+from zstandard import ZstdError
+
+STORAGE = (".mcap", ".db3")
+BROKEN = (ReaderError, McapError, ZstdError, OSError, ValueError, KeyError, IndexError, TypeError)
+
+
+class BagError(ValueError):
+    """A path is not a bag, or a bag that cannot be read."""
+
+
+class Raw(NamedTuple):
+    """One message as recorded."""
+
+    topic: str  # as recorded, absolute
+    type: str  # package/msg/Name
+    log_ns: int  # when it was received
+    data: bytes  # CDR
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSummary:
+    """What a bag holds on one topic."""
+
+    type: str
+    messages: int
+
+
+class Bag:
+    """A recording. Messages come in the order in which they were received.
+
+    Raises:
+        BagError: there is nothing at ``path``, it is not a bag, it is empty, or it cannot be read at all.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.salvage: list[str] = []  # what was lost, a line for each file that was cut off or damaged
+        self._parts: list[_Indexed | _Salvaged] = _open(self.path, self.salvage)
+        self.topics: dict[str, TopicSummary] = {}
+        for part in self._parts:
+            for name, found in part.topics.items():
+                before = self.topics[name].messages if name in self.topics else 0
+                self.topics[name] = TopicSummary(found.type, before + found.messages)
+        if not any(topic.messages for topic in self.topics.values()):
+            lost = f" ({'; '.join(self.salvage)})" if self.salvage else ""
+            raise BagError(f"{self.path}: the bag is empty: no messages on any topic{lost}")
+        self.start_ns = min(part.start_ns for part in self._parts)
+        self.end_ns = max(part.end_ns for part in self._parts)
+        self._store = _typestore([definition for part in self._parts for definition in part.definitions], self.topics)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the messages."""
+        return [file for part in self._parts for file in part.files]
+
+    @property
+    def duration(self) -> float:
+        """Seconds between the first and the last message."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    def sha256(self) -> str:
+        """Over the contents of every file that holds messages."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def messages(self, topics: set[str]) -> Iterator[Raw]:
+        """Every message on ``topics``, in the order of reception. BagError: the file is damaged further on."""
+        for part in self._parts:
+            try:
+                yield from part.messages(topics)
+            except BROKEN as error:
+                raise BagError(f"{part.files[0]}: damaged: {error}") from error
+
+    def deserialize(self, raw: Raw) -> Any:
+        """The message as an object with the fields of its type. BagError: its definition or its data is bad."""
+        try:
+            return self._store.deserialize_cdr(raw.data, raw.type)
+        except KeyError as error:
+            raise BagError(
+                f"{self.path}: {raw.topic}: the definition of {error.args[0]} is neither in the bag nor in a sourced "
+                "workspace (AMENT_PREFIX_PATH)"
+            ) from None
+        except Exception as error:  # generated readers raise whatever the bytes make them run into
+            raise BagError(f"{self.path}: {raw.topic}: cannot be read as {raw.type}: {error}") from None
+
+
+class _Indexed:
+    """A folder or file that rosbags can read."""
+
+    def __init__(self, path: Path):
+        with Reader(path) as reader:
+            wrong = {c.ext.serialization_format for c in reader.connections} - {"cdr"}
+            if wrong:
+                raise BagError(f"{path}: messages are serialized as {', '.join(sorted(wrong))}; only cdr is ROS 2")
+            self.topics = {
+                name: TopicSummary(found.msgtype or found.connections[0].msgtype, found.msgcount)
+                for name, found in reader.topics.items()
+            }
+            self.definitions = [(c.msgtype, c.msgdef) for c in reader.connections]
+            self.start_ns, self.end_ns = reader.start_time, max(reader.start_time, reader.end_time - 1)
+        self.path = path
+        self.files = sorted(file for file in path.iterdir() if _is_storage(file)) if path.is_dir() else [path]
+
+    def messages(self, topics: set[str]) -> Iterator[Raw]:
+        with Reader(self.path) as reader:
+            connections = [connection for connection in reader.connections if connection.topic in topics]
+            if connections:
+                for connection, log_ns, data in reader.messages(connections):
+                    yield Raw(connection.topic, connection.msgtype, log_ns, data)
+
+
+class _Salvaged:
+    """An MCAP file without a valid end or with damaged chunks, read from its beginning as far as it goes."""
+
+    def __init__(self, path: Path):
+        self.files = [path]
+        self.loss = ""
+        counts: Counter[str] = Counter()
+        types: dict[str, str] = {}
+        self.definitions: list[tuple[str, MessageDefinition]] = []
+        times: list[int] = []
+        self._damaged = 0
+        for record in self._records():
+            if isinstance(record, Schema):
+                kind = MessageDefinitionFormat.MSG if record.encoding == "ros2msg" else MessageDefinitionFormat.IDL
+                self.definitions.append((record.name, MessageDefinition(kind, record.data.decode())))
+            elif isinstance(record, tuple):
+                topic, schema, message = record
+                counts[topic] += 1
+                types[topic] = schema
+                times = [min([message.log_time, *times[:1]]), max([message.log_time, *times[1:]])]
+        self.topics = {topic: TopicSummary(types[topic], count) for topic, count in counts.items()}
+        self.start_ns, self.end_ns = times or (0, 0)
+
+    def messages(self, topics: set[str]) -> Iterator[Raw]:
+        for record in self._records():
+            if isinstance(record, tuple) and record[0] in topics:
+                topic, schema, message = record
+                yield Raw(topic, schema, message.log_time, message.data)
+
+    def _records(self) -> Iterator[Schema | tuple[str, str, Message]]:
+        """Schemas, and (topic, type, message), up to where the file makes no more sense."""
+        self._damaged = 0
+        schemas: dict[int, Schema] = {}
+        channels: dict[int, Channel] = {}
+        end = None
+        with open(self.files[0], "rb") as stream:
+            records = StreamReader(stream, emit_chunks=True, record_size_limit=os.path.getsize(self.files[0])).records
+            while True:
+                try:
+                    record = next(records)
+                except StopIteration:
+                    break
+                except Exception as error:  # whatever half a record makes the reader run into
+                    end = f"cut off after {stream.tell()} bytes ({type(error).__name__})"
+                    break
+                for inner in self._inside(record) if isinstance(record, Chunk) else [record]:
+                    if isinstance(inner, Schema):
+                        schemas[inner.id] = inner
+                        yield inner
+                    elif isinstance(inner, Channel):
+                        channels[inner.id] = inner
+                    elif isinstance(inner, Message) and inner.channel_id in channels:
+                        channel = channels[inner.channel_id]
+                        yield channel.topic, schemas[channel.schema_id].name, inner
+        damaged = f"{self._damaged} damaged chunks left out" if self._damaged else None
+        self.loss = f"{self.files[0].name}: " + "; ".join(filter(None, [end, damaged])) if end or damaged else ""
+
+    def _inside(self, chunk: Chunk) -> list[Any]:
+        try:
+            return breakup_chunk(chunk, validate_crc=True)
+        except Exception:  # bad compression, bad checksum, bad record: the next chunk may be whole
+            self._damaged += 1
+            return []
+
+
+def _open(path: Path, salvage: list[str]) -> list[_Indexed | _Salvaged]:
+    if not path.exists():
+        raise BagError(f"{path}: no such file or folder")
+    if path.is_file() and path.suffix == ".bag":
+        raise BagError(f"{path}: a ROS 1 bag; convert it first: rosbags-convert --src {path} --dst {path.stem}")
+    if path.is_file() and path.name == "metadata.yaml":
+        path = path.parent
+    if path.is_dir():
+        files = sorted((file for file in path.iterdir() if _is_storage(file)), key=_natural)
+        if not files:
+            raise BagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files")
+        if (path / "metadata.yaml").exists():
+            try:
+                return [_Indexed(path)]
+            except BROKEN as error:
+                if all(file.suffix != ".mcap" for file in files):
+                    raise BagError(f"{path}: {error}") from None
+    elif _is_storage(path):
+        files = [path]
+    else:
+        raise BagError(f"{path}: not a bag: a rosbag2 folder or a {' or '.join(STORAGE)} file is needed")
+    parts: list[_Indexed | _Salvaged] = []
+    for file in files:
+        try:
+            parts.append(_Indexed(file))
+        except BagError:
+            raise
+        except BROKEN as error:
+            if file.suffix != ".mcap":
+                raise BagError(f"{file}: {error}") from None
+            part = _Salvaged(file)
+            salvage.append(part.loss or f"{file.name}: {error}")
+            if part.topics:
+                parts.append(part)
+    if not parts:
+        raise BagError(f"{path}: the bag is empty: no messages on any topic ({'; '.join(salvage)})")
+    return parts
+
+
+def _is_storage(file: Path) -> bool:
+    return file.suffix in STORAGE or file.name.endswith((".mcap.zstd", ".db3.zstd"))
+
+
+def _natural(file: Path) -> list[int | str]:
+    """Sorts bag_10.mcap after bag_9.mcap."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _typestore(definitions: list[tuple[str, MessageDefinition]], topics: dict[str, TopicSummary]) -> Any:
+    """Types by the bag's own definitions, else by a sourced workspace's, else by those of ROS 2's common packages."""
+    standard = get_typestore(Stores.LATEST).fielddefs
+    recorded: dict = {}
+    for name, definition in definitions:
+        try:
+            if definition.format == MessageDefinitionFormat.MSG:
+                recorded |= get_types_from_msg(definition.data, name)
+            elif definition.format == MessageDefinitionFormat.IDL:
+                for text in re.split(r"^=+\nIDL: .*\n", definition.data, flags=re.MULTILINE):
+                    recorded |= get_types_from_idl(text) if text.strip() else {}
+        except TypesysError:
+            continue  # an unreadable definition of a topic that may not matter; deserialize says so if it does
+    sourced: dict = {}
+    queue = [topic.type for topic in topics.values()]
+    while queue:
+        name = queue.pop()
+        if name in recorded or name in standard or name in sourced:
+            continue
+        if (file := _definition_file(name)) is not None:
+            sourced |= get_types_from_msg(file.read_text(encoding="utf-8"), name)
+            queue += _references(sourced[name])
+    store = get_typestore(Stores.EMPTY)
+    store.register({**standard, **sourced, **recorded})
+    return store
+
+
+def _definition_file(name: str) -> Path | None:
+    package, _, message = name.split("/")
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    places = [prefix / "share" / package / "msg" / f"{message}.msg" for prefix in prefixes]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _references(definition: tuple) -> list[str]:
+    nodes = [node[1][0] if node[0] in (Nodetype.ARRAY, Nodetype.SEQUENCE) else node for _, node in definition[1]]
+    return [detail for kind, detail in nodes if kind == Nodetype.NAME]
