@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 GAUSSIAN_SIGREG = 1.05  # see tc_mmwm_core/losses/sigreg.py
 
 PANELS: tuple[tuple[str, str, bool], ...] = (
-    ("loss/weighted/", "weighted loss", True),
-    ("latent/effective_rank", "effective rank of the latent", False),
-    ("loss/raw/sigreg", "SIGReg", True),
+    ("weighted/", "weighted loss", True),
+    ("valid/effective_rank", "effective rank of the latent", False),
+    ("raw/sigreg", "SIGReg", True),
     ("alpha/", "alpha", False),
 )
 """Prefix of the metrics, label of the axis, whether it is logarithmic."""
@@ -23,7 +23,7 @@ PANELS: tuple[tuple[str, str, bool], ...] = (
 def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     """Draw the records of a run's metrics.jsonl; ``savefig`` of what is returned writes it. An empty panel says so.
 
-    Reads ``loss/total``, ``loss/weighted/*``, ``loss/raw/sigreg*``, ``latent/effective_rank*`` and ``alpha/*``.
+    Reads ``loss``, ``weighted/*``, ``raw/sigreg*``, ``valid/effective_rank*`` and ``alpha/*``.
 
     Raises:
         ValueError: no records.
@@ -34,13 +34,13 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     axes = canvas.subplots(len(PANELS), 1, sharex=True)
     for ax, (prefix, label, logarithmic) in zip(axes, PANELS, strict=True):
         names = sorted({name for record in records for name in record if name.startswith(prefix)})
-        if prefix == "loss/weighted/":
-            names.insert(0, "loss/total")
+        if prefix == "weighted/":
+            names.insert(0, "loss")
         _draw(ax, records, names, prefix)
         ax.set_ylabel(label)
         if logarithmic and ax.get_lines():
             ax.set_yscale("log")
-        if prefix == "loss/raw/sigreg" and ax.get_lines():
+        if prefix == "raw/sigreg" and ax.get_lines():
             ax.axhline(GAUSSIAN_SIGREG, color="grey", linestyle=":", linewidth=1, label="Gaussian")
             ax.legend(fontsize="small")
         _mark_stages(ax, records)
@@ -52,7 +52,7 @@ def _draw(ax: Axes, records: Sequence[dict[str, Any]], names: Sequence[str], pre
     for name in names:
         points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
         if points:
-            total = name == "loss/total"
+            total = name == "loss"
             label = "total" if total else name.removeprefix(prefix).strip("/_") or name.rsplit("/", 1)[-1]
             ax.plot(*zip(*points, strict=True), label=label, color="black" if total else None, linewidth=1.2)
     if ax.get_lines():

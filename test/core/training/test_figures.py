@@ -7,10 +7,10 @@ def record(step, stage):
     return {
         "step": step,
         "stage": stage,
-        "loss/total": 10.0 / step,
-        "loss/weighted/state": 5.0 / step,
-        "loss/raw/sigreg_fused": 1.0,
-        "latent/effective_rank": float(step) if step % 2 else None,  # validated every other step
+        "loss": 10.0 / step,
+        "weighted/state": 5.0 / step,
+        "raw/sigreg_fused": 1.0,
+        "valid/effective_rank": float(step) if step % 2 else None,  # validated every other step
         "alpha/vision": 0.5,
         "alpha/language": 0.3,
         "alpha/sensor": 0.2,
@@ -37,7 +37,7 @@ def test_it_can_be_written_as_a_picture(tmp_path):
 
 
 def test_a_panel_without_metrics_says_so_and_no_metrics_at_all_are_refused():
-    axes = training_figure([{"step": 1, "stage": "full", "loss/total": 1.0}]).get_axes()
+    axes = training_figure([{"step": 1, "stage": "full", "loss": 1.0}]).get_axes()
     assert ["not recorded" in [text.get_text() for text in ax.texts] for ax in axes] == [False, True, True, True]
     with pytest.raises(ValueError, match="no metrics"):
         training_figure([])

@@ -1,7 +1,8 @@
-"""What a training run leaves beside its checkpoints: resolved config, versions, metrics, TensorBoard events."""
+"""What a training run leaves beside its checkpoints, and what it shows while it goes on."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from pydantic import BaseModel
 
+from tc_mmwm_core.training.figures import training_figure
+from tc_mmwm_core.training.progress_bar import ProgressBar
 from tc_mmwm_core.utils.reproducibility import environment
 
 try:
@@ -24,47 +27,48 @@ except ImportError:
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
+FIGURE = "training.png"
 
 
-class RunDirectory:
-    """Writes a run's records into one folder. Only the first of several processes makes one.
+class Run:
+    """The folder of one training run; a context manager. Only the first of several processes makes one.
 
     ::
 
         config.yaml        every hyperparameter, defaults included
-        environment.json   versions, git revision, platform; one entry each time the run was started or resumed
-        metrics.jsonl      one JSON object a line: step, stage, time, and metrics by name such as loss/raw/state
+        environment.json   versions, git revision, platform: one entry each time the run was started or resumed
+        metrics.jsonl      one JSON object a line: step, stage, time, and metrics by name
         tensorboard/       the same, where the tensorboard package is there
+        training.png       their curves, drawn when the run ends
+        batch-<step>.pt    the batch on which training had to stop
     """
 
-    def __init__(self, path: str | Path, config: BaseModel, *, resume_step: int | None = None) -> None:
-        """Open ``path``.
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], *, resume_step: int = 0, progress: bool = True
+    ) -> None:
+        """Open ``folder``.
 
         Args:
-            config: the resolved configuration.
-            resume_step: the step of the checkpoint that the run goes on from (0 where it was killed before the first).
-                Records of later steps, which the run will make again, are dropped. None starts afresh.
-
-        Raises:
-            FileExistsError: a run to start afresh finds the records of another.
+            config: the resolved configuration, of plain types.
+            resume_step: the step of the checkpoint that the run goes on from, 0 without one. Records of later steps,
+                which the run will make again, are dropped.
+            progress: show progress bars.
         """
-        self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        metrics = self.path / METRICS
-        if resume_step is None and metrics.exists():
-            raise FileExistsError(
-                f"{metrics}: another run's records are here; resume that run, or choose another folder"
-            )
-        starts = _read_json(self.path / ENVIRONMENT) if resume_step is not None else []
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._progress = progress
+        starts = self._starts() if resume_step else []
         starts.append({"started": _now(), "resumed_from_step": resume_step, **environment()})
-        _write(self.path / ENVIRONMENT, json.dumps(starts, indent=2) + "\n")
-        _write(self.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        if resume_step is not None and metrics.exists():
+        _write(self.folder / ENVIRONMENT, json.dumps(starts, indent=2) + "\n")
+        _write(self.folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        metrics = self.folder / METRICS
+        if metrics.exists():
             kept = [record for record in read_metrics(metrics) if record["step"] <= resume_step]
             _write(metrics, "".join(json.dumps(record) + "\n" for record in kept))
         self._metrics = metrics.open("a", encoding="utf-8")
-        purge = None if resume_step is None else resume_step + 1
-        self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge) if SummaryWriter else None
+        self._tensorboard = None
+        if SummaryWriter is not None:
+            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
 
     def log(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
         """Append the metrics of ``step``; they are in the file when this returns.
@@ -80,17 +84,34 @@ class RunDirectory:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
 
+    def stage(self, name: str, steps: int, first: int = 0) -> ProgressBar:
+        """A progress bar over ``steps`` optimizer steps, of which ``first`` are done."""
+        return ProgressBar(name, steps, first, shown=self._progress)
+
+    def save_batch(self, step: int, batch: Any) -> Path:
+        """Keep the batch (a dataclass of tensors) of a step that failed; ``torch.load`` reads it back as a dict."""
+        path = self.folder / f"batch-{step}.pt"
+        torch.save({field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}, path)
+        return path
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and draw the figure."""
         self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        records = list(read_metrics(self.folder / METRICS))
+        if records:
+            training_figure(records).savefig(self.folder / FIGURE, dpi=120)
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _starts(self) -> list[Any]:
+        path = self.folder / ENVIRONMENT
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -110,10 +131,6 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         if not isinstance(record, dict) or "step" not in record:
             raise ValueError(f"{path}:{number}: a JSON object with 'step' is needed, found {line.strip()[:60]}")
         yield record
-
-
-def _read_json(path: Path) -> list[Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def _write(path: Path, text: str) -> None:
