@@ -25,6 +25,7 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 	@$(IN_VENV) status=0; \
 	  $(COLCON) test --base-paths . --event-handlers console_direct+ --return-code-on-test-failure || status=$$?; \
 	  colcon test-result --verbose || status=$$?; \
+	  grep -E '^=+ .+ in .+ =+$$' build/tc_mmwm_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	  exit $$status
 
 bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate

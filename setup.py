@@ -14,6 +14,12 @@ def requirements(name: str) -> list[str]:
     return [line for line in (line.split("#")[0].strip() for line in lines) if line]
 
 
+def shipped(folder: str) -> list[tuple[str, list[str]]]:
+    """Files below ``folder``, to be installed under share/ as colcon does."""
+    files = (path.relative_to(ROOT) for path in sorted((ROOT / folder).rglob("*")) if path.is_file())
+    return [(f"share/tc_mmwm_ros/{path.parent.as_posix()}", [path.as_posix()]) for path in files]
+
+
 package = ElementTree.parse(ROOT / "package.xml").getroot()
 
 setup(
@@ -25,5 +31,6 @@ setup(
     packages=find_packages(include=["tc_mmwm_core", "tc_mmwm_core.*"]),
     install_requires=requirements("core.txt"),
     extras_require={"test": requirements("test.txt"), "pretrained": requirements("pretrained.txt")},
+    data_files=[*shipped("config"), *shipped("bundles")],
     entry_points={"console_scripts": ["tc-mmwm = tc_mmwm_core.cli:main"]},
 )

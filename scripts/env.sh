@@ -3,7 +3,7 @@ _root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$_root/.venv/bin/activate"
 if [[ -d "$VIRTUAL_ENV/share/rclpy" ]]; then # ROS 2 from wheels: the venv is its only prefix
     unset PYTHONPATH
-    export AMENT_PREFIX_PATH="$VIRTUAL_ENV" CMAKE_PREFIX_PATH="$VIRTUAL_ENV" ROS_DISTRO=kilted
+    export AMENT_PREFIX_PATH="$VIRTUAL_ENV" CMAKE_PREFIX_PATH="$VIRTUAL_ENV"
 fi
 if [[ -f "$_root/install/local_setup.bash" ]]; then
     source "$_root/install/local_setup.bash"

@@ -13,6 +13,12 @@ die() {
     exit 1
 }
 
+# `make` from a shell that sourced scripts/env.sh: our own environment is not what we build it from.
+PATH=":$PATH:"
+PATH="${PATH//":$venv/bin:"/:}"
+PATH="${PATH#:}" PATH="${PATH%:}"
+unset VIRTUAL_ENV
+
 # --- which ROS 2, which Python ----------------------------------------------------------------------------------------
 
 ros=wheels

@@ -72,11 +72,6 @@ def repo_root() -> Path:
 @pytest.fixture(scope="session")
 def share() -> Path:
     """Folder that holds config/ and bundles/: the installed one, or the source tree where only core is installed."""
-    if importlib.util.find_spec("ament_index_python") is not None:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_path
+    from tc_mmwm_core.resources import resource
 
-        try:
-            return get_package_share_path("tc_mmwm_ros")
-        except PackageNotFoundError:
-            pass
-    return ROOT
+    return resource("config").parent

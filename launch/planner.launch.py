@@ -1,0 +1,145 @@
+"""Start the planner, and where asked for the recorder and the simulated robot.
+
+    ros2 launch tc_mmwm_ros planner.launch.py robot:=my_robot.yaml model:=my_bundle
+    ros2 launch tc_mmwm_ros planner.launch.py sim:=true record:=true
+
+``--show-args`` describes all arguments.
+"""
+
+from ament_index_python.packages import get_package_share_path
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, RegisterEventHandler, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.events import matches_action
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
+from lifecycle_msgs.msg import Transition
+
+PACKAGE = "tc_mmwm_ros"
+TRUTH = ["true", "false"]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, environment, nodes, and the transitions that bring the planner up."""
+    share = get_package_share_path(PACKAGE)
+
+    def flag(name: str) -> ParameterValue:
+        return ParameterValue(LaunchConfiguration(name), value_type=bool)
+
+    arguments = [
+        DeclareLaunchArgument(
+            "robot",
+            default_value=str(share / "config" / "robots" / "navigation.yaml"),
+            description="Robot interface (YAML): which topics map to which inputs and outputs of the model",
+        ),
+        DeclareLaunchArgument(
+            "model",
+            default_value=str(share / "bundles" / "navigation"),
+            description="Model bundle: the folder that holds bundle.json",
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=str(share / "config" / "planner" / "default.yaml"),
+            description="Parameters of the nodes (YAML); robot, model and use_sim_time above win over it",
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            choices=TRUTH,
+            description="Follow /clock instead of the system's time; with sim:=true the simulated robot publishes it",
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            choices=TRUTH,
+            description="Configure and activate the planner; otherwise `ros2 lifecycle set` does",
+        ),
+        DeclareLaunchArgument(
+            "record", default_value="false", choices=TRUTH, description="Record the robot interface's topics to MCAP"
+        ),
+        DeclareLaunchArgument(
+            "sim", default_value="false", choices=TRUTH, description="Start the simulated differential-drive robot"
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Log level of all nodes",
+        ),
+    ]
+    environment = [
+        # Fast DDS loses camera images with its default transports; drawing without a screen needs EGL.
+        SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
+        for name, value in {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA", "MUJOCO_GL": "egl"}.items()
+    ]
+
+    params_file, namespace = LaunchConfiguration("params_file"), LaunchConfiguration("namespace")
+    log_level = ["--log-level", LaunchConfiguration("log_level")]
+    robot = ParameterValue(LaunchConfiguration("robot"), value_type=str)
+    model = ParameterValue(LaunchConfiguration("model"), value_type=str)
+
+    planner = LifecycleNode(
+        package=PACKAGE,
+        executable="planner",
+        name="planner",
+        namespace=namespace,
+        parameters=[params_file, {"robot": robot, "model": model, "use_sim_time": flag("use_sim_time")}],
+        ros_arguments=log_level,
+        output="screen",
+    )
+    recorder = Node(
+        package=PACKAGE,
+        executable="recorder",
+        name="recorder",
+        namespace=namespace,
+        parameters=[params_file, {"robot": robot, "use_sim_time": flag("use_sim_time")}],
+        ros_arguments=log_level,
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("record")),
+    )
+    sim_robot = Node(
+        package=PACKAGE,
+        executable="sim_robot",
+        name="sim_robot",
+        namespace=namespace,
+        parameters=[params_file, {"publish_clock": flag("use_sim_time")}],  # it makes the time that the others follow
+        ros_arguments=log_level,
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("sim")),
+    )
+
+    autostart = IfCondition(LaunchConfiguration("autostart"))
+
+    def transition(to: int) -> EmitEvent:
+        change = ChangeState(lifecycle_node_matcher=matches_action(planner), transition_id=to)
+        return EmitEvent(event=change, condition=autostart)
+
+    bring_up = [
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=planner,
+                start_state="configuring",
+                goal_state="inactive",
+                entities=[transition(Transition.TRANSITION_ACTIVATE)],
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=planner,
+                start_state="configuring",
+                goal_state="unconfigured",
+                entities=[
+                    LogInfo(
+                        msg="The planner refused its configuration and says why above. Mend it and start again, or set "
+                        "its parameters and call `ros2 lifecycle set planner configure`."
+                    )
+                ],
+            )
+        ),
+        transition(Transition.TRANSITION_CONFIGURE),
+    ]
+    return LaunchDescription([*arguments, *environment, sim_robot, recorder, planner, *bring_up])
