@@ -37,8 +37,8 @@ def measure(
     """Time ``decisions`` decisions on random observations.
 
     Returns:
-        JSON-able: bundle, provider, threads, candidates, horizon, refinement; ``p50``, ``p99`` and ``mean`` of the whole
-        decision, ``phases`` (median of each), ``floor`` and ``floor_screen``, all in ms; ``gflops`` of the floor;
+        JSON-able: bundle, provider, threads, candidates, horizon, refinement; ``p50``, ``p99`` and ``mean`` of the
+        whole decision, ``phases`` (median of each), ``floor`` and ``floor_screen``, all in ms; ``gflops`` of the floor;
         ``flops`` of the model a decision; ``ratio`` of p50 to the floor.
     """
     refinement = refinement or {"method": "none"}
