@@ -36,8 +36,8 @@ class Processes:
 
     def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
         """Logs go to ``logs``/<name>.log; ``environment`` is added to ours."""
-        self._logs = logs
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs = logs
+        self.logs.mkdir(parents=True, exist_ok=True)
         self._environment = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
         self._running: dict[str, subprocess.Popen] = {}
 
@@ -58,14 +58,14 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self._running[name] = process
         return process
 
     def log(self, name: str) -> Path:
         """Path of the log."""
-        return self._logs / f"{name}.log"
+        return self.logs / f"{name}.log"
 
     def tail(self, name: str) -> str:
         """The last lines of the log."""
@@ -92,7 +92,8 @@ class Processes:
         return process.wait()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For ``preexec_fn``: the child is told to end when we die, even by SIGKILL (Linux)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
