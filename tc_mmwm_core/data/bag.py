@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # mcap: its stream reader makes sense of a file without an end.
-from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 # rosbags: reads every kind of rosbag2 and deserializes CDR without ROS.
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Nodetype
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
-from zstandard import ZstdError
 
 STORAGE = (".mcap", ".db3")
-BROKEN = (ReaderError, McapError, ZstdError, OSError, ValueError, KeyError, IndexError, TypeError)
+BROKEN = Exception  # bad bytes lead the readers into checksum, decompression, key, type, ... errors of many libraries
 
 
 class BagError(ValueError):
     """A path is not a bag, or a bag that cannot be read."""
+
+
+class DamagedBagError(BagError):
+    """A bag that looked whole is damaged inside; ``Bag(path, salvage=True)`` reads what is left of an MCAP."""
 
 
 class Raw(NamedTuple):
@@ -50,21 +52,25 @@ class TopicSummary:
 class Bag:
     """A recording. Messages come in the order in which they were received.
 
+    Args:
+        path: rosbag2 folder, or one .mcap or .db3 file.
+        salvage: read MCAP files chunk by chunk, without trusting their index; a cut-off file is read so anyway.
+
     Raises:
         BagError: there is nothing at ``path``, it is not a bag, it is empty, or it cannot be read at all.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, salvage: bool = False):
         self.path = Path(path)
-        self.salvage: list[str] = []  # what was lost, a line for each file that was cut off or damaged
-        self._parts: list[_Indexed | _Salvaged] = _open(self.path, self.salvage)
+        self.lost: list[str] = []  # what could not be read, a line for each file that was cut off or damaged
+        self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
         self.topics: dict[str, TopicSummary] = {}
         for part in self._parts:
             for name, found in part.topics.items():
                 before = self.topics[name].messages if name in self.topics else 0
                 self.topics[name] = TopicSummary(found.type, before + found.messages)
         if not any(topic.messages for topic in self.topics.values()):
-            lost = f" ({'; '.join(self.salvage)})" if self.salvage else ""
+            lost = f" ({'; '.join(self.lost)})" if self.lost else ""
             raise BagError(f"{self.path}: the bag is empty: no messages on any topic{lost}")
         self.start_ns = min(part.start_ns for part in self._parts)
         self.end_ns = max(part.end_ns for part in self._parts)
@@ -90,12 +96,12 @@ class Bag:
         return digest.hexdigest()
 
     def messages(self, topics: set[str]) -> Iterator[Raw]:
-        """Every message on ``topics``, in the order of reception. BagError: the file is damaged further on."""
+        """Every message on ``topics``, in the order of reception. DamagedBagError: it ends here."""
         for part in self._parts:
             try:
                 yield from part.messages(topics)
             except BROKEN as error:
-                raise BagError(f"{part.files[0]}: damaged: {error}") from error
+                raise DamagedBagError(f"{part.files[0]}: damaged: {error}") from error
 
     def deserialize(self, raw: Raw) -> Any:
         """The message as an object with the fields of its type. BagError: its definition or its data is bad."""
@@ -106,7 +112,7 @@ class Bag:
                 f"{self.path}: {raw.topic}: the definition of {error.args[0]} is neither in the bag nor in a sourced "
                 "workspace (AMENT_PREFIX_PATH)"
             ) from None
-        except Exception as error:  # generated readers raise whatever the bytes make them run into
+        except BROKEN as error:
             raise BagError(f"{self.path}: {raw.topic}: cannot be read as {raw.type}: {error}") from None
 
 
@@ -177,7 +183,7 @@ class _Salvaged:
                     record = next(records)
                 except StopIteration:
                     break
-                except Exception as error:  # whatever half a record makes the reader run into
+                except BROKEN as error:
                     end = f"cut off after {stream.tell()} bytes ({type(error).__name__})"
                     break
                 for inner in self._inside(record) if isinstance(record, Chunk) else [record]:
@@ -195,12 +201,12 @@ class _Salvaged:
     def _inside(self, chunk: Chunk) -> list[Any]:
         try:
             return breakup_chunk(chunk, validate_crc=True)
-        except Exception:  # bad compression, bad checksum, bad record: the next chunk may be whole
+        except BROKEN:  # the next chunk may be whole
             self._damaged += 1
             return []
 
 
-def _open(path: Path, salvage: list[str]) -> list[_Indexed | _Salvaged]:
+def _open(path: Path, salvage: bool, lost: list[str]) -> list[_Indexed | _Salvaged]:
     if not path.exists():
         raise BagError(f"{path}: no such file or folder")
     if path.is_file() and path.suffix == ".bag":
@@ -211,7 +217,7 @@ def _open(path: Path, salvage: list[str]) -> list[_Indexed | _Salvaged]:
         files = sorted((file for file in path.iterdir() if _is_storage(file)), key=_natural)
         if not files:
             raise BagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files")
-        if (path / "metadata.yaml").exists():
+        if (path / "metadata.yaml").exists() and not salvage:
             try:
                 return [_Indexed(path)]
             except BROKEN as error:
@@ -223,19 +229,23 @@ def _open(path: Path, salvage: list[str]) -> list[_Indexed | _Salvaged]:
         raise BagError(f"{path}: not a bag: a rosbag2 folder or a {' or '.join(STORAGE)} file is needed")
     parts: list[_Indexed | _Salvaged] = []
     for file in files:
-        try:
-            parts.append(_Indexed(file))
-        except BagError:
-            raise
-        except BROKEN as error:
-            if file.suffix != ".mcap":
-                raise BagError(f"{file}: {error}") from None
-            part = _Salvaged(file)
-            salvage.append(part.loss or f"{file.name}: {error}")
-            if part.topics:
-                parts.append(part)
+        why = "damaged"
+        if not (salvage and file.suffix == ".mcap"):
+            try:
+                parts.append(_Indexed(file))
+                continue
+            except BagError:
+                raise
+            except BROKEN as error:
+                why = str(error)
+        if file.suffix != ".mcap":
+            raise BagError(f"{file}: {why}")
+        part = _Salvaged(file)
+        lost.append(part.loss or f"{file.name}: {why}")
+        if part.topics:
+            parts.append(part)
     if not parts:
-        raise BagError(f"{path}: the bag is empty: no messages on any topic ({'; '.join(salvage)})")
+        raise BagError(f"{path}: the bag is empty: no messages on any topic ({'; '.join(lost)})")
     return parts
 
 

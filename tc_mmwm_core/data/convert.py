@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from tc_mmwm_core.data.bag import Bag
+from tc_mmwm_core.data.bag import Bag, DamagedBagError
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.action import read_action
@@ -147,21 +147,37 @@ def convert(
         ConversionError: a topic is missing (those there are listed), no instruction, or converted before.
         DatasetError: the dataset there was made for another robot interface.
     """
-    bag = Bag(path)
-    report = ConversionReport(bag=str(path), output=str(output), duration=bag.duration, notes=list(bag.salvage))
+    options = (Path(output), interface, namespace, instruction, source, force, progress)
+    try:
+        return _convert(Bag(path), *options)
+    except DamagedBagError:
+        return _convert(Bag(path, salvage=True), *options)
+
+
+def _convert(
+    bag: Bag,
+    output: Path,
+    interface: RobotInterface,
+    namespace: str | None,
+    instruction: str | None,
+    source: Literal["simulated", "real"] | None,
+    force: bool,
+    progress: bool,
+) -> ConversionReport:
+    report = ConversionReport(bag=str(bag.path), output=str(output), duration=bag.duration, notes=list(bag.lost))
     names = _find_topics(bag, interface, namespace, report)
     report.messages = {topic: bag.topics[name].messages for topic, name in names.items() if name in bag.topics}
     writer = DatasetWriter(output, interface)
     digest = bag.sha256()
     if not force and any(info.provenance.get("sha256") == digest for info in Dataset.open(output).trajectories):
-        raise ConversionError(f"{path}: {output} already holds this bag's trajectories; --force appends them again")
+        raise ConversionError(f"{bag.path}: {output} already holds this bag's trajectories; --force appends them again")
 
     offset_ns = _clock_offset(bag, interface, names)
     timeline = _read_timeline(bag, interface, names)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
-    provenance = {"bag": Path(path).name, "sha256": digest, "interface": interface.digest}
+    provenance = {"bag": bag.path.name, "sha256": digest, "interface": interface.digest}
     with ExitStack() as stack:
         shard = None
         for episode in _observe(bag, interface, names, episodes, offset_ns, report, progress):
@@ -346,7 +362,7 @@ def _by_instructions(
 ) -> list[_Episode]:
     """One episode for each instruction in turn; outcome and violations are unknown."""
     changes = [
-        entry for index, entry in enumerate(instructions) if index == 0 or entry[1] != instructions[index - 1][1]
+        entry for before, entry in zip([(0, None), *instructions], instructions, strict=False) if entry[1] != before[1]
     ]
     if offset_ns and len(changes) > 1:
         raise ConversionError(f"{bag.path}: instructions cannot be placed in simulated time; record with use_sim_time")
@@ -401,12 +417,16 @@ def _observe(
     report: ConversionReport,
     progress: bool,
 ) -> Iterator[_Episode]:
-    """Make the steps of every episode, and yield each when it is complete."""
+    """Make the steps of every episode, and yield each when it is complete.
+
+    A tick is made once everything that was received until SETTLE_NS after it, by the bag's clock, was added.
+    """
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
     settling: deque[tuple[int, int]] = deque()  # (bag time, newest stamp by then)
     newest_ns = 0
+    last_ns: dict[str, int] = {}  # newest stamp of each topic
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
@@ -427,12 +447,17 @@ def _observe(
                 stream.add(topics[raw.topic], message, raw.log_ns)
         if stamp_ns <= raw.log_ns - offset_ns + SECOND:  # else its clock is wrong, and the stream refuses it
             newest_ns = max(newest_ns, stamp_ns)
+            last_ns[raw.topic] = max(last_ns.get(raw.topic, 0), stamp_ns)
         settling.append((raw.log_ns, newest_ns))
         settled_ns = None
         while settling[0][0] < raw.log_ns - SETTLE_NS:
             settled_ns = settling.popleft()[1]
         if settled_ns is not None:
             yield from advance(settled_ns)
+    # What came after the end of the bag is not known: no tick lies beyond the last message of a topic that still lived.
+    end_ns = min((stamp for stamp in last_ns.values() if stamp > newest_ns - SECOND), default=0)
+    for episode, _ in running:
+        episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, end_ns), len(episode.steps))]
     yield from advance(float("inf"))
     for episode in waiting:
         report.notes.append(f"episode {episode.name}: nothing was observed in it")

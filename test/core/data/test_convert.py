@@ -1,0 +1,291 @@
+"""Bags of every kind become the same trajectories; what is wrong with a bag is said, counted or salvaged."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+
+import numpy as np
+import pytest
+from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
+from robot_messages import boolean, image, odometry, types
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
+
+from tc_mmwm_core.data.bag import Bag, BagError
+from tc_mmwm_core.data.convert import ConversionError, convert
+from tc_mmwm_core.data.dataset import Dataset
+
+
+@pytest.fixture
+def run(navigation, tmp_path):
+    """Write a drive, convert it, return the report and the dataset."""
+
+    def run(drive: Drive, **arguments):
+        bag = drive.write(tmp_path / "bag")
+        report = convert(bag, tmp_path / "dataset", navigation, **arguments)
+        return report, Dataset.open(tmp_path / "dataset")
+
+    return run
+
+
+def test_an_episode_becomes_a_trajectory(run, navigation):
+    report, dataset = run(episode())
+    [trajectory] = dataset
+    # commands lie 30 ms after a tenth of a second, so ticks lie 20 ms after it: what was seen then, and done next
+    steps = len(trajectory)
+    assert steps == 45 and trajectory.valid.all() and report.faults == {}
+    seen = np.arange(steps) * 2
+    np.testing.assert_allclose(trajectory.sensor[:, 0], seen / 20, atol=1e-6)
+    np.testing.assert_array_equal(trajectory.images["overhead"][:, 0, 0, 0], seen)
+    np.testing.assert_allclose(trajectory.action[:, 0], np.arange(steps) / 100, atol=1e-7)
+    ticks = 0.02 + np.arange(steps) / 10
+    np.testing.assert_array_equal(trajectory.violation, (ticks >= 2.0) & (ticks < 3.0))
+    assert trajectory.instruction == "go" and trajectory.success is False and trajectory.source == "simulated"
+    assert trajectory.scene == {"pads": ["green"]}
+    np.testing.assert_allclose(trajectory.state[:, 0], trajectory.sensor[:, 0])
+    np.testing.assert_allclose(trajectory.state[:, 1:], [[0.0, 0.0, 0.3, 0.0]] * steps, atol=1e-6)
+    assert trajectory.provenance["bag"] == "bag" and trajectory.provenance["interface"] == navigation.digest
+    assert len(trajectory.provenance["sha256"]) == 64 and trajectory.provenance["scene_seed"] == 7
+    assert report.violating_steps == 10 and report.failures == 1 and "10 of 45 judged steps" in report.table()
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.MESSAGE, CompressionMode.FILE])
+@pytest.mark.parametrize("bare", [False, True])
+def test_every_kind_of_bag_gives_the_same(navigation, tmp_path, storage, compression, bare):
+    if bare and compression is not CompressionMode.NONE:
+        pytest.skip("rosbag2 keeps the compression mode in metadata.yaml, which a bare file has not")
+    bag = episode(duration=2.0).write(tmp_path / "bag", storage, compression)
+    convert(next(bag.glob("bag.*")) if bare else bag, tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert len(trajectory) == 20 and trajectory.valid.all()
+    np.testing.assert_array_equal(trajectory.images["overhead"][:, 0, 0, 0], np.arange(20) * 2)
+
+
+def test_folder_without_metadata(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag")
+    (bag / "metadata.yaml").unlink()
+    assert convert(bag, tmp_path / "dataset", navigation).steps == 45
+
+
+def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(1.5, VIOLATION_BEGIN, "go left")
+    drive.event(2.0, INSTRUCTION, "go right")
+    drive.event(2.5, VIOLATION_END, "go right")
+    drive.event(4.0, END, "go right", success=1)
+    _, [left, right] = run(drive)
+    assert (left.instruction, left.success) == ("go left", None)
+    assert (right.instruction, right.success) == ("go right", True)
+    assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
+
+
+def test_a_violation_between_two_ticks_is_not_lost(run):
+    drive = Drive()
+    drive.event(0.0, START)
+    drive.event(1.03, VIOLATION_BEGIN)
+    drive.event(1.09, VIOLATION_END)
+    _, [trajectory] = run(drive)
+    assert np.flatnonzero(trajectory.violation).tolist() == [11]  # the tick at 1.12 s
+
+
+def test_without_events_cut_at_gaps_and_instructions_nothing_judged(run):
+    drive = Drive(duration=8.0)
+    drive.instruct(0.0, "go left")
+    drive.instruct(3.0, "go left")  # said again
+    drive.instruct(5.0, "go right")
+    for topic in ("camera/image_raw", "odom", "scan", "bumper"):
+        drive.without(topic, 1.5, 3.0)
+    report, dataset = run(drive)
+    assert [info.instruction for info in dataset.trajectories] == ["go left", "go left", "go right"]
+    assert all(info.success is None and info.source == "real" and info.scene is None for info in dataset.trajectories)
+    assert all((trajectory.violation == -1).all() and trajectory.valid.all() for trajectory in dataset)
+    assert report.unjudged_steps == report.steps and any("nothing judged" in note for note in report.notes)
+    assert sum(report.faults.values()) > 0 and "overhead: stale" in report.faults
+
+
+def test_no_instruction(run):
+    with pytest.raises(ConversionError, match="give one with --instruction"):
+        run(Drive())
+
+
+def test_instruction_given_on_the_command_line(run):
+    _, [trajectory] = run(Drive(), instruction="bring the cup", source="simulated")
+    assert trajectory.instruction == "bring the cup" and trajectory.source == "simulated"
+
+
+def test_bad_steps_stay_in_place_invalid_and_counted_by_reason(run):
+    drive = episode()
+    drive.entries = [
+        (
+            received,
+            topic,
+            odometry(received - 0.002, x=math.nan) if topic == "/odom" and 1.44 < received % 1000 < 1.56 else m,
+        )
+        for received, topic, m in drive.entries
+    ]
+    drive.without("cmd_vel", 3.4, 3.8)
+    report, [trajectory] = run(drive)
+    assert np.flatnonzero(~trajectory.valid).tolist() == [15, 35, 36, 37]
+    assert report.faults["odometry.x: non-finite"] == 1
+    assert report.faults["no command"] == 3 and "cmd_vel" in report.examples["no command"]
+    assert (trajectory.sensor[15] == 0).all() and (trajectory.images["overhead"][15] == 0).all()
+    assert np.isnan(trajectory.state[15]).all()
+
+
+def test_late_messages_are_seen_by_the_tick_they_were_stamped_for(run):
+    drive = episode()
+    late = [(received + 0.8 * (topic == "/camera/image_raw"), topic, m) for received, topic, m in drive.entries]
+    drive.entries = late
+    _, [trajectory] = run(drive)
+    np.testing.assert_array_equal(trajectory.images["overhead"][:, 0, 0, 0], np.arange(len(trajectory)) * 2)
+
+
+def test_simulated_time_with_bags_in_wall_time(navigation, tmp_path):
+    drive = episode(start=5.0)
+    bag = drive.write(tmp_path / "bag", bag_time_offset=1.7e9)
+    with pytest.raises(ConversionError, match=r"/bumper, which has no header.*use_sim_time"):
+        convert(bag, tmp_path / "dataset", navigation)
+
+
+def test_stamped_topics_alone_convert_whatever_the_bag_clock(robot, tmp_path):
+    from tc_mmwm_core.interface.robot import RobotInterface
+
+    del robot["sensors"][2]
+    bag = episode(start=5.0).write(tmp_path / "bag", bag_time_offset=1.7e9)
+    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "test"))
+    assert report.steps == 45 and report.valid_steps == 45
+
+
+def test_a_namespaced_robot_is_found(run):
+    report, dataset = run(episode(prefix="/robot1"))
+    assert len(dataset) == 1 and "the robot's namespace in this bag is /robot1" in report.notes
+
+
+def test_two_robots_in_a_bag_need_a_namespace(navigation, tmp_path):
+    first, second = episode(prefix="/a"), episode(prefix="/b")
+    first.entries += second.entries
+    bag = first.write(tmp_path / "bag")
+    with pytest.raises(ConversionError, match="give --namespace, one of /a, /b"):
+        convert(bag, tmp_path / "dataset", navigation)
+    assert convert(bag, tmp_path / "dataset", navigation, namespace="/b").trajectories == 1
+
+
+def test_the_same_bag_twice_is_refused(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag")
+    convert(bag, tmp_path / "dataset", navigation)
+    copy = shutil.copytree(bag, tmp_path / "renamed")
+    with pytest.raises(ConversionError, match="already holds this bag's trajectories; --force"):
+        convert(copy, tmp_path / "dataset", navigation)
+    convert(copy, tmp_path / "dataset", navigation, force=True)
+    assert len(Dataset.open(tmp_path / "dataset")) == 2
+
+
+def test_cut_off_mcap_is_salvaged(navigation, tmp_path):
+    """Cut anywhere: what is before the cut converts to the same steps as the whole bag's."""
+    from mcap_files import rechunk
+
+    whole = rechunk(episode().write(tmp_path / "bag"), tmp_path / "whole.mcap")
+    convert(whole, tmp_path / "dataset", navigation)
+    [expected] = Dataset.open(tmp_path / "dataset")
+    size = whole.stat().st_size
+    for share in (0.35, 0.6, 0.9):
+        cut = tmp_path / f"cut{share}.mcap"
+        cut.write_bytes(whole.read_bytes()[: int(size * share)])
+        report = convert(cut, tmp_path / f"dataset{share}", navigation)
+        [found] = Dataset.open(tmp_path / f"dataset{share}")
+        assert any("cut off after" in note for note in report.notes)
+        assert share * 45 - 12 < len(found) <= 45 and (found.success is None or len(found) == 45)
+        valid = found.valid
+        np.testing.assert_array_equal(found.sensor[valid], expected.sensor[: len(found)][valid])
+
+
+def test_damaged_chunk_is_left_out(navigation, tmp_path):
+    from mcap_files import rechunk
+
+    file = rechunk(episode().write(tmp_path / "bag"), tmp_path / "whole.mcap")
+    with open(file, "r+b") as stream:
+        stream.seek(file.stat().st_size // 2)
+        stream.write(bytes(64))
+    report = convert(file, tmp_path / "dataset", navigation)
+    assert any("1 damaged chunks left out" in note for note in report.notes)
+    assert 20 < report.valid_steps < 45
+
+
+@pytest.mark.parametrize("size", [0, 5, 30])
+def test_hopeless_files(navigation, tmp_path, size):
+    bag = episode().write(tmp_path / "bag")
+    os.truncate(bag / "bag.mcap", size)
+    with pytest.raises(BagError, match="empty"):
+        convert(bag, tmp_path / "dataset", navigation)
+
+
+def test_a_bag_without_the_camera_topic(navigation, tmp_path):
+    drive = episode()
+    drive.entries = [(r, "/front/image" if topic == "/camera/image_raw" else topic, m) for r, topic, m in drive.entries]
+    drive.without("scan")
+    with pytest.raises(ConversionError) as refusal:
+        convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+    text = str(refusal.value)
+    assert "/camera/image_raw (sensor_msgs/msg/Image) is not in the bag; of the same type: /front/image" in text
+    assert "/scan (sensor_msgs/msg/LaserScan) is not in the bag" in text
+    assert "/odom" in text and "100 messages" in text
+
+
+def test_a_topic_of_another_type(navigation, tmp_path):
+    drive = episode()
+    drive.entries = [(r, topic, boolean(True) if topic == "/odom" else m) for r, topic, m in drive.entries]
+    with pytest.raises(ConversionError, match="/odom is std_msgs/msg/Bool, the robot interface says nav_msgs/msg/Odom"):
+        convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+
+
+def test_wrong_image_size_is_counted(run):
+    drive = episode()
+    drive.entries = [
+        (r, topic, image(r - 0.002, picture(0)[:32]) if topic == "/camera/image_raw" else m)
+        for r, topic, m in drive.entries
+    ]
+    report, dataset = run(drive)
+    assert len(dataset) == 0 and report.trajectories == 0
+    assert report.faults == {"overhead: wrong size": 45} and "64x32" in report.table()
+
+
+def test_not_a_number_in_a_command(run):
+    drive = episode()
+    drive.without("cmd_vel", 2.0, 2.1)
+    drive.add(drive.start + 2.03, "cmd_vel", twist(drive.start + 2.03, math.inf, 0.0))
+    report, [trajectory] = run(drive)
+    assert np.flatnonzero(~trajectory.valid).tolist() == [20] and report.faults == {"action.forward: non-finite": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path, "no such file or folder"),
+        (lambda path: path.mkdir() or path, "holds neither .mcap nor .db3 files"),
+        (lambda path: (path.with_suffix(".bag").write_bytes(b"#ROSBAG V2.0"), path.with_suffix(".bag"))[1], "ROS 1"),
+        (lambda path: (path.with_suffix(".txt").write_text("hi"), path.with_suffix(".txt"))[1], "not a bag"),
+        (lambda path: (path.with_suffix(".db3").write_text("hi"), path.with_suffix(".db3"))[1], "thing.db3"),
+        (lambda path: (path.with_suffix(".mcap").write_text("hi"), path.with_suffix(".mcap"))[1], "empty"),
+        (lambda path: Drive(duration=0.0).write(path), "empty"),
+    ],
+)
+def test_not_a_bag(tmp_path, make, says):
+    with pytest.raises(BagError) as refusal:
+        Bag(make(tmp_path / "thing"))
+    assert says in str(refusal.value) and "thing" in str(refusal.value)
+
+
+def test_a_restarted_simulation_in_one_bag(run):
+    """Simulated time begins again: the second START is before the first, and nothing of one leaks into the other."""
+    first = episode(start=100.0, duration=4.6)
+    second = episode(start=200.0, duration=4.6)
+    first.entries += second.entries
+    _, dataset = run(first)
+    assert [len(trajectory) for trajectory in dataset] == [45, 45]
+
+
+def test_image_types_of_the_store_are_those_of_the_bag():
+    assert types["sensor_msgs/msg/Image"].__msgtype__ == "sensor_msgs/msg/Image"
