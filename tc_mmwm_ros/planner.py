@@ -77,6 +77,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
+LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -107,6 +108,7 @@ class PlannerNode(LifecycleNode):
         self._active = False
         self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
         self._said: str | None = self.get_parameter("instruction").value or None  # what we were told last
+        self._logged: dict[PlannerState, float] = {}  # when
         self._understood: tuple[str, Instruction | InstructionError] | None = None
         self._period = math.inf
         self._begin_counting()
@@ -403,7 +405,8 @@ class PlannerNode(LifecycleNode):
         if changed or instruction != self._instruction_text:
             self._instruction_text = instruction
             self._publish_state()
-        if changed:
+        if changed and time.monotonic() - self._logged.get(state, -math.inf) > LOG_PERIOD:
+            self._logged[state] = time.monotonic()
             line = state.name + (f": {reason}" if reason else "")
             if _level(state) == DiagnosticStatus.OK or state == PlannerState.WAITING:
                 self.get_logger().info(line)
