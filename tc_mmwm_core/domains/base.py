@@ -24,13 +24,20 @@ class Judgement:
         text: the instruction, worded.
         margin: [S] float32, how far the instruction is broken; > 0 means "violates". Its scale is the domain's own.
         cost: [S] float32, cost to go to the instruction's goal; 0 when done. Its scale is the domain's own.
-        referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names.
+        referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names, in
+            coordinates of the first camera's image, x right and y up in [-1, 1].
+        place: [S, 2] float32, where the robot is in the same coordinates.
+        field_cost, field_margin: [G, G] float32, cost and margin of standing at the centres of a grid over the first
+            camera's image, first row at the top.
     """
 
     text: str
     margin: np.ndarray
     cost: np.ndarray
     referents: np.ndarray
+    place: np.ndarray
+    field_cost: np.ndarray
+    field_margin: np.ndarray
 
 
 class Domain(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
-from tc_mmwm_core.losses.reduction import masked_difference
+from tc_mmwm_core.losses.reduction import masked_difference, sum_over_steps
 
 
 def referring(predicted: Tensor, target: Tensor, mask: Tensor, delta: float = 0.1) -> Tensor:
@@ -24,3 +24,15 @@ def referring(predicted: Tensor, target: Tensor, mask: Tensor, delta: float = 0.
     difference = masked_difference(predicted, target, mask)
     loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
     return loss.flatten(1).sum(1).mean() / delta
+
+
+def presence(logit: Tensor, there: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of whether what is named is there at all, Σ over decisions and referents, mean over the batch.
+
+    Args:
+        logit: [B, ...].
+        there: bool [B, ...].
+        mask: bool [B, ...], where it is known.
+    """
+    loss = binary_cross_entropy_with_logits(logit, there.to(logit.dtype), reduction="none")
+    return sum_over_steps(loss, mask)

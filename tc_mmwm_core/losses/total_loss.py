@@ -23,10 +23,13 @@ class LossWeights(Config):
     rollout: float = _weight(0.3, "L_rollout: k-step prediction, k from 2 to K")
 
     violation: float = _weight(1.0, "mirrored hinge: steps labelled violating score above the margin")
+    margin: float = _weight(1.0, "regression of the oracle's margin, where a simulator knows it")
     sigreg_visual: float = _weight(0.09, "SIGReg on the visual latent z_v: against collapse")
     sigreg_fused: float = _weight(0.09, "SIGReg on the composed latent z: against collapse")
     progress: float = _weight(1.0, "how near the instruction is to done: ranks the accepted candidates")
     referring: float = _weight(1.0, "where is what the instruction names: binds words to pixels")
+    field: float = _weight(1.0, "the instruction's field at every place in view, where a simulator knows it")
+    place: float = _weight(1.0, "where in the image a latent says that the robot is, where a simulator knows it")
     reconstruction: float = _weight(1.0, "observations decoded from the latent: encoder pretraining")
     proposal: float = _weight(1.0, "recorded actions of successful trajectories imitated by the proposal head")
 

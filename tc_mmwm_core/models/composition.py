@@ -14,8 +14,8 @@ FLOOR = 0.05  # least weight of a modality: none can be switched off for good wh
 class CausalComposition(nn.Module):
     """Bounded, normalised weights: each α in [FLOOR, 1 - 2 FLOOR], and they sum to 1.
 
-    ``global``: three learned numbers. ``contextual``: they depend on the three latents. ``concatenation``: the ablation,
-    a linear layer over the stacked latents in place of the weighted sum (its weights read as equal).
+    ``global``: three learned numbers. ``contextual``: they depend on the three latents. ``concatenation``:
+    the ablation, a linear layer over the stacked latents in place of the weighted sum (its weights read as equal).
     """
 
     def __init__(self, latent: int, kind: Literal["contextual", "global", "concatenation"] = "contextual") -> None:

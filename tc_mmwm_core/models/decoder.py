@@ -1,4 +1,4 @@
-"""Reconstruction of image and sensors from their latents: stage 1 of the curriculum, and a window into what they hold."""
+"""Reconstruction of image and sensors from their latents: stage 1 of the curriculum, and a window on them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Dynamics(nn.Module):
-    """g as a residual network. The action's share of the first layer is separate, so that a rollout computes it at once."""
+    """g as a residual network. The action's share of the first layer is separate: a rollout computes it at once."""
 
     def __init__(self, latent: int, actions: int, hidden: int) -> None:
         super().__init__()

@@ -19,12 +19,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         if image[0] % 4 or image[1] % 4:
             raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of 4")
-        half = width // 2
         self.trunks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(3, half, 4, stride=2, padding=1),
-                nn.SiLU(),
-                nn.Conv2d(half, width, 4, stride=2, padding=1),
+                nn.Conv2d(3, width, 8, stride=4, padding=2),  # overlapping patches: a third of two strided layers' time
                 nn.GroupNorm(8, width),
                 nn.SiLU(),
                 nn.Conv2d(width, width, 3, padding=1),
@@ -79,7 +76,7 @@ class LanguageEncoder(nn.Module):
 
     def __init__(self, words: Tensor, width: int, latent: int, max_tokens: int, blocks: int = 2) -> None:
         super().__init__()
-        self.register_buffer("words", words.half())
+        self.register_buffer("words", words.half(), persistent=False)  # given by the package, not learned
         self.position = nn.Parameter(torch.randn(1, max_tokens, width) * 0.02)
         self.project = nn.Linear(words.shape[1], width)
         self.blocks = nn.ModuleList(Block(width, 4) for _ in range(blocks))

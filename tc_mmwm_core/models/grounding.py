@@ -23,12 +23,16 @@ class Grounding(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, slot_width))
         self.point = nn.Linear(slot_width, 4)
 
-    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """Map [B, P, E], words [B, L, E], mask [B, L]. Returns the grounded summary u [B, slots · slot_width]."""
-        x = self.slots.expand(len(features), -1, -1)
+    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots [B · M, S, E] and their summary u [B · M, S · slot_width] of M instructions for each map.
+
+        Map [B, P, E], words [B · M, L, E], mask [B · M, L]. The M instructions of a map read it as queries of one
+        attention, so that its keys and values are computed once.
+        """
+        x = self.slots.expand(len(words), -1, -1)
         for block in self.blocks:
             x = block(x, (words, mask), (features, None), (None, None))
-        return self.out(x).flatten(1)
+        return x, self.out(x).flatten(1)
 
     def refer(self, u: Tensor) -> Tensor:
         """Where is what the instruction names: [..., referents, 4] rows of x, y, extent, and the logit of presence."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from tc_mmwm_core.models.layers import mlp
 
 
 class LatentHead(nn.Module):
-    """A score of (ẑ, context). The context's share of the first layer is separate: it is the same for all candidates."""
+    """A score of ẑ, the context, and what the instruction's field says at ẑ's place.
 
-    def __init__(self, latent: int, context: int, hidden: int) -> None:
+    The context's share of the first layer is separate: it is the same for all candidates.
+    """
+
+    def __init__(self, latent: int, context: int, channels: int, hidden: int) -> None:
         super().__init__()
-        self.from_latent = nn.Linear(latent, hidden)
+        self.from_latent = nn.Linear(latent + channels, hidden)
+        self.direct = nn.Linear(channels, 1)
         self.from_context = nn.Linear(context, hidden, bias=False)
         self.score = nn.Sequential(
             nn.LayerNorm(hidden),
@@ -23,9 +28,10 @@ class LatentHead(nn.Module):
             nn.Linear(hidden, 1),
         )
 
-    def forward(self, z: Tensor, context: Tensor) -> Tensor:
-        """z [..., D] and context [..., C], broadcast against each other, to a score [...]."""
-        return self.score(self.from_latent(z) + self.from_context(context)).squeeze(-1)
+    def forward(self, z: Tensor, read: Tensor, context: Tensor) -> Tensor:
+        """z [..., D], read [..., F] and context [..., C], broadcast against each other, to a score [...]."""
+        hidden = self.from_latent(torch.cat([z, read], -1)) + self.from_context(context)
+        return (self.score(hidden) + self.direct(read)).squeeze(-1)
 
 
 class ConstraintFunction(LatentHead):

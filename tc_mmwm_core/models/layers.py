@@ -17,7 +17,10 @@ def mlp(inputs: int, hidden: int, outputs: int, depth: int = 2) -> nn.Sequential
 
 
 class Attention(nn.Module):
-    """Multi-head attention from queries [B, Q, E] over memory [B, M, E] with an optional mask [B, M] of what counts."""
+    """Multi-head attention from queries [N, Q, E] over memory [B, M, E] with an optional mask [B, M] of what counts.
+
+    N is a multiple of B: that many groups of queries share each memory, whose keys and values are computed once.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,12 +30,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, Q, E]."""
-        query = self._split(self.query(queries))
+        """[N, Q, E]."""
+        shape = queries.shape
+        query = self._split(self.query(queries).reshape(len(memory), -1, shape[-1]))
         key, value = (self._split(part) for part in self.key_value(memory).chunk(2, dim=-1))
         where = None if mask is None else mask[:, None, None, :]
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=where)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(attended.transpose(1, 2).reshape(shape))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

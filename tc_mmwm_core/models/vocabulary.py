@@ -1,6 +1,6 @@
 """Pretrained words: the embedding layer and tokenizer of all-MiniLM-L6-v2, reduced so that a bundle stays small.
 
-Reimers & Gurevych, Sentence-BERT, EMNLP 2019; the weights come as a Python package, so nothing is downloaded at run time.
+Reimers & Gurevych, Sentence-BERT, EMNLP 2019. The weights come as a Python package: nothing is downloaded at run time.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ class TextTokens:
         mask = np.zeros((len(texts), self.max_tokens), bool)
         for row, encoding in enumerate(self.tokenizer.encode_batch(texts)):
             if len(encoding.ids) > self.max_tokens:
-                raise ValueError(
-                    f"instruction {texts[row][:80]!r}: {len(encoding.ids)} tokens found, at most {self.max_tokens} allowed"
-                )
+                found = f"{len(encoding.ids)} tokens found, at most {self.max_tokens} allowed"
+                raise ValueError(f"instruction {texts[row][:80]!r}: {found}")
             tokens[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = True
         return tokens, mask

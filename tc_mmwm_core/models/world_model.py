@@ -1,4 +1,4 @@
-"""The world model by the field's verbs: encode, compose, next, rollout, violation, progress."""
+"""The world model by the field's verbs: encode, ground, compose, next, rollout, judge, propose."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tc_mmwm_core.models.composition import CausalComposition
 from tc_mmwm_core.models.decoder import ImageDecoder
 from tc_mmwm_core.models.dynamics import Dynamics
 from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
+from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, Policy, Progress
 from tc_mmwm_core.models.vocabulary import word_embeddings
@@ -26,6 +27,7 @@ class ModelConfig(Config):
     hidden: int = Field(256, ge=16, description="hidden width of dynamics and heads")
     slots: int = Field(6, ge=3, description="slots of the grounding; the first three point at what is named")
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
+    field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
     max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
     horizon: int = Field(5, ge=1, description="K, latent steps that screening imagines")
@@ -54,17 +56,21 @@ class WorldModel(nn.Module):
         self.config = config
         self.shapes = {"cameras": cameras, "image": tuple(image), "sensors": sensors, "actions": actions}
         latent, hidden = config.latent, config.hidden
-        self.context_size = latent + config.slots * config.slot_width
+        map_shape = (image[0] // 4, image[1] // 4)
+        self.summary_size = latent + config.slots * config.slot_width
+        self.context_size = self.summary_size + config.field_channels * map_shape[0] * map_shape[1]
         self.vision = VisionEncoder(cameras, image, config.width, latent)
         self.sensor = SensorEncoder(sensors, hidden, latent)
         words = word_embeddings(config.word_dimensions) if words is None else words
         self.language = LanguageEncoder(words, config.width, latent, config.max_tokens)
         self.grounding = Grounding(config.width, config.slots, config.slot_width)
+        self.field = InstructionField(config.width, map_shape, config.field_channels)
+        self.reader = FieldReader(latent, map_shape, config.field_channels)
         self.composition = CausalComposition(latent, config.composition)
         self.dynamics = Dynamics(latent, actions, hidden)
-        self.constraint_function = ConstraintFunction(latent, self.context_size, hidden)
-        self.progress_head = Progress(latent, self.context_size, hidden)
-        self.policy = Policy(latent, self.context_size, actions, config.horizon, hidden)
+        self.constraint_function = ConstraintFunction(latent, self.summary_size, config.field_channels, hidden)
+        self.progress_head = Progress(latent, self.summary_size, config.field_channels, hidden)
+        self.policy = Policy(latent, self.summary_size + config.field_channels, actions, config.horizon, hidden)
         self.image_decoder = ImageDecoder(latent, image)
         self.sensor_decoder = nn.Linear(latent, sensors)
 
@@ -82,12 +88,17 @@ class WorldModel(nn.Module):
         return features, z_v, z_s if self.config.use_sensors else z_s * 0
 
     def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor) -> Tensor:
-        """What the heads see beside the latent: z_l and the grounded summary u_t, [B, C]."""
-        return torch.cat([z_l, self.grounding(features, words, mask)], -1)
+        """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, and the instruction's field."""
+        slots, u = self.grounding(features, words, mask)
+        return torch.cat([z_l, u, self.field(features, slots)], -1)
 
     def refer(self, context: Tensor) -> Tensor:
         """Where is what the instruction names, [..., 3, 4]; see :meth:`Grounding.refer`."""
-        return self.grounding.refer(context[..., self.config.latent :])
+        return self.grounding.refer(context[..., self.config.latent : self.summary_size])
+
+    def field_of(self, context: Tensor) -> Tensor:
+        """The instruction's field over the first camera's map, [..., F, H, W]."""
+        return context[..., self.summary_size :].unflatten(-1, (-1, *self.field.shape))
 
     def compose(self, z_v: Tensor, z_l: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """z_t [..., D] and the weights α [..., 3] of vision, language and sensors."""
@@ -106,17 +117,19 @@ class WorldModel(nn.Module):
             imagined.append(z)
         return torch.stack(imagined, -2)
 
-    def violation(self, z: Tensor, context: Tensor) -> Tensor:
-        """v = constraint_function(ẑ, context) [...]: > 0 means "violates"."""
-        return self.constraint_function(z, context)
+    def judge(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Violation and progress of latents z [N, ..., D] under contexts [N, C], each [N, ...].
 
-    def progress(self, z: Tensor, context: Tensor) -> Tensor:
-        """How near the instruction is to done [...]: minus the cost to go."""
-        return self.progress_head(z, context)
+        v = constraint_function(ẑ, context) > 0 means "violates"; progress is minus the cost to go.
+        """
+        summary = context[:, : self.summary_size].reshape(len(context), *(1,) * (z.dim() - 2), -1)
+        read = self.reader(z, context[:, self.summary_size :])
+        return self.constraint_function(z, read, summary), self.progress_head(z, read, summary)
 
     def propose(self, z: Tensor, context: Tensor) -> Tensor:
-        """The policy's proposal [..., K, A], normalised."""
-        return self.policy(torch.cat([z, context], -1))
+        """The policy's proposal [N, K, A], normalised, from z [N, D] and context [N, C]."""
+        read = self.reader(z[:, None], context[:, self.summary_size :])[:, 0]
+        return self.policy(torch.cat([z, context[:, : self.summary_size], read], -1))
 
     def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""

@@ -28,12 +28,16 @@ class Navigation:
     def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
         """See :class:`Domain`. Margins and costs are in metres."""
         layout, meaning = Scene.from_dict(scene), instructions.parse(text)
-        field = oracle.cost_field(layout, meaning)
+        costs = oracle.cost_field(layout, meaning)
+        field_cost, field_margin = oracle.field(layout, meaning, costs)
         return Judgement(
             text=text,
             margin=oracle.margin(states, layout, meaning).astype(np.float32),
-            cost=oracle.cost_to_go(states, field).astype(np.float32),
+            cost=oracle.cost_to_go(states, costs).astype(np.float32),
             referents=oracle.referents(layout, meaning),
+            place=oracle.in_image(states[:, :2]).astype(np.float32),
+            field_cost=field_cost.astype(np.float32),
+            field_margin=field_margin.astype(np.float32),
         )
 
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, split: str = "train") -> str:

@@ -17,6 +17,7 @@ from tc_mmwm_core.domains.navigation.scene import (
     PAD_RADIUS,
     PILLAR_RADIUS,
     ROBOT_RADIUS,
+    VIEW,
     Scene,
     box_distance,
 )
@@ -26,6 +27,7 @@ CELL = 0.05  # m, grid of the cost-to-go
 MARGIN_LIMIT = 0.5  # m, margins are clipped to +-this
 SPEED_TO_MARGIN = 1.0  # m per m/s: puts speed excess on the scale of distances
 TURN_COST = 0.25  # m, what facing the wrong way is worth
+FIELD = 16  # cells a side of the field over the camera's view
 _SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
 
 
@@ -117,18 +119,34 @@ def cost_to_go(states: np.ndarray, field: np.ndarray) -> np.ndarray:
 
 
 def referents(scene: Scene, instruction: Instruction) -> np.ndarray:
-    """What the instruction names: [3, 4] rows (goal, first zone, second zone) of x m, y m, half side m, present 0/1.
+    """What the instruction names: [3, 4] rows (goal, first zone, second zone) of x, y, extent, present (0/1).
 
-    Zones come in alphabetical order of their colours. A zone that is named but not there is absent.
+    In image coordinates, see :func:`in_image`. Zones come in alphabetical order of their colours. A zone that is named
+    but not there is absent.
     """
     rows = np.zeros((3, 4), np.float32)
     pad = scene.pad(instruction.goal)
     if pad is not None:
-        rows[0] = pad.x, pad.y, PAD_RADIUS, 1.0
+        rows[0] = pad.x, pad.y, PAD_RADIUS, VIEW
     named = [zone for colour in sorted(instruction.keep_out) if (zone := scene.zone(colour)) is not None]
     for row, zone in enumerate(named[:2], start=1):
-        rows[row] = zone.x, zone.y, zone.half, 1.0
-    return rows
+        rows[row] = zone.x, zone.y, zone.half, VIEW
+    return rows / VIEW
+
+
+def in_image(xy: np.ndarray) -> np.ndarray:
+    """Points of the floor [..., 2] in metres as coordinates of the overhead image in [-1, 1], x right and y up."""
+    return xy / VIEW
+
+
+def field(scene: Scene, instruction: Instruction, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and margin of standing at each cell of the camera's view, both [FIELD, FIELD], first row at the top."""
+    side = ((np.arange(FIELD) + 0.5) * 2 / FIELD - 1) * VIEW
+    x, y = np.meshgrid(side, -side)
+    states = np.zeros((FIELD * FIELD, len(STATE)))
+    states[:, 0], states[:, 1] = x.ravel(), y.ravel()
+    shape = (FIELD, FIELD)
+    return sample_field(costs, states[:, :2]).reshape(shape), margin(states, scene, instruction).reshape(shape)
 
 
 def _goal(scene: Scene, instruction: Instruction) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ARENA = 1.6  # m, half side of the square arena
+VIEW = ARENA + 0.08  # m, half side of what the overhead camera sees
 ROBOT_RADIUS = 0.13  # m
 PAD_RADIUS = 0.20  # m; a pad is reached when the robot's centre is on it
 PILLAR_RADIUS = 0.10  # m

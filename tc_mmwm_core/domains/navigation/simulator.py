@@ -18,6 +18,7 @@ from tc_mmwm_core.domains.navigation.scene import (
     PAD_RADIUS,
     PILLAR_RADIUS,
     ROBOT_RADIUS,
+    VIEW,
     Scene,
 )
 
@@ -58,7 +59,7 @@ def _model_xml() -> str:
             (0, -ARENA - 0.03, ARENA + 0.06, 0.03),
         )
     )
-    field_of_view = 2 * math.degrees(math.atan((ARENA + 0.08) / 4.0))
+    field_of_view = 2 * math.degrees(math.atan(VIEW / 4.0))
     wheel = f'type="cylinder" size="{_WHEEL_RADIUS} 0.012" zaxis="0 1 0" rgba=".1 .1 .1 1" mass="0.1"'
     return f"""
 <mujoco model="navigation">

@@ -1,0 +1,58 @@
+"""tc-mmwm train."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "train a world model on one or more datasets; a killed run continues where it was"
+EXAMPLES = """\
+  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation
+  tc-mmwm train --config config/train/default.yaml --data data/sim data/real --output runs/mixed --device cuda
+  tc-mmwm train --config config/train/finetune.yaml --init bundles/navigation --data data/new data/old --output runs/new
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tc-mmwm train``."""
+    parser.add_argument("--config", type=Path, required=True, help="YAML with every hyperparameter")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="dataset folders, mixed by source")
+    parser.add_argument("--output", type=Path, required=True, help="run folder; a run that is there is continued")
+    parser.add_argument("--init", type=Path, help="bundle or run to start from; its model configuration is used")
+    parser.add_argument("--stages", nargs="+", help="only these stages, in this order (default: all of the config)")
+    parser.add_argument("--seed", type=int, help="overrides the config's")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and print what held-out data say."""
+    import torch
+
+    from tc_mmwm_core.config import load
+    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.training.config import TrainConfig
+    from tc_mmwm_core.training.curriculum import select_stages
+    from tc_mmwm_core.training.trainer import train
+    from tc_mmwm_core.training.weights import read_weights
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = load(args.config, TrainConfig)
+    config = config.model_copy(update={"stages": select_stages(config.stages, args.stages)})
+    if args.seed is not None:
+        config = config.model_copy(update={"seed": args.seed})
+    init = None
+    if args.init is not None:
+        model_config, init = read_weights(args.init)
+        config = config.model_copy(update={"model": model_config})
+    datasets = [Dataset.open(path) for path in args.data]
+    for dataset in datasets:
+        for shard, trajectory, why in dataset.skipped:
+            print(f"skipped: {dataset.paths[0]}, shard {shard}, trajectory {trajectory}: {why}")
+    measures = train(config, datasets, args.output, init, args.device, progress=not args.quiet)
+    for name, value in measures.items():
+        print(f"{name:32s} {value:8.4f}")
+    print(f"run: {args.output}; next: tc-mmwm export {args.output} --data {args.data[0]} --output BUNDLE")
+    return 0

@@ -1,0 +1,86 @@
+"""Collect trajectories in a domain with its scripted drivers, in parallel processes; a killed collection continues."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.trajectory import Trajectory
+from tc_mmwm_core.domains.base import Domain, load_domain
+from tc_mmwm_core.interface.robot import RobotInterface
+
+EPISODES_A_SHARD = 50
+
+
+def collect(
+    domain: str, robot: Path, output: Path, episodes: int, steps: int, seed: int, workers: int, progress: bool = True
+) -> int:
+    """Collect ``episodes`` episodes of at most ``steps`` control steps into the dataset at ``output``.
+
+    Episode ``i`` depends on ``seed + i`` alone, so the data are the same for any number of workers. Episodes that the
+    dataset already holds are not collected again. Returns the number collected.
+    """
+    DatasetWriter(output, RobotInterface.load(robot))
+    have = {info.provenance.get("seed") for info in Dataset.open(output).trajectories}
+    wanted = [s for s in range(seed, seed + episodes) if s not in have]
+    chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
+    context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
+    bar = tqdm(total=episodes, initial=episodes - len(wanted), desc="collect", unit="episode", disable=not progress)
+    with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps) for chunk in chunks]
+        for done in as_completed(running):
+            bar.update(done.result())
+    return len(wanted)
+
+
+def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], steps: int) -> int:
+    world = load_domain(domain)
+    environment = world.environment()
+    try:
+        trajectories = [run_episode(world, environment, seed, steps) for seed in seeds]
+    finally:
+        environment.close()
+    DatasetWriter(output, RobotInterface.load(robot)).append(trajectories)
+    return len(trajectories)
+
+
+def run_episode(domain: Domain, environment, seed: int, steps: int) -> Trajectory:
+    """One episode: scene, instruction, driver and its noise all follow from ``seed``."""
+    rng = np.random.default_rng([seed, 0xC011EC7])
+    kinds, shares = zip(*domain.drivers(), strict=True)
+    kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
+    drive = domain.driver(kind, rng)
+    observation, info = environment.reset(seed=seed)
+    instruction, scene = info["instruction"], info["scene"]
+    records: list[tuple] = []
+    for _ in range(steps):
+        action = drive(environment, info)
+        records.append((observation, action, info["violation"], info["state"]))
+        observation, _, terminated, truncated, info = environment.step(action)
+        if terminated or truncated:
+            break
+    records.append((observation, np.zeros_like(action), info["violation"], info["state"]))
+    observations, actions, violations, states = zip(*records, strict=True)
+    return Trajectory(
+        images={name: np.stack([o[f"image.{name}"] for o in observations]) for name in _cameras(observation)},
+        sensor=np.stack([o["sensor"] for o in observations]),
+        action=np.stack(actions).astype(np.float32),
+        valid=np.ones(len(records), bool),
+        violation=np.array(violations, np.int8),
+        instruction=instruction,
+        success=bool(info["success"]),
+        source="simulated",
+        provenance={"domain": domain.name, "driver": kind, "seed": seed},
+        scene=scene,
+        state=np.stack(states),
+    )
+
+
+def _cameras(observation: dict) -> Iterator[str]:
+    return (key.removeprefix("image.") for key in observation if key.startswith("image."))

@@ -1,0 +1,20 @@
+"""Regression of the oracle's margin, where a simulator knows how far the instruction is broken: gives v a scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import huber_loss
+
+from tc_mmwm_core.losses.reduction import masked_difference
+
+
+def margin_regression(v: Tensor, score: Tensor, mask: Tensor) -> Tensor:
+    """Σ_t h₁(v_t − score_t) with the Huber loss h₁, mean over the batch.
+
+    Args:
+        v, score: violation scores and the oracle's margin on their scale, [B, ...].
+        mask: bool [B, ...], where the margin is known.
+    """
+    difference = masked_difference(v, score, mask)
+    return huber_loss(difference, torch.zeros_like(difference), reduction="none").flatten(1).sum(1).mean()

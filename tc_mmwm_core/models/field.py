@@ -1,0 +1,74 @@
+"""The instruction as a field over what the camera sees, read where an imagined latent says that the robot will be.
+
+A rule like "never enter the blue zone" is a statement about places. One convolutional pass a decision turns map and
+instruction into a few values for every place in view; a candidate then only has to look up the place it would reach.
+Convolution makes it the same everywhere in the image, and a simulator's oracle can supervise every place at once.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tc_mmwm_core.models.layers import coordinates
+
+
+class InstructionField(nn.Module):
+    """Every cell of the map asks the grounded slots what it means; dilated convolutions spread it over the map.
+
+    The first two channels are supervised where an oracle is to be had: cost to go and margin of standing there.
+    """
+
+    def __init__(self, width: int, shape: tuple[int, int], channels: int = 8, inner: int = 32) -> None:
+        super().__init__()
+        self.shape, self.channels, self.inner = shape, channels, inner
+        self.ask = nn.Linear(width, 2 * inner)
+        self.answer = nn.Linear(width, 2 * inner)
+        self.spread = nn.ModuleList(nn.Conv2d(inner, inner, 3, padding=d, dilation=d) for d in (1, 2, 4, 1))
+        self.norms = nn.ModuleList(nn.GroupNorm(4, inner) for _ in self.spread)
+        self.out = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, features: Tensor, slots: Tensor) -> Tensor:
+        """First camera's map [B, P, E] and slots [N, S, E] (N a multiple of B) to the field [N, channels · H · W]."""
+        cells, groups = self.shape[0] * self.shape[1], len(slots) // len(features)
+        query, own = self.ask(features[:, :cells]).chunk(2, -1)
+        key, value = (
+            x.unflatten(0, (len(features), groups)) for x in self.answer(slots).chunk(2, -1)
+        )  # [B, M, S, inner]
+        heard = functional.scaled_dot_product_attention(query[:, None].expand(-1, groups, -1, -1), key, value)
+        x = (own[:, None] + heard).flatten(0, 1).transpose(1, 2).unflatten(-1, self.shape)
+        for spread, norm in zip(self.spread, self.norms, strict=True):
+            x = x + spread(functional.silu(norm(x)))
+        return self.out(functional.silu(x)).flatten(1)
+
+
+class FieldReader(nn.Module):
+    """Where an imagined latent is in the image, and what the field says there."""
+
+    def __init__(self, latent: int, shape: tuple[int, int], channels: int) -> None:
+        super().__init__()
+        self.shape, self.channels = shape, channels
+        self.locate = nn.Linear(latent, 2)
+        grid = coordinates(*shape)[0]
+        self.register_buffer("x", grid[0, 0].clone(), persistent=False)
+        self.register_buffer("y", grid[1, :, 0].clone(), persistent=False)
+
+    def place(self, z: Tensor) -> Tensor:
+        """Position in the first camera's image, x right and y up in [-1, 1], [..., 2]."""
+        return self.locate(z)
+
+    def forward(self, z: Tensor, field: Tensor) -> Tensor:
+        """Bilinear read of ``field`` [N, channels · H · W] at the places of z [N, ..., D]: [N, ..., channels]."""
+        height, width = self.shape
+        place = self.place(z)
+        across = self._hat(place[..., :1], self.x, width)
+        down = self._hat(place[..., 1:], self.y, height)
+        weights = (down[..., :, None] * across[..., None, :]).flatten(-2)  # [N, ..., H · W]
+        values = field.unflatten(-1, (self.channels, -1)).transpose(1, 2)  # [N, H · W, channels]
+        return (weights.flatten(1, -2) @ values).unflatten(1, z.shape[1:-1])
+
+    @staticmethod
+    def _hat(at: Tensor, centres: Tensor, cells: int) -> Tensor:
+        """Linear interpolation weights over the cell centres, [..., cells]; beyond the outermost, theirs."""
+        limit = 1 - 1 / cells
+        return (1 - (at.clamp(-limit, limit) - centres).abs() * (cells / 2)).clamp(min=0)

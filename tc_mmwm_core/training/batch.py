@@ -1,0 +1,57 @@
+"""A batch as the objective sees it: windows of latent steps, each under several instructions."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of T latent steps (T + 1 observations where dynamics are trained), M instructions a window.
+
+    Attributes:
+        images: one uint8 [B, T, H, W, 3] a camera.
+        sensor: float32 [B, T, Ds], raw units.
+        actions: float32 [B, T, A], normalised, mean over the control steps of a latent step.
+        plan: float32 [B, T, K, A], the K actions from each step on; plan_valid: bool [B, T, K], within the window.
+        valid: bool [B, T].
+        tokens, mask: [B, M, L].
+        margin, cost: float32 [B, M, T], NaN where unknown.
+        violation: int64 [B, M, T], 1, 0 or -1 unknown.
+        referents: float32 [B, M, R, 4].
+        place: float32 [B, T, 2], NaN where unknown.
+        field: float32 [B, M, 2, G, G], NaN where unknown.
+        expert: bool [B, M].
+    """
+
+    images: list[Tensor]
+    sensor: Tensor
+    actions: Tensor
+    plan: Tensor
+    plan_valid: Tensor
+    valid: Tensor
+    tokens: Tensor
+    mask: Tensor
+    margin: Tensor
+    cost: Tensor
+    violation: Tensor
+    referents: Tensor
+    place: Tensor
+    field: Tensor
+    expert: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy to a device."""
+        moved = {
+            field.name: (
+                [image.to(device, non_blocking=True) for image in value]
+                if isinstance(value := getattr(self, field.name), list)
+                else value.to(device, non_blocking=True)
+            )
+            for field in dataclasses.fields(self)
+        }
+        return Batch(**moved)

@@ -1,0 +1,77 @@
+"""Every hyperparameter of training, as config/train/*.yaml holds them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tc_mmwm_core.config import Config
+from tc_mmwm_core.losses.total_loss import LossWeights
+from tc_mmwm_core.models.world_model import ModelConfig
+from tc_mmwm_core.training.optimizer import OptimizerConfig
+
+
+class DataConfig(Config):
+    """What is trained on."""
+
+    domain: str | None = Field(None, description="domain whose oracle relabels simulated trajectories, e.g. navigation")
+    instructions: int = Field(8, ge=1, description="instructions that each simulated trajectory is judged under")
+    simulated_weight: float = Field(1.0, ge=0, description="share of windows from simulated trajectories, relative")
+    real_weight: float = Field(1.0, ge=0, description="share of windows from real trajectories, relative")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share of trajectories kept for validation and calibration")
+
+
+class StageConfig(Config):
+    """One stage of the curriculum (method, section 11)."""
+
+    name: Literal["reconstruction", "world_model", "full"]
+    epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
+    trajectories: int = Field(32, ge=1, description="windows a batch")
+    min_length: int = Field(10, ge=1, description="shortest window, latent steps")
+    max_length: int = Field(30, ge=1, description="longest window, latent steps")
+    instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
+    starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
+    learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
+
+    @model_validator(mode="after")
+    def _lengths(self) -> StageConfig:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
+        if self.name != "reconstruction" and self.min_length < 2:
+            raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
+        return self
+
+
+class ObjectiveConfig(Config):
+    """Constants of the losses."""
+
+    min_rollout: int = Field(3, ge=2, description="least rollout depth K")
+    max_rollout: int = Field(5, ge=2, description="largest rollout depth K")
+    counterfactuals: int = Field(4, ge=2, description="M, alternative actions at the same latent")
+    action_eps: float = Field(1.0, gt=0, description="ε of L_action, in units of latent distance")
+    scale_by_action_distance: bool = Field(True, description="weigh L_action's pairs by how much the actions differ")
+    violation_margin: float = Field(0.2, ge=0, description="m of the mirrored hinge")
+    margin_scale: float = Field(0.1, gt=0, description="oracle margin, in the domain's unit, that is one unit of v")
+    margin_limit: float = Field(3.0, gt=0, description="|v| beyond which the margin regression does not push")
+    cost_limit: float = Field(6.0, gt=0, description="cost in the field beyond which it is all the same")
+    projections: int = Field(256, ge=8, description="random directions of SIGReg")
+    stop_gradient: bool = Field(False, description="L_state and L_rollout do not move their targets")
+
+
+class TrainConfig(Config):
+    """Everything that determines a training run beside the data itself."""
+
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup_steps: int = Field(200, ge=0, description="linear warm-up at the start of each stage")
+    weights: LossWeights = LossWeights()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="EMA of the weights; the average is what is exported")
+    bf16: bool = Field(False, description="autocast the forward pass to bfloat16")
+    compile: bool = Field(False, description="torch.compile the model's parts")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="a checkpoint at least this often")
+    validate_every: int = Field(250, ge=1, description="steps between validations")

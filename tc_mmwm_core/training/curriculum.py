@@ -1,0 +1,32 @@
+"""The three stages of training (method, section 11), each of which can be skipped, resumed and repeated.
+
+1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
+2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
+3. ``full``: with L_action and L_rollout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tc_mmwm_core.training.config import StageConfig
+
+
+def stage_steps(stage: StageConfig, trajectories: int) -> int:
+    """Optimizer steps of a stage: an epoch is one window of each trajectory."""
+    return max(1, math.ceil(stage.epochs * trajectories / stage.trajectories))
+
+
+def select_stages(stages: Sequence[StageConfig], names: Sequence[str] | None) -> tuple[StageConfig, ...]:
+    """The stages called ``names``, in the order given (a name may come twice); all of them where it is None.
+
+    Raises:
+        ValueError: no stage of that name.
+    """
+    if names is None:
+        return tuple(stages)
+    known = {stage.name: stage for stage in stages}
+    if missing := [name for name in names if name not in known]:
+        raise ValueError(f"stage {', '.join(missing)}: the config has {', '.join(known)}")
+    return tuple(known[name] for name in names)

@@ -1,0 +1,176 @@
+"""Batches for training: windows of the datasets, cut into latent steps and judged under several instructions."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.windows import WindowSampler
+from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
+from tc_mmwm_core.training.labels import Labels, label
+
+
+class LabelledData:
+    """Datasets with their labels; each is one source with its share of the windows."""
+
+    def __init__(self, datasets: Sequence[Dataset], config: TrainConfig, domain: Domain | None, progress: bool = True):
+        self.datasets = list(datasets)
+        self.config = config
+        tokens = TextTokens(config.model.max_tokens)
+        self.labels: list[Labels] = [
+            label(dataset, domain, config.data.instructions, tokens, config.seed + index, progress)
+            for index, dataset in enumerate(datasets)
+        ]
+        self.weights = source_weights(datasets, config.data)
+
+    @property
+    def trajectories(self) -> int:
+        """Number of trajectories."""
+        return sum(len(dataset) for dataset in self.datasets)
+
+    def sampler(self, stage: StageConfig, seed: int) -> WindowSampler:
+        """Windows of control steps long enough for the stage's latent steps and the plan that follows each."""
+        skip = self.config.model.frame_skip
+        length = (stage.min_length * skip, stage.max_length * skip)
+        return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed)
+
+    def batch(self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator) -> Batch:
+        """The sampler's next windows under instructions that ``rng`` draws."""
+        windows = sampler.sample()
+        model = self.config.model
+        skip = model.frame_skip
+        count = len(windows)
+        steps = windows.action.shape[1] // skip
+        keep = steps * skip
+        interface = self.datasets[0].interface
+        actions = interface.normalise_action(windows.action[:, :keep])
+        latent_actions = actions.reshape(count, steps, skip, -1).mean(2)
+        plan, plan_valid = _following(latent_actions, model.horizon)
+        several = min(stage.instructions, self.config.data.instructions)
+        choice = np.argsort(rng.random((count, self.config.data.instructions)), 1)[:, :several]
+        chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
+        return Batch(
+            images=[torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()],
+            sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
+            actions=torch.from_numpy(latent_actions.astype(np.float32)),
+            plan=torch.from_numpy(plan.astype(np.float32)),
+            plan_valid=torch.from_numpy(plan_valid),
+            valid=torch.from_numpy(np.ascontiguousarray(windows.valid[:, :keep:skip])),
+            tokens=torch.from_numpy(chosen.of("tokens")),
+            mask=torch.from_numpy(chosen.of("mask")),
+            margin=torch.from_numpy(chosen.over_time("margin")),
+            cost=torch.from_numpy(chosen.over_time("cost")),
+            violation=torch.from_numpy(chosen.over_time("violation").astype(np.int64)),
+            referents=torch.from_numpy(chosen.of("referents")),
+            place=torch.from_numpy(chosen.places()),
+            field=torch.from_numpy(chosen.of("field").astype(np.float32)),
+            expert=torch.from_numpy(chosen.of("expert")),
+        )
+
+
+class _Chosen:
+    """Labels of the chosen instructions of each window."""
+
+    def __init__(
+        self,
+        labels: list[Labels],
+        dataset: np.ndarray,
+        trajectory: np.ndarray,
+        start: np.ndarray,
+        choice: np.ndarray,
+        keep: int,
+        skip: int,
+    ) -> None:
+        rows = zip(dataset.tolist(), trajectory.tolist(), start.tolist(), choice, strict=True)
+        self.rows = [(labels[d], t, s, c) for d, t, s, c in rows]
+        self.keep, self.skip = keep, skip
+
+    def of(self, name: str) -> np.ndarray:
+        """[B, M, ...]."""
+        return np.stack([getattr(labels, name)[t][c] for labels, t, _, c in self.rows])
+
+    def places(self) -> np.ndarray:
+        """[B, T, 2]."""
+        return np.stack([labels.place[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
+
+    def over_time(self, name: str) -> np.ndarray:
+        """[B, M, T]."""
+        return np.stack(
+            [getattr(labels, name)[t][c][:, s : s + self.keep : self.skip] for labels, t, s, c in self.rows]
+        )
+
+
+def _following(actions: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``horizon`` actions from each step on, [B, T, K, A], and which of them lie within the window."""
+    steps = actions.shape[1]
+    index = np.arange(steps)[:, None] + np.arange(horizon)
+    valid = np.broadcast_to(index < steps, (len(actions), steps, horizon))
+    return actions[:, np.minimum(index, steps - 1)], np.ascontiguousarray(valid)
+
+
+def source_weights(datasets: Sequence[Dataset], config: DataConfig) -> list[float]:
+    """Share of each dataset: its source's weight, split within the source in proportion to steps.
+
+    A dataset belongs to the source that most of its trajectories have.
+    """
+    real = [sum(info.source == "real" for info in d.trajectories) * 2 > len(d) for d in datasets]
+    total = {kind: sum(d.steps for d, r in zip(datasets, real, strict=True) if r == kind) for kind in (True, False)}
+    weight = {True: config.real_weight, False: config.simulated_weight}
+    return [weight[r] * d.steps / total[r] for d, r in zip(datasets, real, strict=True)]
+
+
+def split(dataset: Dataset, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out trajectories; the same seed gives the same split."""
+    order = np.random.default_rng([seed, 0x5B117]).permutation(len(dataset))
+    held = max(1, round(holdout * len(dataset)))
+    return dataset.subset(sorted(order[held:])), dataset.subset(sorted(order[:held]))
+
+
+def prefetch(
+    data: LabelledData, sampler: WindowSampler, stage: StageConfig, seed: int, first: int, ahead: int = 3
+) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """Batches from step ``first`` on, made in a thread beside training, with the sampler's state after each.
+
+    Instructions are drawn by a generator of (seed, step), windows by the sampler: both stand right after a resume.
+    """
+    ready: queue.Queue = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def fill() -> None:
+        step = first
+        try:
+            while not stop.is_set():
+                batch = data.batch(sampler, stage, np.random.default_rng([seed, step]))
+                _put(ready, (batch, sampler.state_dict()), stop)
+                step += 1
+        except BaseException as error:  # the training thread raises it, not this one
+            _put(ready, error, stop)
+
+    thread = threading.Thread(target=fill, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _put(ready: queue.Queue, item: object, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            return ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue

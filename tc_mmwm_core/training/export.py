@@ -1,0 +1,178 @@
+"""Export a trained model to a bundle: three ONNX graphs, tokenizer, weights, interface and bundle.json.
+
+Each graph is a wrapper module with its input names and example inputs beside it, as rsl_rl's ``as_onnx`` does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.models.composition import MODALITIES
+from tc_mmwm_core.models.vocabulary import tokenizer_file
+from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.runtime import bundle as bundles
+from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.weights import WEIGHTS
+from tc_mmwm_core.utils.reproducibility import environment
+
+OPSET = 20
+
+
+class LanguageGraph(nn.Module):
+    """language.onnx: once an instruction."""
+
+    inputs = ("tokens", "mask")
+    outputs = ("words", "z_l")
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`WorldModel.instruct`."""
+        return self.model.instruct(tokens, mask)
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the exported shapes."""
+        length = self.model.config.max_tokens
+        mask = torch.ones(1, length, dtype=torch.bool)
+        mask[:, length // 2 :] = False
+        return torch.arange(1000, 1000 + length)[None], mask
+
+
+class EncodeGraph(nn.Module):
+    """encode.onnx: once a decision."""
+
+    outputs = ("latent", "context", "weights", "proposal")
+
+    def __init__(self, model: WorldModel, images: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = (*(f"image.{name}" for name in images), "sensor", "words", "mask", "z_l")
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images uint8 [1, H, W, 3] ..., sensor [1, Ds], words [1, L, E], mask [1, L], z_l [1, D]."""
+        *images, sensor, words, mask, z_l = inputs
+        features, z_v, z_s = self.model.encode(list(images), sensor)
+        context = self.model.ground(features, words, mask, z_l)
+        latent, weights = self.model.compose(z_v, z_l, z_s)
+        return latent, context, weights, self.model.propose(latent, context)
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the exported shapes."""
+        config, shapes = self.model.config, self.model.shapes
+        generator = torch.Generator().manual_seed(0)
+        height, width = shapes["image"]
+        images = [
+            torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
+            for _ in range(shapes["cameras"])
+        ]
+        mask = torch.ones(1, config.max_tokens, dtype=torch.bool)
+        mask[:, config.max_tokens // 2 :] = False
+        draws = [(1, shapes["sensors"]), (1, config.max_tokens, config.width), (1, config.latent)]
+        sensor, words, z_l = (torch.randn(shape, generator=generator) for shape in draws)
+        return *images, sensor, words, mask, z_l
+
+
+class ScreenGraph(nn.Module):
+    """screen.onnx: all candidates; k is unrolled, and what does not change over candidates is computed once."""
+
+    inputs = ("latent", "context", "actions")
+    outputs = ("violation", "progress")
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [1, D], context [1, C], actions [N, K, A] normalised to violation [N, K] and progress [N, K]."""
+        imagined = self.model.rollout(latent[:, None], actions[None])  # [1, N, K, D]
+        violation, progress = self.model.judge(imagined, context)
+        return violation[0], progress[0]
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the exported shapes; the first axis of actions may be any."""
+        config = self.model.config
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(1, config.latent), (1, self.model.context_size), (7, config.horizon, self.model.shapes["actions"])]
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def graphs(model: WorldModel, interface: RobotInterface) -> dict[str, nn.Module]:
+    """The graphs of a bundle by file name."""
+    return {
+        "language.onnx": LanguageGraph(model),
+        "encode.onnx": EncodeGraph(model, [image.name for image in interface.images]),
+        "screen.onnx": ScreenGraph(model),
+    }
+
+
+def export_graph(graph: nn.Module, path: Path) -> None:
+    """Write one graph; only screen.onnx's number of candidates is dynamic."""
+    dynamic = {"actions": {0: "candidates"}, "violation": {0: "candidates"}, "progress": {0: "candidates"}}
+    names = {*graph.inputs, *graph.outputs}
+    torch.onnx.export(
+        graph,
+        graph.example(),
+        str(path),
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        dynamic_axes={name: axes for name, axes in dynamic.items() if name in names},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    onnx.checker.check_model(str(path))
+
+
+def export_bundle(
+    model: WorldModel,
+    interface: RobotInterface,
+    config: TrainConfig,
+    output: Path,
+    name: str,
+    threshold: float,
+    calibration: bundles.Calibration | None,
+) -> bundles.Bundle:
+    """Write the bundle to ``output``, whole or not at all."""
+    model = model.eval()
+    record = environment()
+    revision = record["git"]["commit"] if record["git"] else "unknown"
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Path | bytes] = {"tokenizer.json": tokenizer_file()}
+        for file, graph in graphs(model, interface).items():
+            export_graph(graph, Path(folder) / file)
+            files[file] = Path(folder) / file
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, Path(folder) / WEIGHTS)
+        files[WEIGHTS] = Path(folder) / WEIGHTS
+        files["robot.yaml"] = yaml.safe_dump(interface.to_dict(), sort_keys=False).encode()
+        manifest = bundles.BundleManifest(
+            name=name,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            interface=interface.to_dict(),
+            latent=config.model.latent,
+            context=model.context_size,
+            horizon=config.model.horizon,
+            frame_skip=config.model.frame_skip,
+            max_tokens=config.model.max_tokens,
+            modalities=list(MODALITIES),
+            threshold=float(np.float32(threshold)),
+            calibration=calibration,
+            normalisation=bundles.SensorNormalisation(mean=model.sensor.mean.tolist(), std=model.sensor.scale.tolist()),
+            training=bundles.Training(
+                config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+                seed=config.seed,
+                revision=revision or "unknown",
+            ),
+            versions=record["packages"],
+        )
+        return bundles.write_bundle(output, manifest, files)

@@ -1,0 +1,94 @@
+"""Labels for training: each recorded motion judged under several instructions, once, before training starts.
+
+A simulator's oracle can judge any instruction on any trajectory, so that the same motion is seen both allowed and
+forbidden. A real recording has its own instruction and whatever was labelled; everything else is unknown and masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.trajectory import Trajectory
+from tc_mmwm_core.domains.base import Domain, Judgement
+from tc_mmwm_core.models.vocabulary import TextTokens
+
+REFERENTS = 3
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of N trajectories under M instructions each; NaN or -1 where unknown.
+
+    Attributes:
+        tokens: int64 [N, M, L]; mask: bool [N, M, L].
+        margin, cost: per trajectory float32 [M, S]; violation: per trajectory int8 [M, S].
+        referents: float32 [N, M, R, 4].
+        place: per trajectory float32 [S, 2], NaN where unknown.
+        field: float16 [N, M, 2, G, G], cost and margin at each place in view; NaN where unknown.
+        expert: bool [N, M], where the recorded motion carried the instruction out with success: worth imitating.
+    """
+
+    texts: list[list[str]]
+    tokens: np.ndarray
+    mask: np.ndarray
+    margin: list[np.ndarray]
+    cost: list[np.ndarray]
+    violation: list[np.ndarray]
+    referents: np.ndarray
+    place: list[np.ndarray]
+    field: np.ndarray
+    expert: np.ndarray
+
+
+def label(
+    dataset: Dataset, domain: Domain | None, count: int, tokens: TextTokens, seed: int, progress: bool = True
+) -> Labels:
+    """Judge every trajectory under its own instruction and ``count - 1`` others.
+
+    Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
+    ``count`` places. ``progress`` shows a bar.
+    """
+    columns: list[tuple[list[str], list[Judgement | None]]] = []
+    for index in tqdm(range(len(dataset)), desc="labels", unit="trajectory", disable=not progress):
+        columns.append(_judge(dataset[index], domain, count, np.random.default_rng([seed, index])))
+    texts = [column[0] for column in columns]
+    ids, mask = tokens([text for row in texts for text in row])
+    shape = (len(texts), count, tokens.max_tokens)
+    margin, cost, violation, place = [], [], [], []
+    grid = next((j.field_cost.shape for _, judgements in columns for j in judgements if j is not None), (1, 1))
+    field = np.full((len(texts), count, 2, *grid), np.nan, np.float16)
+    referents = np.zeros((len(texts), count, REFERENTS, 4), np.float32)
+    expert = np.zeros((len(texts), count), bool)
+    for index, (_, judgements) in enumerate(columns):
+        trajectory = dataset[index]
+        length = len(trajectory.sensor)
+        margin.append(np.full((count, length), np.nan, np.float32))
+        cost.append(np.full((count, length), np.nan, np.float32))
+        violation.append(np.broadcast_to(trajectory.violation, (count, length)).astype(np.int8))
+        place.append(np.full((length, 2), np.nan, np.float32))
+        expert[index, 0] = bool(trajectory.success)
+        for which, judgement in enumerate(judgements):
+            if judgement is None:
+                continue
+            margin[-1][which], cost[-1][which] = judgement.margin, judgement.cost
+            violation[-1][which] = judgement.margin > 0
+            rows = judgement.referents[:REFERENTS]
+            referents[index, which, : len(rows)] = rows
+            place[-1] = judgement.place
+            field[index, which] = judgement.field_cost, judgement.field_margin
+    tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
+    return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert)
+
+
+def _judge(
+    trajectory: Trajectory, domain: Domain | None, count: int, rng: np.random.Generator
+) -> tuple[list[str], list[Judgement | None]]:
+    if domain is None or trajectory.scene is None or trajectory.state is None:
+        return [trajectory.instruction] * count, [None] * count
+    others = [domain.draw_instruction(trajectory.scene, rng) for _ in range(count - 1)]
+    texts = [trajectory.instruction, *others]
+    return texts, [domain.judge(trajectory.scene, trajectory.state, text) for text in texts]

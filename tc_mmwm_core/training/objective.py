@@ -1,0 +1,193 @@
+"""The terms of L_total on one batch (method, sections 4 to 8). Every equation is in its own file under losses/.
+
+Time and candidates are batched: all T one-step predictions, all T rollouts and all M counterfactual actions are one
+call of g each per step of depth, never a loop over time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tc_mmwm_core.losses.action_consistency import action_consistency, action_distance
+from tc_mmwm_core.losses.constraint_violation import constraint_violation
+from tc_mmwm_core.losses.counterfactual_rollout import counterfactual_rollout
+from tc_mmwm_core.losses.field import field
+from tc_mmwm_core.losses.margin import margin_regression
+from tc_mmwm_core.losses.place import place
+from tc_mmwm_core.losses.progress import progress
+from tc_mmwm_core.losses.proposal import proposal
+from tc_mmwm_core.losses.reconstruction import reconstruction
+from tc_mmwm_core.losses.referring import presence, referring
+from tc_mmwm_core.losses.sigreg import random_directions, sigreg
+from tc_mmwm_core.losses.state_prediction import state_prediction
+from tc_mmwm_core.losses.violation_hinge import violation_hinge
+from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What :func:`encode_batch` computes once for all terms. N = B · M."""
+
+    z: Tensor  # [N, T, D]
+    z_v: Tensor  # [B, T, D]
+    z_s: Tensor  # [B, T, D]
+    alpha: Tensor  # [N, T, 3]
+    context: Tensor  # [N, S, C] at the S decision steps
+    starts: Tensor  # int64 [S]
+
+
+def encode_batch(model: WorldModel, batch: Batch, starts: Tensor) -> Latents:
+    """Encode every frame once, compose it with each of the window's M instructions, ground it at the decision steps."""
+    windows, steps = batch.valid.shape
+    several = batch.tokens.shape[1]
+    longest = int(batch.mask.sum(-1).max())
+    mask = batch.mask.flatten(0, 1)[:, :longest]
+    words, z_l = model.instruct(batch.tokens.flatten(0, 1)[:, :longest], mask)
+    features, z_v, z_s = model.encode([image.flatten(0, 1) for image in batch.images], batch.sensor.flatten(0, 1))
+    z_v, z_s = z_v.unflatten(0, (windows, steps)), z_s.unflatten(0, (windows, steps))
+
+    def repeat(x: Tensor) -> Tensor:  # [B, T, D] -> [N, T, D]
+        return x[:, None].expand(-1, several, -1, -1).flatten(0, 1)
+
+    z, alpha = model.compose(repeat(z_v), z_l[:, None].expand(-1, steps, -1), repeat(z_s))
+    seen = features.unflatten(0, (windows, steps))[:, starts].flatten(0, 1)  # [B · S, P, E]
+
+    def at_starts(x: Tensor) -> Tensor:  # [N, ...] -> [B · S · M, ...]
+        return x.unflatten(0, (windows, 1, several)).expand(-1, len(starts), -1, *x.shape[1:]).flatten(0, 2)
+
+    context = model.ground(seen, at_starts(words), at_starts(mask), at_starts(z_l))
+    context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
+    return Latents(z, z_v, z_s, alpha, context, starts)
+
+
+def terms(
+    model: WorldModel,
+    batch: Batch,
+    stage: StageConfig,
+    config: ObjectiveConfig,
+    generator: torch.Generator,
+    directions_seed: int,
+) -> tuple[dict[str, Tensor], Latents]:
+    """Raw loss terms by name, and the latents they were computed from.
+
+    ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions; ``directions_seed`` SIGReg's
+    directions. Stage ``reconstruction`` judges the encoded latents themselves; the later stages judge imagined ones.
+    """
+    steps = batch.valid.shape[1]
+    dynamics = stage.name != "reconstruction"
+    depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
+    latest = max(1, steps - depth) if dynamics else steps
+    starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
+    latents = encode_batch(model, batch, starts)
+    several = batch.tokens.shape[1]
+    valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
+
+    directions = random_directions(latents.z.shape[-1], config.projections, directions_seed, device=latents.z.device)
+    flat_valid = batch.valid.flatten()
+    out = {
+        "sigreg_visual": sigreg(latents.z_v.flatten(0, 1), directions, flat_valid),
+        "sigreg_fused": sigreg(latents.z[::several].flatten(0, 1), directions, flat_valid),
+        **_reconstruction_terms(model, batch, latents),
+        **_referring_terms(model, batch, latents),
+        **_field_terms(model, batch, latents, config),
+        **_proposal_terms(model, batch, latents, several),
+    }
+    here = torch.arange(1, device=starts.device)
+    if not dynamics:
+        seen = latents.z[:, starts, None]  # [N, S, 1, D]
+        return out | _judgement_terms(model, batch, latents, seen, here, config), latents
+
+    actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
+    target = latents.z.detach() if config.stop_gradient else latents.z
+    span = min(depth, steps - 1)
+    windows = actions.unfold(1, span, 1).transpose(-1, -2)[:, : steps - span]  # [N, T', K, A]
+    imagined = model.rollout(latents.z[:, : steps - span], windows)  # [N, T', K, D]
+    future = target.unfold(1, span + 1, 1).transpose(-1, -2)[..., 1:, :]  # [N, T', K, D]
+    alive = valid.unfold(1, span + 1, 1).cumprod(-1).bool()[..., 1:]  # [N, T', K]
+    tail = model.next(latents.z[:, steps - span : -1], actions[:, steps - span : -1])  # the last one-step predictions
+    out["state"] = state_prediction(
+        torch.cat([imagined[:, :, 0], tail], 1), target[:, 1:], valid[:, :-1] & valid[:, 1:]
+    )
+    if stage.name == "full":
+        out["rollout"] = counterfactual_rollout(imagined[:, :, 1:], future[:, :, 1:], alive[:, :, 1:])
+        out["action"] = _action_term(
+            model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator
+        )
+    ahead = torch.arange(span + 1, device=starts.device)
+    seen = torch.cat([latents.z[:, starts, None], imagined[:, starts]], 2)  # [N, S, 1 + K, D]
+    return out | _judgement_terms(model, batch, latents, seen, ahead, config), latents
+
+
+def _judgement_terms(
+    model: WorldModel, batch: Batch, latents: Latents, seen: Tensor, ahead: Tensor, config: ObjectiveConfig
+) -> dict[str, Tensor]:
+    """Violation and progress of ``seen`` [N, S, J, D], the latents ``ahead`` [J] steps after the decision steps."""
+    when = latents.starts[:, None] + ahead  # [S, J]
+    margin, cost, label = (x.flatten(0, 1)[:, when] for x in (batch.margin, batch.cost, batch.violation))
+    valid = batch.valid[:, None].expand(-1, batch.tokens.shape[1], -1).flatten(0, 1)[:, when]
+    v, p = (x.unflatten(0, seen.shape[:2]) for x in model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1)))
+    score = _score(margin, config)
+    there = batch.place[:, when][:, None].expand(-1, batch.tokens.shape[1], -1, -1, -1).flatten(0, 1)
+    located = model.reader.place(seen)
+    return {
+        "place": place(located, there.nan_to_num(), valid & there[..., 0].isfinite()),
+        "constraint": constraint_violation(v, valid & (label == 0)),
+        "violation": violation_hinge(v, torch.where(valid, label, -1), config.violation_margin),
+        "margin": margin_regression(v, score.nan_to_num(), valid & margin.isfinite()),
+        "progress": progress(p, -cost.nan_to_num(), valid & cost.isfinite()),
+    }
+
+
+def _score(margin: Tensor, config: ObjectiveConfig) -> Tensor:
+    """The oracle's margin on the scale of violation scores."""
+    return (margin / config.margin_scale).clamp(-config.margin_limit, config.margin_limit)
+
+
+def _field_terms(model: WorldModel, batch: Batch, latents: Latents, config: ObjectiveConfig) -> dict[str, Tensor]:
+    imagined = model.field_of(latents.context)[:, :, :2]  # [N, S, 2, H, W]
+    cost, margin = batch.field.flatten(0, 1).unbind(1)
+    target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
+    target = torch.nn.functional.interpolate(target, imagined.shape[-2:], mode="area")[:, None].expand_as(imagined)
+    return {"field": field(imagined, target.nan_to_num(), target.isfinite().all(-1).all(-1))}
+
+
+def _action_term(
+    model: WorldModel, z: Tensor, valid: Tensor, size: int, config: ObjectiveConfig, generator: torch.Generator
+) -> Tensor:
+    """L_action on M actions drawn to differ: uniform over the whole action box."""
+    shape = (*z.shape[:-1], config.counterfactuals, size)
+    drawn = (2 * torch.rand(shape, generator=generator) - 1).to(z.device)
+    futures = model.next(z[..., None, :], drawn)
+    scale = action_distance(drawn) if config.scale_by_action_distance else None
+    return action_consistency(futures, valid, config.action_eps, scale)
+
+
+def _reconstruction_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    starts = latents.starts
+    image, sensor = model.reconstruct(latents.z_v[:, starts], latents.z_s[:, starts])
+    pixels = batch.images[0][:, starts].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+    small = torch.nn.functional.avg_pool2d(pixels, 4).unflatten(0, image.shape[:2])
+    valid = batch.valid[:, starts]
+    wanted = model.sensor.normalise(batch.sensor[:, starts])
+    return {"reconstruction": reconstruction(image, small, valid) + reconstruction(sensor, wanted, valid)}
+
+
+def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    pointed = model.refer(latents.context)  # [N, S, R, 4]
+    named = batch.referents.flatten(0, 1)[:, None].expand_as(pointed)
+    known = batch.cost.flatten(0, 1).isfinite().any(-1)[:, None, None].expand(pointed.shape[:-1])  # an oracle judged it
+    place, there = pointed[..., :3], named[..., 3] > 0.5
+    return {"referring": referring(place, named[..., :3], known & there) + presence(pointed[..., 3], there, known)}
+
+
+def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: int) -> dict[str, Tensor]:
+    here = latents.z[:, latents.starts]
+    proposed = model.propose(here.flatten(0, 1), latents.context.flatten(0, 1)).unflatten(0, here.shape[:2])
+    plan = batch.plan[:, latents.starts][:, None].expand(-1, several, -1, -1, -1).flatten(0, 1)
+    valid = batch.plan_valid[:, latents.starts][:, None].expand(-1, several, -1, -1).flatten(0, 1)
+    return {"proposal": proposal(proposed, plan, valid & batch.expert.flatten()[:, None, None])}

@@ -1,0 +1,102 @@
+"""What held-out windows say of the model, with the instructions right and with them shuffled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from tc_mmwm_core.evaluation.latents import effective_rank
+from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.objective import encode_batch
+
+
+@torch.no_grad()
+def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
+    """Measures over ``batches``.
+
+    ``progress_correlation``: Pearson, at the decision steps and up to K steps imagined from them;
+    ``progress_correlation_shuffled``: the same with each window under another's instructions. If it is near the first,
+    the words are not heard. ``violation_auroc``; ``violation_accuracy`` at v = 0; ``referring_error``: mean distance of
+    what is pointed at, in half image sides; ``prediction_ratio``: error of the K-step prediction over that of copying
+    the latent; ``effective_rank``.
+    """
+    was_training = model.training
+    model.eval()
+    right = [_judge(model, batch) for batch in batches]
+    wrong = [_judge(model, _shuffled(batch)) for batch in batches]
+    model.train(was_training)
+
+    def joined(rows: list[dict[str, Tensor]], name: str) -> Tensor:
+        return torch.cat([row[name] for row in rows])
+
+    known = joined(right, "known")
+    labelled = joined(right, "label") >= 0
+    v, label = joined(right, "v")[labelled], joined(right, "label")[labelled]
+    measures = {
+        "violation_auroc": area_under_curve(v, label == 1),
+        "violation_accuracy": ((v > 0) == (label == 1)).float().mean().item(),
+        "referring_error": joined(right, "pointing").mean().item(),
+        "prediction_ratio": (joined(right, "error").sum() / joined(right, "copy").sum().clamp(min=1e-9)).item(),
+        "effective_rank": float(effective_rank(joined(right, "latents").double().cpu().numpy())),
+    }
+    if known.any():
+        target = joined(right, "target")[known]
+        measures["progress_correlation"] = correlation(joined(right, "p")[known], target)
+        measures["progress_correlation_shuffled"] = correlation(joined(wrong, "p")[known], target)
+        measures["progress_error"] = (joined(right, "p")[known] - target).abs().mean().item()
+    return measures
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's correlation of two vectors."""
+    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+
+
+def area_under_curve(score: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve: the chance that a positive outscores a negative (Mann-Whitney); NaN without both."""
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(score.double().cpu().numpy())[positive.cpu().numpy()]
+    return float((ranks.sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _shuffled(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, tokens=batch.tokens.roll(1, 0), mask=batch.mask.roll(1, 0))
+
+
+def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
+    steps = batch.valid.shape[1]
+    depth = min(model.config.horizon, steps - 1)
+    starts = torch.arange(0, max(1, steps - depth), max(1, depth), device=batch.valid.device)
+    latents = encode_batch(model, batch, starts)
+    several = batch.tokens.shape[1]
+    actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)
+    ahead = torch.arange(depth + 1, device=starts.device)
+    when = starts[:, None] + ahead
+    here = latents.z[:, starts]
+    seen = here[:, :, None]
+    if depth:
+        seen = torch.cat([seen, model.rollout(here, actions[:, when[:, :-1]])], 2)
+    truth = latents.z[:, when]
+    cost = batch.cost.flatten(0, 1)[:, when]
+    v, p = model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1))
+    pointed, named = model.refer(latents.context), batch.referents.flatten(0, 1)[:, None]
+    there = (named[..., 3] > 0.5).expand(pointed.shape[:-1])
+    distance = (pointed[..., :2] - named[..., :2]).norm(dim=-1)
+    return {
+        "v": v.flatten(),
+        "label": batch.violation.flatten(0, 1)[:, when].flatten(),
+        "p": p.flatten(),
+        "target": -cost.flatten(),
+        "known": cost.isfinite().flatten(),
+        "pointing": distance[there],
+        "error": (seen - truth)[:, :, 1:].square().sum(-1).flatten(),
+        "copy": (seen[:, :, :1] - truth)[:, :, 1:].square().sum(-1).flatten(),
+        "latents": latents.z[:, :: depth or 1].flatten(0, 1),
+    }
