@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.data.windows import WindowSampler
+from tc_mmwm_core.data.windows import Windows, WindowSampler
 from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.batch import Batch
@@ -46,6 +46,20 @@ class LabelledData:
     def batch(self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator) -> Batch:
         """The sampler's next windows under instructions that ``rng`` draws."""
         windows = sampler.sample()
+        several = min(stage.instructions, self.config.data.instructions)
+        choice = np.argsort(rng.random((len(windows), self.config.data.instructions)), 1)[:, :several]
+        return self.assemble(windows, choice)
+
+    def whole(self, sampler: WindowSampler, dataset: int, trajectory: int) -> Batch:
+        """One trajectory, from its first step to its first gap, under all its instructions."""
+        valid = self.datasets[dataset][trajectory].valid
+        length = len(valid) if valid.all() else int(np.argmin(valid))
+        one = np.ones(1, np.int64)
+        windows = sampler.gather(one * dataset, one * trajectory, one * 0, length)
+        return self.assemble(windows, np.arange(self.config.data.instructions)[None])
+
+    def assemble(self, windows: Windows, choice: np.ndarray) -> Batch:
+        """``windows`` of control steps, cut into latent steps, under the instructions ``choice`` [B, M]."""
         model = self.config.model
         skip = model.frame_skip
         count = len(windows)
@@ -55,8 +69,6 @@ class LabelledData:
         actions = interface.normalise_action(windows.action[:, :keep])
         latent_actions = actions.reshape(count, steps, skip, -1).mean(2)
         plan, plan_valid = _following(latent_actions, model.horizon)
-        several = min(stage.instructions, self.config.data.instructions)
-        choice = np.argsort(rng.random((count, self.config.data.instructions)), 1)[:, :several]
         chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
         return Batch(
             images=[torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()],

@@ -1,0 +1,61 @@
+"""Scores of held-out action sequences: what the acceptance threshold is calibrated on (DESIGN: screening)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tc_mmwm_core.data.windows import WindowSampler
+from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.objective import encode_batch
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """Imagined sequences of K latent steps, each begun from a state that complies.
+
+    Attributes:
+        score: float32 [S], max_k v as the model foretold it.
+        violating: bool [S], whether any control step of the sequence broke the instruction.
+        trajectory: int64 [S], which held-out trajectory.
+    """
+
+    score: np.ndarray
+    violating: np.ndarray
+    trajectory: np.ndarray
+
+
+@torch.no_grad()
+def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, progress: bool = True) -> SequenceScores:
+    """Score the recorded actions from every ``stride``-th latent step of every trajectory under each instruction."""
+    model.eval()
+    skip, horizon = model.config.frame_skip, model.config.horizon
+    sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
+    rows: list[tuple[np.ndarray, np.ndarray, int]] = []
+    places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
+    for owner, (d, t) in enumerate(tqdm(places, desc="calibrate", unit="trajectory", disable=not progress)):
+        batch = data.whole(sampler, d, t)
+        steps = batch.valid.shape[1]
+        if steps <= horizon:
+            continue
+        starts = torch.arange(0, steps - horizon, stride)
+        latents = encode_batch(model, batch, starts)
+        instructions = batch.tokens.shape[1]
+        windows = batch.actions[0][starts[:, None] + torch.arange(horizon)].expand(instructions, -1, -1, -1)
+        imagined = model.rollout(latents.z[:, starts], windows)  # [M, S, K, D]
+        v, _ = model.judge(imagined.flatten(0, 1), latents.context.flatten(0, 1))
+        score = v.unflatten(0, (instructions, len(starts))).amax(-1).numpy()
+        label = data.labels[d].violation[t]  # [M, control steps]
+        for s, start in enumerate((starts * skip).tolist()):
+            future = label[:, start + 1 : start + horizon * skip + 1]
+            known = (label[:, start] == 0) & (future >= 0).all(1)
+            rows.append((score[known, s], (future[known] == 1).any(1), owner))
+    return SequenceScores(
+        score=np.concatenate([row[0] for row in rows]).astype(np.float32),
+        violating=np.concatenate([row[1] for row in rows]),
+        trajectory=np.concatenate([np.full(len(row[0]), row[2]) for row in rows]),
+    )
