@@ -88,10 +88,11 @@ def terms(
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
 
     directions = random_directions(latents.z.shape[-1], config.projections, directions_seed, device=latents.z.device)
-    flat_valid = batch.valid.flatten()
+    # One test a time step over the windows: steps of one window are no independent samples.
+    over_windows = batch.valid.transpose(0, 1)
     out = {
-        "sigreg_visual": sigreg(latents.z_v.flatten(0, 1), directions, flat_valid),
-        "sigreg_fused": sigreg(latents.z[::several].flatten(0, 1), directions, flat_valid),
+        "sigreg_visual": sigreg(latents.z_v.transpose(0, 1), directions, over_windows),
+        "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows),
         **_reconstruction_terms(model, batch, latents),
         **_referring_terms(model, batch, latents),
         **_field_terms(model, batch, latents, config),
