@@ -149,8 +149,7 @@ def test_refinement_looks_for_the_least_violation_where_nothing_is_accepted(scre
     ],
 )
 def test_plan_is_shifted_by_the_control_periods_gone_by(planner, screener, make_step, gone, expected):
-    instruction = screener.instruct("drive slow")
-    planner.decide(make_step(0.9), instruction)
+    instruction = screener.instruct("drive")
     first = planner.decide(make_step(1.0), instruction).screening
     later = planner.decide(make_step(1.0 + gone), instruction).screening
     names = [name for name, _ in later.sources]
