@@ -28,11 +28,12 @@ def screened(violation, progress, actions=None, outside=None, threshold=0.0):
 
 
 def test_one_violating_step_rejects_however_good_the_progress():
-    screening = screened([[-1, 0.1], [-1, -1]], [[9, 9], [0, 1]])
-    assert screening.verdict.tolist() == [Verdict.REJECTED_VIOLATION, Verdict.ACCEPTED]
-    assert screening.chosen == 1
+    screening = screened([[-1, 0.1], [0.2, -1], [-1, -1]], [[9, 9], [9, 9], [0, 1]])
+    assert screening.verdict.tolist() == [Verdict.REJECTED_VIOLATION, Verdict.REJECTED_VIOLATION, Verdict.ACCEPTED]
+    assert screening.chosen == 2
     assert screening.reason(0) == "violation 0.100 > 0.000 at step 2"
-    assert screening.reason(1) == ""
+    assert screening.reason(1) == "violation 0.200 > 0.000 at step 1"
+    assert screening.reason(2) == ""
 
 
 def test_threshold_itself_is_accepted():
