@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from tc_mmwm_core.losses.reduction import masked_difference
 
+DELTA = 0.05
+
 
 def place(located: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Σ_t ‖p̂_t − p_t‖², mean over the batch.
+    """Σ_t h_δ(p̂_t − p_t) / δ with the Huber loss h_δ and δ = 0.05, summed over x and y, mean over the batch.
 
     Args:
         located, target: image coordinates in [-1, 1], [B, ..., 2].
         mask: bool [B, ...], where the true place is known.
     """
-    return masked_difference(located, target, mask).square().flatten(1).sum(1).mean()
+    difference = masked_difference(located, target, mask)
+    loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=DELTA) / DELTA
+    return loss.flatten(1).sum(1).mean()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tc_mmwm_core.models.layers import coordinates
+from tc_mmwm_core.models.layers import coordinates, mlp
 
 
 class InstructionField(nn.Module):
@@ -48,7 +48,7 @@ class FieldReader(nn.Module):
     def __init__(self, latent: int, shape: tuple[int, int], channels: int) -> None:
         super().__init__()
         self.shape, self.channels = shape, channels
-        self.locate = nn.Linear(latent, 2)
+        self.locate = mlp(latent, 64, 2, depth=1)  # α scales each modality's share of z: not linear in z alone
         grid = coordinates(*shape)[0]
         self.register_buffer("x", grid[0, 0].clone(), persistent=False)
         self.register_buffer("y", grid[1, :, 0].clone(), persistent=False)
