@@ -26,7 +26,7 @@ from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
 from tc_mmwm_core.domains.navigation.simulator import Simulator
 from tc_mmwm_core.evaluation import pictures
 from tc_mmwm_core.resources import ResourceError, resource
-from tc_mmwm_ros.loop import EpisodeRecord, Loop, LoopError, Moment, find_layouts, take_domain
+from tc_mmwm_ros.loop import TABLE_HEADER, EpisodeRecord, Loop, LoopError, Moment, find_layouts, take_domain
 from tc_mmwm_ros.processes import ProcessDied, die_with_parent
 
 INSTRUCTION = "drive to the green pad, never enter the blue zone"
@@ -125,34 +125,17 @@ def demonstrate(args: argparse.Namespace) -> None:
             print(f"    {name}")
 
 
-HEADER = "layout  reached  rules kept  steps  violations  decisions/s  p50 ms  p99 ms  rejected  candidates"
-
-
 def drive(loop: Loop, seeds: Sequence[int], instruction: str) -> list[EpisodeRecord]:
     """One episode a layout; prints a table of them as they end."""
-    print(f"\n  “{instruction}”\n\n{HEADER}")
+    print(f"\n  “{instruction}”\n\n{TABLE_HEADER}")
     records = []
     for seed in seeds:
         record = loop.run(seed, instruction)
         records.append(record)
-        print(row(record), flush=True)
+        print(record.row(), flush=True)
     good = sum(record.success for record in records)
     print(f"\n{good} of {len(records)} reached the goal and kept every rule")
     return records
-
-
-def row(record: EpisodeRecord) -> str:
-    """One line under :data:`HEADER`."""
-    return (
-        f"{record.seed:6}  {yes(record.reached):>7}  {yes(not record.violations):>10}  {record.steps:5}"
-        f"  {record.violations:10}  {record.decisions_per_second:11.1f}  {record.p50_ms:6.1f}  {record.p99_ms:6.1f}"
-        f"  {record.rejected:8.0%}  {record.candidates:10}"
-    )
-
-
-def yes(value: bool) -> str:
-    """``yes`` or ``no``."""
-    return "yes" if value else "no"
 
 
 def tell_what_language_changed(records: dict[str, list[EpisodeRecord]]) -> None:
@@ -206,7 +189,7 @@ def learn(bundle: Path, output: Path) -> None:
     say("fine-tuning on both")
     config = resource("config", "train", "finetune.yaml")
     tc_mmwm("train", "--config", config, "--data", dataset, replay, "--init", bundle, "--output", run)
-    tc_mmwm("export", run, "--output", output / "bundle")
+    tc_mmwm("export", run, "--data", dataset, replay, "--output", output / "bundle")
 
 
 def tc_mmwm(*arguments: object) -> None:

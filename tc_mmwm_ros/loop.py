@@ -44,9 +44,10 @@ CONFIGURE = Transition(id=Transition.TRANSITION_CONFIGURE, label="configure")
 ACTIVATE = Transition(id=Transition.TRANSITION_ACTIVATE, label="activate")
 DEACTIVATE = Transition(id=Transition.TRANSITION_DEACTIVATE, label="deactivate")
 START_TIMEOUT = 60.0  # s, for nodes to start and for the planner to load its model
-GRACE = 15.0  # s beyond an episode's longest duration
+PATIENCE = 3.0  # times an episode's longest duration: on a busy machine the world runs slower than real time
 CONTROL_PERIOD = 0.1  # s
 SEEDS_TO_TRY = 100_000
+TABLE_HEADER = " layout  reached  rules kept  steps  violations  decisions/s  p50 ms  p99 ms  rejected  candidates"
 
 
 class LoopError(RuntimeError):
@@ -91,6 +92,15 @@ class EpisodeRecord:
         content = asdict(self)
         del content["moment"]
         return content
+
+    def row(self) -> str:
+        """One line under :data:`TABLE_HEADER`."""
+        reached, kept = ("yes" if yes else "no" for yes in (self.reached, not self.violations))
+        return (
+            f"{self.seed:7}  {reached:>7}  {kept:>10}  {self.steps:5}  {self.violations:10}"
+            f"  {self.decisions_per_second:11.1f}  {self.p50_ms:6.1f}  {self.p99_ms:6.1f}"
+            f"  {self.rejected:8.0%}  {self.candidates:10}"
+        )
 
 
 def take_domain() -> socket.socket:
@@ -221,7 +231,7 @@ class Loop:
         self._record = record
         self._change_state(ACTIVATE)
         began = time.monotonic()
-        limit = self._max_steps * CONTROL_PERIOD + GRACE
+        limit = self._max_steps * CONTROL_PERIOD * PATIENCE
         self._wait(lambda: self._ended(seed), limit, f"the end of the episode in layout {seed}")
         lasted = time.monotonic() - began
         self._record = None

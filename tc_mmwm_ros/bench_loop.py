@@ -1,0 +1,163 @@
+"""How well and how fast the closed loop drives in fresh layouts, with every node a process of its own over DDS.
+
+python -m tc_mmwm_ros.bench_loop --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from tc_mmwm_core.domains.navigation import instructions
+from tc_mmwm_core.resources import ResourceError, resource
+from tc_mmwm_core.runtime.bundle import Bundle, BundleError
+from tc_mmwm_ros.demo import INSTRUCTION
+from tc_mmwm_ros.loop import TABLE_HEADER, EpisodeRecord, Loop, LoopError, find_layouts, take_domain
+from tc_mmwm_ros.processes import ProcessDied
+
+FIRST_LAYOUT = 200_000  # collected data and the demo stay below
+EXAMPLES = """\
+examples:
+  python -m tc_mmwm_ros.bench_loop
+  python -m tc_mmwm_ros.bench_loop --episodes 10 --instruction "go to the red pad, keep out of the orange area"
+  python -m tc_mmwm_ros.bench_loop --instruction "" --json docs/results/closed_loop.json
+"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures over all episodes. Times are the worst of the episodes' own percentiles, not their mean."""
+
+    episodes: int
+    reached: float  # share
+    kept_every_rule: float  # share
+    success: float  # share: both
+    decisions_per_second_least: float
+    decisions_per_second_median: float
+    p50_ms_median: float
+    p99_ms_worst: float
+    deadline_misses: int
+    candidates: int
+    rejected: float  # share of candidates
+
+    @staticmethod
+    def of(records: Sequence[EpisodeRecord]) -> Summary:
+        """Summarise at least one episode."""
+        rates = [record.decisions_per_second for record in records]
+        return Summary(
+            episodes=len(records),
+            reached=float(np.mean([record.reached for record in records])),
+            kept_every_rule=float(np.mean([not record.violations for record in records])),
+            success=float(np.mean([record.success for record in records])),
+            decisions_per_second_least=min(rates),
+            decisions_per_second_median=float(np.median(rates)),
+            p50_ms_median=float(np.median([record.p50_ms for record in records])),
+            p99_ms_worst=max(record.p99_ms for record in records),
+            deadline_misses=sum(record.deadline_misses for record in records),
+            candidates=min(record.candidates for record in records),
+            rejected=float(np.mean([record.rejected for record in records])),
+        )
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tc_mmwm_ros.bench_loop",
+        description="Drive fresh layouts in closed loop, robot, planner and recorder each a process over DDS.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
+    parser.add_argument(
+        "--instruction", default=INSTRUCTION, help='empty: another is drawn for each layout (default: "%(default)s")'
+    )
+    parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
+    parser.add_argument("--seed", type=int, default=FIRST_LAYOUT, help="first layout to look at (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write figures and episodes to this file too")
+    args = parser.parse_args(arguments)
+    if args.episodes < 1:
+        parser.error(f"--episodes {args.episodes}: at least 1")
+    try:
+        if args.instruction:
+            instructions.parse(args.instruction)
+        args.bundle = args.bundle or resource("bundles", "navigation")
+        args.identity = Bundle.load(args.bundle).identity
+    except (ValueError, BundleError, ResourceError) as error:
+        parser.error(str(error))
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark. Exit codes: 0 done, 1 something died or refused, 130 interrupted."""
+    args = parse_arguments(arguments)
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are stopped then too
+    try:
+        with take_domain():
+            records = measure(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ProcessDied, LoopError) as error:
+        print(f"bench_loop: {error}", file=sys.stderr)
+        return 1
+    summary = Summary.of(records)
+    print()
+    for field in fields(summary):
+        print(f"{field.name:28} {getattr(summary, field.name):8.3f}".rstrip("0").rstrip("."))
+    if args.json:
+        write(args, summary, records)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> list[EpisodeRecord]:
+    """One episode a layout; prints each as it ends."""
+    if args.instruction:
+        seeds = find_layouts(args.episodes, args.seed, [args.instruction], across=False)
+    else:
+        seeds = list(range(args.seed, args.seed + args.episodes))
+    print(f"bundle {args.identity}\n\n{TABLE_HEADER}")
+    records = []
+    with (
+        tempfile.TemporaryDirectory(prefix="bench_loop-") as scratch,
+        Loop(args.bundle, Path(scratch) / "log", bag=Path(scratch) / "bag") as loop,
+    ):
+        for seed in seeds:
+            records.append(loop.run(seed, args.instruction))
+            print(records[-1].row(), flush=True)
+    return records
+
+
+def write(args: argparse.Namespace, summary: Summary, records: Sequence[EpisodeRecord]) -> None:
+    """Figures and episodes as JSON, without the paths driven; replaces the file at once."""
+    episodes = [record.to_dict() for record in records]
+    for episode in episodes:
+        del episode["path"], episode["scene"]
+    content = {
+        "schema": 1,
+        "command": f"python -m tc_mmwm_ros.bench_loop {' '.join(sys.argv[1:])}".rstrip(),
+        "bundle": args.identity,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "summary": {field.name: getattr(summary, field.name) for field in fields(summary)},
+        "episodes": episodes,
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.json.with_name(f".{args.json.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
