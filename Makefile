@@ -28,12 +28,12 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 	  grep -E '^=+ .+ in .+ =+$$' build/tc_mmwm_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	  exit $$status
 
-bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate
+bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate (about an hour on 2 cores)
 	@$(IN_VENV) \
-	  tc-mmwm collect --domain navigation; \
-	  tc-mmwm train; \
-	  tc-mmwm export; \
-	  tc-mmwm evaluate
+	  tc-mmwm collect --domain navigation --episodes 4000 --steps 50 --seed 100000 --output data/navigation; \
+	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
+	  tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation; \
+	  tc-mmwm evaluate --bundle bundles/navigation --episodes 50 --json docs/results/navigation.json
 
 lint: setup ## ruff check and format check, as test/test_style.py holds them
 	@$(IN_VENV) ruff check . && ruff format --check .
