@@ -56,7 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
     parser.add_argument("--no-finetune", action="store_true", help="do not learn from the recording")
     parser.add_argument("--output", type=Path, help="folder to leave things in (default: demo_output/<date>-<time>)")
-    parser.add_argument("--seed", type=int, default=100_000, help="first layout to look at (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=500_000, help="first layout to look at (default: %(default)s)")
     args = parser.parse_args(arguments)
     if args.episodes < 1:
         parser.error(f"--episodes {args.episodes}: at least 1")
