@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run_command=command.run)  # `run` may be one of its arguments
     return parser
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 the command's own 'no', 2 wrong usage or input, 130 interrupted."""
     args = build_parser().parse_args(arguments)
     try:
-        return args.run(args) or 0
+        return args.run_command(args) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -96,6 +96,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-        settings.pop("run", None)
+        settings.pop("run_command", None)
         args.json.write_text(json.dumps({"arguments": settings, "measures": result}, indent=2) + "\n")
     return 0

@@ -63,7 +63,7 @@ def failing(monkeypatch):
             def run(args):
                 raise error
 
-            result.set_defaults(run=run, command="fail")
+            result.set_defaults(run_command=run, command="fail")
             return result
 
         monkeypatch.setattr(cli, "build_parser", parser)
