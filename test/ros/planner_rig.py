@@ -105,7 +105,7 @@ class Spinner:
         for node in nodes:
             self.executor.add_node(node)
 
-    def until(self, condition: Callable[[], bool], timeout: float = 5.0) -> float:
+    def until(self, condition: Callable[[], bool], timeout: float = 20.0) -> float:
         """Spin until ``condition()`` holds; the seconds it took. AssertionError after ``timeout``."""
         started = time.monotonic()
         while not condition():

@@ -107,7 +107,7 @@ def test_commands_come_at_the_rate_of_the_interface_and_within_limits(driving):
     robot.commands.clear()
     spinner.until(lambda: len(robot.commands) >= 11)
     times = [when for when, *_ in robot.commands]
-    assert (times[10] - times[0]) / 10 == pytest.approx(PERIOD, rel=0.2)
+    assert np.median(np.diff(times)) == pytest.approx(PERIOD, rel=0.2)  # a busy machine may skip a period
     assert all(-0.3 <= forward <= 0.7 + 1e-6 and abs(turn) <= 2.5 for _, forward, turn in robot.commands)
 
 
@@ -410,7 +410,7 @@ def process(model):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot, number):
     spinner = Spinner(robot)
-    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=15)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
     os.kill(process.pid, number)
     spinner.until(lambda: process.poll() is not None)
     spinner.spin(2 * PERIOD)
@@ -420,7 +420,7 @@ def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot,
 
 def test_a_kill_is_told_by_silence(process, robot):
     spinner = Spinner(robot)
-    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=15)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
     process.kill()
     killed = time.monotonic()
     spinner.spin(5 * PERIOD)
@@ -429,6 +429,6 @@ def test_a_kill_is_told_by_silence(process, robot):
 
 def test_a_failed_autostart_ends_the_process(robot):
     command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", "autostart:=true"]
-    result = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert "parameter 'model' is empty" in result.stderr
