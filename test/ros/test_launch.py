@@ -1,0 +1,99 @@
+"""``ros2 launch tc_mmwm_ros planner.launch.py`` as a user types it, with the real launch_ros.
+
+A process of its own and no launch_testing plugin: the plugin imports every test module by its bare name and so trips
+over the files of one name in our test folders (pyproject.toml switches it off).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import time
+
+import pytest
+import rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from tc_mmwm_ros.msg import EpisodeEvent, PlannerState
+from tiny_bundle import write_tiny_bundle
+
+from tc_mmwm_ros.processes import Processes
+
+pytestmark = pytest.mark.skipif(
+    not (importlib.util.find_spec("launch_ros") and importlib.util.find_spec("ros2launch")),
+    reason="launch_ros and ros2launch are not installed: they come with a ROS 2 installation, not as wheels",
+)
+
+LAUNCH = ["ros2", "launch", "tc_mmwm_ros", "planner.launch.py"]
+ARGUMENTS = ["robot", "model", "params_file", "namespace", "use_sim_time", "autostart", "record", "sim", "log_level"]
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture
+def node():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("listener", namespace="robot1", context=context)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.spin_until = lambda condition, seconds: _spin_until(executor, condition, seconds)
+    yield node
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+def _spin_until(executor, condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        executor.spin_once(timeout_sec=0.1)
+    return True
+
+
+def test_show_args_describes_every_argument():
+    shown = subprocess.run([*LAUNCH, "--show-args"], capture_output=True, text=True, check=True).stdout
+    described = shown.split("    '")[1:]
+    assert [entry.split("'")[0] for entry in described] == ARGUMENTS
+    for entry in described:
+        assert "(default: '" in entry and "no description given" not in entry, entry
+
+
+def test_robot_planner_and_recorder_come_up_and_drive(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    params = tmp_path / "params.yaml"
+    params.write_text(
+        "/**/sim_robot: {ros__parameters: {publish_instruction: false, instruction: drive to the green pad}}\n"
+        "/**/planner: {ros__parameters: {instruction: drive}}\n"  # the tiny bundle knows few words
+        f"/**/recorder: {{ros__parameters: {{output: {tmp_path / 'bag'}}}}}\n"
+    )
+    states, commands, events = [], [], []
+    node.create_subscription(PlannerState, "planner/state", states.append, LATCHED)
+    node.create_subscription(TwistStamped, "cmd_vel", commands.append, 10)
+    node.create_subscription(EpisodeEvent, "episode_event", events.append, LATCHED)
+    with Processes(tmp_path / "logs") as processes:
+        launch = processes.start(
+            "launch",
+            [*LAUNCH, "sim:=true", "record:=true", "namespace:=robot1", "use_sim_time:=true",
+             f"model:={tmp_path / 'bundle'}", f"params_file:={params}"],
+        )  # fmt: skip
+        driving = node.spin_until(lambda: any(command.twist.linear.x > 0.1 for command in commands), 60)
+        assert driving, processes.tail("launch")
+        assert node.spin_until(lambda: states and states[-1].state == PlannerState.PLANNING, 10), states[-1]
+        assert states[-1].bundle.startswith("tiny@")
+        assert node.spin_until(lambda: events, 10)
+        sim_time = commands[-1].header.stamp.sec
+        assert sim_time < 1e6, "with use_sim_time the stamps must be the simulation's, which begin at 0"
+        processes.stop("launch")
+        assert launch.returncode == 0, processes.tail("launch")
+    assert node.spin_until(lambda: commands[-1].twist.linear.x == 0, 5), "the safe action was not the last command"
+    assert (tmp_path / "bag" / "metadata.yaml").is_file()
+
+
+def test_a_refused_configuration_says_why_and_how_to_go_on(tmp_path, node):
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("launch", [*LAUNCH, f"model:={tmp_path / 'nowhere'}", "namespace:=robot1"])
+        told = node.spin_until(lambda: "planner refused its configuration" in processes.tail("launch"), 60)
+        assert told, processes.tail("launch")
+        assert str(tmp_path / "nowhere") in processes.tail("launch")
