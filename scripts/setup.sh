@@ -69,7 +69,8 @@ fi
 
 # --- already done? ----------------------------------------------------------------------------------------------------
 
-fingerprint="$ros $python $("$python" --version 2>&1) $PWD $(cat requirements/*.txt scripts/setup.sh | sha256sum)"
+base="$ros $python $("$python" --version 2>&1) $PWD"
+fingerprint="$base $(cat requirements/*.txt scripts/setup.sh | sha256sum)"
 if [[ -f "$stamp" && "$(cat "$stamp")" == "$fingerprint" ]]; then
     exit 0
 fi
@@ -77,7 +78,10 @@ fi
 # --- the environment --------------------------------------------------------------------------------------------------
 
 say "ROS 2: $ros   Python: $python ($version)   into .venv"
-rm -rf "$venv" build install log # built against the environment that goes away
+if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$base "* ]]; then
+    rm -rf "$venv" build install log # built against the environment that goes away
+fi
+rm -f "$stamp"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet "$@"; } # twice: errors only
 
 if [[ "$ros" == wheels ]]; then
