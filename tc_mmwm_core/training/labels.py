@@ -91,4 +91,5 @@ def _judge(
         return [trajectory.instruction] * count, [None] * count
     others = [domain.draw_instruction(trajectory.scene, rng) for _ in range(count - 1)]
     texts = [trajectory.instruction, *others]
-    return texts, [domain.judge(trajectory.scene, trajectory.state, text) for text in texts]
+    states = np.nan_to_num(trajectory.state)  # a step that was not observed holds NaN; `valid` masks its labels
+    return texts, [domain.judge(trajectory.scene, states, text) for text in texts]
