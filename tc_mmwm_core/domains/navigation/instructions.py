@@ -113,7 +113,7 @@ def draw(scene: Scene, rng: np.random.Generator, split: Split = "train") -> Inst
     colours = rng.permutation(present)[:count].tolist()
     if count and rng.random() < 0.1:
         colours[0] = absent[rng.integers(len(absent))]
-    slow, clear = bool(rng.random() < 0.15), bool(rng.random() < 0.15)
+    slow, clear = bool(rng.random() < 0.2), bool(rng.random() < 0.3)
     return word(Instruction(goal, tuple(sorted(colours)), slow, clear), rng, split)
 
 
