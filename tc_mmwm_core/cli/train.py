@@ -10,6 +10,8 @@ EXAMPLES = """\
   tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation
   tc-mmwm train --config config/train/default.yaml --data data/sim data/real --output runs/mixed --device cuda
   tc-mmwm train --config config/train/finetune.yaml --init bundles/navigation --data data/new data/old --output runs/new
+  torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim --output runs/4 \
+    --device cuda
 """
 
 
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.curriculum import select_stages
+    from tc_mmwm_core.training.distributed import is_first
     from tc_mmwm_core.training.trainer import train
     from tc_mmwm_core.training.weights import read_weights
 
@@ -48,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
         model_config, init = read_weights(args.init)
         config = config.model_copy(update={"model": model_config})
     datasets = [Dataset.open(path) for path in args.data]
-    for dataset in datasets:
+    for dataset in datasets if is_first() else ():
         for shard, trajectory, why in dataset.skipped:
             print(f"skipped: {dataset.paths[0]}, shard {shard}, trajectory {trajectory}: {why}")
     measures = train(config, datasets, args.output, init, args.device, progress=not args.quiet)
+    if not is_first():
+        return 0
     for name, value in measures.items():
         print(f"{name:32s} {value:8.4f}")
     print(f"run: {args.output}; next: tc-mmwm export {args.output} --data {args.data[0]} --output BUNDLE")

@@ -81,8 +81,11 @@ class WindowSampler:
         self._cumulative: dict[tuple[int, int], np.ndarray] = {}
         self._rng = np.random.default_rng(seed)
 
-    def sample(self) -> Windows:
-        """The next batch: every window of the drawn T within a dataset is equally likely."""
+    def sample(self, rows: slice = slice(None)) -> Windows:
+        """The next batch: every window of the drawn T within a dataset is equally likely.
+
+        ``rows``: only these of its windows are read. Several processes with one seed so share each batch.
+        """
         size = int(self._rng.integers(self.length[0], self.length[1] + 1))
         dataset = self._rng.choice(len(self.datasets), self.batch, p=self.weights)
         draw = self._rng.random(self.batch)
@@ -95,7 +98,7 @@ class WindowSampler:
             first = self._runs[index][run, 1]
             trajectory[chosen] = self._runs[index][run, 0]
             start[chosen] = first + window - np.where(run > 0, cumulative[run - 1], 0)
-        return self.gather(dataset, trajectory, start, size)
+        return self.gather(dataset[rows], trajectory[rows], start[rows], size)
 
     def gather(self, dataset: np.ndarray, trajectory: np.ndarray, start: np.ndarray, size: int) -> Windows:
         """The windows [start, start + size) of the named trajectories; copies, so they may be written to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,12 +47,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device."""
-        moved = {
-            field.name: (
-                [image.to(device, non_blocking=True) for image in value]
-                if isinstance(value := getattr(self, field.name), list)
-                else value.to(device, non_blocking=True)
-            )
-            for field in dataclasses.fields(self)
-        }
-        return Batch(**moved)
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the windows."""
+        return self._each(lambda values: values[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Batch(**{k: [*map(change, v)] if isinstance(v, list) else change(v) for k, v in values.items()})

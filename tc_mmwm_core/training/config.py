@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tc_mmwm_core.config import Config
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.models.world_model import ModelConfig
+from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 
@@ -71,6 +72,12 @@ class TrainConfig(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     ema_decay: float = Field(0.998, ge=0, lt=1, description="EMA of the weights; the average is what is exported")
+    accumulation: int = Field(
+        1, ge=1, description="parts that each batch is computed in, to save memory; SIGReg is then the mean over them"
+    )
+    early_stopping: EarlyStoppingConfig = Field(
+        EarlyStoppingConfig(), description="with a patience, best.pt is kept too, and is what is exported"
+    )
     bf16: bool = Field(False, description="autocast the forward pass to bfloat16")
     compile: bool = Field(False, description="torch.compile the model's parts")
     checkpoint_seconds: float = Field(60.0, gt=0, description="a checkpoint at least this often")

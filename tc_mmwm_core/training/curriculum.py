@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.training.config import StageConfig
 
 
@@ -18,15 +19,23 @@ def stage_steps(stage: StageConfig, trajectories: int) -> int:
     return max(1, math.ceil(stage.epochs * trajectories / stage.trajectories))
 
 
+def shortened(stage: StageConfig, steps: int, trajectories: int) -> StageConfig:
+    """The stage with at most ``steps`` optimizer steps on so many trajectories."""
+    if stage_steps(stage, trajectories) <= steps:
+        return stage
+    # Half a batch less: an epoch's share must not be rounded up to one step more.
+    return stage.model_copy(update={"epochs": (steps - 0.5) * stage.trajectories / trajectories})
+
+
 def select_stages(stages: Sequence[StageConfig], names: Sequence[str] | None) -> tuple[StageConfig, ...]:
     """The stages called ``names``, in the order given (a name may come twice); all of them where it is None.
 
     Raises:
-        ValueError: no stage of that name.
+        ConfigError: no stage of that name.
     """
     if names is None:
         return tuple(stages)
     known = {stage.name: stage for stage in stages}
     if missing := [name for name in names if name not in known]:
-        raise ValueError(f"stage {', '.join(missing)}: the config has {', '.join(known)}")
+        raise ConfigError(f"stage {', '.join(missing)}: the config has {', '.join(known)}")
     return tuple(known[name] for name in names)

@@ -43,11 +43,13 @@ class LabelledData:
         length = (stage.min_length * skip, stage.max_length * skip)
         return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed)
 
-    def batch(self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator) -> Batch:
-        """The sampler's next windows under instructions that ``rng`` draws."""
-        windows = sampler.sample()
+    def batch(
+        self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator, rows: slice = slice(None)
+    ) -> Batch:
+        """The sampler's next windows under instructions that ``rng`` draws; ``rows``: only these of the windows."""
+        windows = sampler.sample(rows)
         several = min(stage.instructions, self.config.data.instructions)
-        choice = np.argsort(rng.random((len(windows), self.config.data.instructions)), 1)[:, :several]
+        choice = np.argsort(rng.random((sampler.batch, self.config.data.instructions)), 1)[rows, :several]
         return self.assemble(windows, choice)
 
     def whole(self, sampler: WindowSampler, dataset: int, trajectory: int) -> Batch:
@@ -84,7 +86,7 @@ class LabelledData:
             violation=torch.from_numpy(chosen.over_time("violation").astype(np.int64)),
             referents=torch.from_numpy(chosen.of("referents")),
             place=torch.from_numpy(chosen.places()),
-            field=torch.from_numpy(chosen.of("field").astype(np.float32)),
+            field=torch.from_numpy(chosen.fields().astype(np.float32)),
             expert=torch.from_numpy(chosen.of("expert")),
         )
 
@@ -109,6 +111,12 @@ class _Chosen:
     def of(self, name: str) -> np.ndarray:
         """[B, M, ...]."""
         return np.stack([getattr(labels, name)[t][c] for labels, t, _, c in self.rows])
+
+    def fields(self) -> np.ndarray:
+        """[B, M, 2, G, G]; a dataset that no oracle judged has no grid of its own."""
+        grid = max(labels.field.shape[-2:] for labels, *_ in self.rows)
+        shape = (len(self.rows[0][3]), 2, *grid)
+        return np.stack([np.broadcast_to(labels.field[t][c], shape) for labels, t, _, c in self.rows])
 
     def places(self) -> np.ndarray:
         """[B, T, 2]."""
@@ -148,7 +156,13 @@ def split(dataset: Dataset, holdout: float, seed: int) -> tuple[Dataset, Dataset
 
 
 def prefetch(
-    data: LabelledData, sampler: WindowSampler, stage: StageConfig, seed: int, first: int, ahead: int = 3
+    data: LabelledData,
+    sampler: WindowSampler,
+    stage: StageConfig,
+    seed: int,
+    first: int,
+    rows: slice = slice(None),
+    ahead: int = 3,
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Batches from step ``first`` on, made in a thread beside training, with the sampler's state after each.
 
@@ -161,7 +175,7 @@ def prefetch(
         step = first
         try:
             while not stop.is_set():
-                batch = data.batch(sampler, stage, np.random.default_rng([seed, step]))
+                batch = data.batch(sampler, stage, np.random.default_rng([seed, step]), rows)
                 _put(ready, (batch, sampler.state_dict()), stop)
                 step += 1
         except BaseException as error:  # the training thread raises it, not this one

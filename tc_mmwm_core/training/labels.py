@@ -73,6 +73,7 @@ def label(
         expert[index, 0] = bool(trajectory.success)
         for which, judgement in enumerate(judgements):
             if judgement is None:
+                expert[index, which] = bool(trajectory.success)  # the recorded instruction stands here too
                 continue
             margin[-1][which], cost[-1][which] = judgement.margin, judgement.cost
             violation[-1][which] = judgement.margin > 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from tc_mmwm_core.losses.action_consistency import action_consistency, action_distance
 from tc_mmwm_core.losses.constraint_violation import constraint_violation
@@ -23,10 +24,70 @@ from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
 from tc_mmwm_core.losses.sigreg import random_directions, sigreg
 from tc_mmwm_core.losses.state_prediction import state_prediction
+from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
 from tc_mmwm_core.losses.violation_hinge import violation_hinge
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of ``count`` equal parts of a whole batch this is: of several processes, or of one after the other."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, draws: Tensor) -> Tensor:
+        """This share's rows of what was drawn for the whole batch."""
+        return draws.tensor_split(self.count)[self.index]
+
+    def rows(self, batch: int) -> slice:
+        """This share's windows of ``batch``, a multiple of ``count``."""
+        return slice(self.index * batch // self.count, (self.index + 1) * batch // self.count)
+
+    def part(self, index: int, count: int) -> Share:
+        """Part ``index`` of ``count`` of this share."""
+        return Share(self.index * count + index, self.count * count)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """L_total of a batch; all but ``total`` are detached."""
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    alpha: Tensor  # [3], mean over the batch
+
+
+class Objective(nn.Module):
+    """L_total as one module: what autocast surrounds, and what DistributedDataParallel wraps.
+
+    ``group``: processes that hold the other shares of each batch; SIGReg, a statistic of the batch, is taken over all.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: ObjectiveConfig,
+        weights: LossWeights,
+        bf16: bool = False,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.weights, self.bf16, self.group = model, config, weights, bf16, group
+
+    def forward(self, batch: Batch, stage: StageConfig, seed: int, share: Share = WHOLE) -> Losses:
+        """The losses of one optimizer step; everything that is drawn follows from ``seed``."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.autocast(batch.sensor.device.type, torch.bfloat16, enabled=self.bf16):
+            raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
+        alpha = latents.alpha.detach().flatten(0, -2).mean(0)
+        return Losses(*total_loss(raw, self.weights), alpha)
 
 
 @dataclass(frozen=True)
@@ -72,11 +133,14 @@ def terms(
     config: ObjectiveConfig,
     generator: torch.Generator,
     directions_seed: int,
+    share: Share = WHOLE,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[dict[str, Tensor], Latents]:
     """Raw loss terms by name, and the latents they were computed from.
 
-    ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions; ``directions_seed`` SIGReg's
-    directions. Stage ``reconstruction`` judges the encoded latents themselves; the later stages judge imagined ones.
+    ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions, the same for every share of a
+    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``reconstruction`` judges the encoded latents
+    themselves; the later stages judge imagined ones.
     """
     steps = batch.valid.shape[1]
     dynamics = stage.name != "reconstruction"
@@ -91,8 +155,8 @@ def terms(
     # One test a time step over the windows: steps of one window are no independent samples.
     over_windows = batch.valid.transpose(0, 1)
     out = {
-        "sigreg_visual": sigreg(latents.z_v.transpose(0, 1), directions, over_windows),
-        "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows),
+        "sigreg_visual": sigreg(latents.z_v.transpose(0, 1), directions, over_windows, group),
+        "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows, group),
         **_reconstruction_terms(model, batch, latents),
         **_referring_terms(model, batch, latents),
         **_field_terms(model, batch, latents, config),
@@ -117,7 +181,7 @@ def terms(
     if stage.name == "full":
         out["rollout"] = counterfactual_rollout(imagined[:, :, 1:], future[:, :, 1:], alive[:, :, 1:])
         out["action"] = _action_term(
-            model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator
+            model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )
     ahead = torch.arange(span + 1, device=starts.device)
     seen = torch.cat([latents.z[:, starts, None], imagined[:, starts]], 2)  # [N, S, 1 + K, D]
@@ -158,11 +222,17 @@ def _field_terms(model: WorldModel, batch: Batch, latents: Latents, config: Obje
 
 
 def _action_term(
-    model: WorldModel, z: Tensor, valid: Tensor, size: int, config: ObjectiveConfig, generator: torch.Generator
+    model: WorldModel,
+    z: Tensor,
+    valid: Tensor,
+    size: int,
+    config: ObjectiveConfig,
+    generator: torch.Generator,
+    share: Share,
 ) -> Tensor:
     """L_action on M actions drawn to differ: uniform over the whole action box."""
-    shape = (*z.shape[:-1], config.counterfactuals, size)
-    drawn = (2 * torch.rand(shape, generator=generator) - 1).to(z.device)
+    shape = (len(z) * share.count, *z.shape[1:-1], config.counterfactuals, size)
+    drawn = (2 * share.of(torch.rand(shape, generator=generator)) - 1).to(z.device)
     futures = model.next(z[..., None, :], drawn)
     scale = action_distance(drawn) if config.scale_by_action_distance else None
     return action_consistency(futures, valid, config.action_eps, scale)

@@ -88,12 +88,6 @@ class Run:
         """A progress bar over ``steps`` optimizer steps, of which ``first`` are done."""
         return ProgressBar(name, steps, first, shown=self._progress)
 
-    def save_batch(self, step: int, batch: Any) -> Path:
-        """Keep the batch (a dataclass of tensors) of a step that failed; ``torch.load`` reads it back as a dict."""
-        path = self.folder / f"batch-{step}.pt"
-        torch.save({field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}, path)
-        return path
-
     def close(self) -> None:
         """Close the files and draw the figure."""
         self._metrics.close()
@@ -106,12 +100,27 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # else a full disk has been told of already, and that error must not be hidden
+                raise
 
     def _starts(self) -> list[Any]:
         path = self.folder / ENVIRONMENT
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def save_batch(folder: Path, step: int, batch: Any, rank: int = 0) -> Path:
+    """Keep the batch (a dataclass of tensors) of a step that failed; ``torch.load`` reads it back as a dict.
+
+    Of several processes each may keep its own share.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (f"batch-{step}-process-{rank}.pt" if rank else f"batch-{step}.pt")
+    torch.save({field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}, path)
+    return path
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:

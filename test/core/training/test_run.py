@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tc_mmwm_core.config import Config, load
-from tc_mmwm_core.training.run import Run, read_metrics
+from tc_mmwm_core.training.run import Run, read_metrics, save_batch
 
 
 class Inner(Config):
@@ -87,8 +87,7 @@ def test_the_batch_that_failed_can_be_looked_at(tmp_path):
         sensor: torch.Tensor
 
     batch = Batch([torch.zeros(2, 3, dtype=torch.uint8)], torch.tensor([1.0, math.nan]))
-    with Run(tmp_path, CONFIG) as run:
-        path = run.save_batch(17, batch)
+    path = save_batch(tmp_path, 17, batch)
     assert path == tmp_path / "batch-17.pt"
     content = torch.load(path, weights_only=True)
     assert torch.equal(content["images"][0], batch.images[0])

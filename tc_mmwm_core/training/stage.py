@@ -1,0 +1,195 @@
+"""One stage of the curriculum: its own optimizer, schedule and windows, its steps, validations and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
+from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.curriculum import stage_steps
+from tc_mmwm_core.training.data import LabelledData, prefetch
+from tc_mmwm_core.training.distributed import Processes
+from tc_mmwm_core.training.early_stopping import EarlyStopping
+from tc_mmwm_core.training.objective import Losses, Objective, Share
+from tc_mmwm_core.training.optimizer import NonFiniteGradientError, build_optimizer, clip_and_step
+from tc_mmwm_core.training.run import Run, save_batch
+from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
+from tc_mmwm_core.training.validation import validate
+
+VALIDATION_BATCHES = 8
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class Stage:
+    """Stage ``index`` of ``config.stages``."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: int,
+        objective: Objective | DistributedDataParallel,
+        ema: AveragedModel,
+        data: LabelledData,
+        held_out: LabelledData,
+        processes: Processes,
+    ) -> None:
+        self.config, self.index, self.objective, self.ema = config, index, objective, ema
+        self.data, self.processes = data, processes
+        self.stage = config.stages[index]
+        self.model = (objective.module if isinstance(objective, DistributedDataParallel) else objective).model
+        self.steps = stage_steps(self.stage, data.trajectories)
+        rate = self.stage.learning_rate or config.optimizer.learning_rate
+        self.optimizer = build_optimizer(
+            self.model.parameters(), config.optimizer.model_copy(update={"learning_rate": rate})
+        )
+        warmup = min(config.warmup_steps, self.steps // 4)
+        self.scheduler = build_scheduler(self.optimizer, self.steps, ScheduleConfig(warmup_steps=warmup))
+        self.seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
+        self.sampler = data.sampler(self.stage, self.seed)
+        self.share = Share(processes.rank, processes.count)
+        if self.stage.trajectories % (processes.count * config.accumulation):
+            raise TrainingError(
+                f"stage {self.stage.name}: {self.stage.trajectories} trajectories a batch do not divide into "
+                f"{processes.count} processes x {config.accumulation} parts (accumulation)"
+            )
+        self.stopping = EarlyStopping(config.early_stopping)
+        self.parts: dict[str, Any] = {
+            "model": self.model,
+            "ema": ema,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "sampler": self.sampler,
+        }
+        if config.early_stopping.patience is not None:
+            self.parts["early_stopping"] = self.stopping
+        sampler = held_out.sampler(self.stage, config.seed)
+        self.held_out = [
+            held_out.batch(sampler, self.stage, np.random.default_rng([config.seed, i])).to(processes.device)
+            for i in range(VALIDATION_BATCHES if processes.first else 0)
+        ]
+
+    def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
+        """From ``start`` to the end. Returns where the run stands then, and the last validation's measures.
+
+        Only the first of several processes has a ``run`` to log to.
+        """
+        position, measures = start, {}
+        saved = time.monotonic()
+        rows = self.share.rows(self.stage.trajectories)
+        batches = prefetch(self.data, self.sampler, self.stage, self.seed, start.stage_step, rows)
+        bar = run.stage(self.stage.name, self.steps, start.stage_step) if run else contextlib.nullcontext()
+        with contextlib.closing(batches), bar:
+            while position.stage_step < self.steps and not self.stopping.stop:
+                waited = time.perf_counter()
+                batch, sampler_state = next(batches)
+                waited = time.perf_counter() - waited
+                position = Position(position.step + 1, self.index, position.stage_step + 1)
+                values = self.step(batch.to(self.processes.device), position, output) | {"wait": waited}
+                last, best = position.stage_step == self.steps, False
+                if last or position.stage_step % self.config.validate_every == 0:
+                    measures = self.validate()
+                    best = self.stopping.update(measures["loss"])
+                    last = last or self.stopping.stop
+                    values |= {f"valid/{name}": value for name, value in measures.items()}
+                if run:
+                    run.log(position.step, self.stage.name, values)
+                    bar.update(values, self.stage.trajectories * batch.valid.shape[1])
+                best = best and self.config.early_stopping.patience is not None
+                due = time.monotonic() - saved > self.config.checkpoint_seconds
+                if self.processes.any(last or best or due):
+                    parts = self.parts | {"sampler": _Snapshot(sampler_state)}
+                    save_checkpoint(output, parts, position, self.config.model_dump(mode="json"), best=best)
+                    saved = time.monotonic()
+        return position, measures
+
+    def step(self, batch: Batch, position: Position, output: Path) -> dict[str, float]:
+        """One optimizer step; returns what to log, the mean over processes and parts.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the batch is saved and named, the weights are as before.
+        """
+        parts = self.config.accumulation
+        losses = []
+        try:
+            for index in range(parts):
+                part = batch.rows(Share(index, parts).rows(len(batch.sensor)))
+                with self._averaging(index == parts - 1):
+                    losses.append(self.losses(part, position.stage_step - 1, self.share.part(index, parts)))
+                    (losses[-1].total / parts).backward()
+            norm = self.update()
+        except NonFiniteGradientError as error:
+            saved = save_batch(output, position.step, batch, self.processes.rank)
+            raise TrainingError(
+                f"step {position.step}, stage {self.stage.name}: {error}; the batch is in {saved}"
+            ) from None
+        return self._logged(losses, norm)
+
+    def losses(self, batch: Batch, step: int, share: Share) -> Losses:
+        """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
+        losses = self.objective(batch, self.stage, self.seed + step, share)
+        if self.processes.any(not losses.total.isfinite()):  # all stop: the others would wait for this one's gradients
+            bad = [name for name, value in losses.raw.items() if not value.isfinite()]
+            raise NonFiniteGradientError(f"loss {', '.join(bad) or 'of another process'} is not finite")
+        return losses
+
+    def update(self) -> torch.Tensor:
+        """Step, schedule and average; returns the gradient's norm. NonFiniteGradientError: nothing has changed."""
+        norm = clip_and_step(self.optimizer, self.config.optimizer.clip_norm)
+        self.scheduler.step()
+        self.ema.update_parameters(self.model)
+        return norm
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Measures of the averaged weights on held-out windows, and ``loss``, the stage's L_total there."""
+        measures: dict[str, float] = {}
+        if self.processes.first:
+            model = self.ema.module
+            objective = Objective(model, self.config.objective, self.config.weights, self.config.bf16)
+            totals = [objective(batch, self.stage, index).total for index, batch in enumerate(self.held_out)]
+            measures = validate(model, self.held_out) | {"loss": torch.stack(totals).mean().item()}
+        return self.processes.from_first(measures)
+
+    def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
+        """Gradients are averaged over the processes with a batch's last part only."""
+        several = isinstance(self.objective, DistributedDataParallel)
+        return self.objective.no_sync() if several and not now else contextlib.nullcontext()
+
+    def _logged(self, losses: list[Losses], norm: torch.Tensor) -> dict[str, float]:
+        """Everything crosses from the device at once."""
+        columns = [
+            {"loss": part.total.detach()}
+            | {f"raw/{name}": value for name, value in part.raw.items()}
+            | {f"weighted/{name}": value for name, value in part.weighted.items()}
+            | {f"alpha/{name}": value for name, value in zip(("vision", "language", "sensor"), part.alpha, strict=True)}
+            for part in losses
+        ]
+        table = torch.stack([torch.stack([value.float() for value in column.values()]) for column in columns]).mean(0)
+        values = torch.cat([self.processes.mean(table), norm.float()[None]]).tolist()
+        rate = self.optimizer.param_groups[0]["lr"]
+        return dict(zip([*columns[0], "gradient_norm"], values, strict=True)) | {"learning_rate": rate}
+
+
+class _Snapshot:
+    """The sampler's state after the batch that was just trained on: the sampler itself is batches ahead."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
