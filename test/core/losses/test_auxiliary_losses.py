@@ -1,14 +1,30 @@
-"""Progress, referring and reconstruction against plain float64 NumPy loops, gradients against finite differences."""
+"""The losses beside the method's own against plain float64 NumPy loops, their gradients against finite differences."""
 
 import numpy as np
 import pytest
 import torch
 
+from tc_mmwm_core.losses.field import field
+from tc_mmwm_core.losses.margin import margin_regression
+from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
+from tc_mmwm_core.losses.proposal import proposal
 from tc_mmwm_core.losses.reconstruction import reconstruction
-from tc_mmwm_core.losses.referring import referring
+from tc_mmwm_core.losses.referring import presence, referring
 
 B, T, R = 3, 4, 2
+
+
+def huber(distance, delta):
+    return distance**2 / 2 if distance <= delta else delta * (distance - delta / 2)
+
+
+def check(loss, expected, predicted, *others):
+    """Value and gradient of ``loss(predicted, *others)``."""
+    tensors = [torch.tensor(other) for other in others]
+    argument = torch.tensor(predicted, requires_grad=True)
+    assert loss(argument, *tensors).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda p: loss(p, *tensors), (argument,))
 
 
 @pytest.fixture
@@ -53,3 +69,60 @@ def test_reconstruction_is_its_formula(rng):
     tensors = torch.tensor(predicted, requires_grad=True), torch.tensor(target), torch.tensor(mask)
     assert reconstruction(*tensors).item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(lambda p: reconstruction(p, *tensors[1:]), tensors[:1])
+
+
+def test_margin_regression_is_its_formula(rng):
+    v, score, mask = 2 * rng.normal(size=(B, T, R)), rng.normal(size=(B, T, R)), rng.random((B, T, R)) < 0.6
+    expected = sum(huber(abs(v[i] - score[i]), 1.0) for i in np.ndindex(B, T, R) if mask[i]) / B
+    check(margin_regression, expected, v, score, mask)
+
+
+def test_proposal_is_its_formula(rng):
+    shape = (B, T, R)
+    proposed, recorded, mask = rng.normal(size=(*shape, 2)), rng.normal(size=(*shape, 2)), rng.random(shape) < 0.6
+    expected = sum(np.linalg.norm(proposed[i] - recorded[i]) ** 2 for i in np.ndindex(shape) if mask[i]) / B
+    check(proposal, expected, proposed, recorded, mask)
+
+
+def test_presence_is_its_formula(rng):
+    logit, there, mask = 3 * rng.normal(size=(B, T)), rng.random((B, T)) < 0.5, rng.random((B, T)) < 0.6
+    expected = 0.0
+    for i in np.ndindex(B, T):
+        chance = 1 / (1 + np.exp(-logit[i]))
+        expected -= mask[i] * np.log(chance if there[i] else 1 - chance) / B
+    check(presence, expected, logit, there, mask)
+
+
+def test_field_is_its_formula(rng):
+    predicted, target, mask = rng.normal(size=(B, T, 3, 5)), rng.normal(size=(B, T, 3, 5)), rng.random((B, T)) < 0.6
+    expected = 0.0
+    for i in np.ndindex(B, T):
+        if mask[i]:
+            gaps = abs(predicted[i] - target[i])
+            expected += np.mean([huber(gap, 0.2) / 0.2 for gap in gaps.flat]) / B
+    check(field, expected, predicted, target, mask)
+
+
+def test_place_is_its_formula(rng):
+    located, target, mask = rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), rng.random((B, T)) < 0.6
+    located[0, 0] = target[0, 0] + 0.02  # within delta of it, too
+    mask[0, 0] = True
+    expected = sum(huber(g, 0.05) / 0.05 for i in np.ndindex(B, T) if mask[i] for g in abs(located[i] - target[i])) / B
+    check(place, expected, located, target, mask)
+
+
+def test_unknown_targets_reach_neither_value_nor_gradient():
+    """NaN stands for what nobody knows; it is masked, and masking must hold for the gradient as well."""
+    known = torch.tensor([[True, False]])
+
+    def pair(*shape):
+        target = torch.randn(1, 2, *shape)
+        target[:, 1] = torch.nan
+        return torch.randn(1, 2, *shape, requires_grad=True), target
+
+    pairs = {margin_regression: pair(), proposal: pair(2), field: pair(3, 3), place: pair(2)}
+    for loss, (predicted, target) in pairs.items():
+        value = loss(predicted, target, known)
+        value.backward()
+        assert value.isfinite() and value > 0, loss.__name__
+        assert predicted.grad.isfinite().all() and (predicted.grad[:, 1] == 0).all(), loss.__name__

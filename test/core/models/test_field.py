@@ -15,9 +15,8 @@ SHAPE, CHANNELS, D = (5, 8), 3, 4
 def reader():
     """Its place is the first two numbers of the latent."""
     reader = FieldReader(D, SHAPE, CHANNELS).double()
-    with torch.no_grad():
-        reader.locate.weight.copy_(torch.eye(2, D))
-        reader.locate.bias.zero_()
+    reader.locate = torch.nn.Linear(D, 2, bias=False).double()
+    torch.nn.init.eye_(reader.locate.weight)
     return reader
 
 

@@ -1,0 +1,28 @@
+import pytest
+
+from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.training.config import StageConfig
+from tc_mmwm_core.training.curriculum import select_stages, stage_steps
+
+
+def test_an_epoch_is_one_window_of_each_trajectory():
+    stage = StageConfig(name="full", epochs=3, trajectories=32)
+    assert stage_steps(stage, 320) == 30
+    assert stage_steps(stage, 321) == 31
+    assert stage_steps(stage.model_copy(update={"epochs": 0.01}), 10) == 1
+
+
+def test_stages_can_be_skipped_reordered_and_repeated(config):
+    assert select_stages(config.stages, None) == config.stages
+    assert [s.name for s in select_stages(config.stages, ["full"])] == ["full"]
+    names = ["full", "world_model", "full"]
+    assert [s.name for s in select_stages(config.stages, names)] == names
+    with pytest.raises(ConfigError, match="stage fulll: the config has reconstruction, world_model, full"):
+        select_stages(config.stages, ["fulll"])
+
+
+def test_a_stage_that_predicts_needs_two_steps():
+    with pytest.raises(ValueError, match="min_length must be at least 2"):
+        StageConfig(name="full", epochs=1, min_length=1)
+    with pytest.raises(ValueError, match="min_length 9 is above max_length 8"):
+        StageConfig(name="full", epochs=1, min_length=9, max_length=8)

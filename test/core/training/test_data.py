@@ -1,0 +1,136 @@
+"""Batches: windows cut into latent steps, aligned with their labels, split, shared and resumed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tc_mmwm_core.training.data import LabelledData, prefetch, source_weights, split
+
+SKIP = 2
+
+
+@pytest.fixture
+def stage(config):
+    return config.stages[2]
+
+
+def equal(first, second):
+    for field in dataclasses.fields(first):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        for x, y in zip(a, b, strict=True) if isinstance(a, list) else [(a, b)]:
+            assert torch.equal(x.nan_to_num(), y.nan_to_num()) and torch.equal(x.isnan(), y.isnan()), field.name
+
+
+def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, dataset, stage):
+    batch = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0))
+    windows = data.sampler(stage, 5).sample()
+    labels, interface = data.labels[0], dataset.interface
+    steps = batch.valid.shape[1]
+    assert stage.min_length <= steps <= stage.max_length
+    for b, (trajectory, start) in enumerate(zip(windows.trajectory, windows.start, strict=True)):
+        recorded = dataset[int(trajectory)]
+        at = start + SKIP * np.arange(steps)
+        np.testing.assert_array_equal(batch.images[0][b], recorded.images["overhead"][at])
+        np.testing.assert_array_equal(batch.sensor[b], recorded.sensor[at])
+        np.testing.assert_array_equal(batch.place[b], labels.place[trajectory][at])
+        for t in range(steps):  # a latent step's action is the mean over the control steps that it covers
+            covered = interface.normalise_action(recorded.action[at[t] : at[t] + SKIP])
+            np.testing.assert_allclose(batch.actions[b, t], covered.mean(0), atol=1e-6)
+        for m in range(stage.instructions):
+            (which,) = [c for c in range(3) if np.array_equal(labels.tokens[trajectory, c], batch.tokens[b, m])][:1]
+            np.testing.assert_array_equal(batch.margin[b, m], labels.margin[trajectory][which][at])
+            np.testing.assert_array_equal(batch.cost[b, m], labels.cost[trajectory][which][at])
+            np.testing.assert_array_equal(batch.violation[b, m], labels.violation[trajectory][which][at])
+            np.testing.assert_array_equal(batch.referents[b, m], labels.referents[trajectory, which])
+            np.testing.assert_array_equal(batch.field[b, m], labels.field[trajectory, which].astype(np.float32))
+            assert batch.expert[b, m] == labels.expert[trajectory, which]
+
+
+def test_a_plan_is_the_actions_that_follow_within_the_window(data, stage, config):
+    batch = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0))
+    steps = batch.valid.shape[1]
+    for t in range(steps):
+        for k in range(config.model.horizon):
+            assert (batch.plan_valid[:, t, k] == (t + k < steps)).all()
+            if t + k < steps:
+                assert torch.equal(batch.plan[:, t, k], batch.actions[:, t + k])
+
+
+def test_a_window_is_seen_under_several_instructions_drawn_without_repeats(data, config):
+    stage = config.stages[2].model_copy(update={"instructions": 3})
+    drawn = set()
+    for seed in range(5):
+        sampler = data.sampler(stage, seed)
+        trajectories = data.sampler(stage, seed).sample().trajectory
+        batch = data.batch(sampler, stage, np.random.default_rng(seed))
+        for b, trajectory in enumerate(trajectories):
+            mine = [tuple(row.tolist()) for row in batch.tokens[b]]
+            assert sorted(mine) == sorted(tuple(row.tolist()) for row in data.labels[0].tokens[trajectory])
+            drawn.add(mine.index(tuple(data.labels[0].tokens[trajectory, 0].tolist())))
+    assert drawn == {0, 1, 2}  # the recorded one is not always first
+
+
+def test_held_out_trajectories_are_never_trained_on(dataset):
+    def names(part):
+        return {info.provenance["seed"] for info in part.trajectories}
+
+    training, held_out = split(dataset, 0.25, seed=0)
+    assert len(training) == 6 and len(held_out) == 2
+    assert not names(training) & names(held_out) and names(training) | names(held_out) == names(dataset)
+    assert names(split(dataset, 0.25, seed=0)[1]) == names(held_out)
+    assert {frozenset(names(split(dataset, 0.25, seed=s)[1])) for s in range(5)} != {frozenset(names(held_out))}
+    assert len(split(dataset, 0.01, seed=0)[1]) == 1  # never none
+
+
+def test_shares_of_a_batch_are_its_rows(data, stage):
+    def batch(rows):
+        return data.batch(data.sampler(stage, 7), stage, np.random.default_rng(3), rows)
+
+    whole = batch(slice(None))
+    for rows in (slice(0, 2), slice(2, 4)):
+        equal(batch(rows), whole.rows(rows))
+
+
+def test_simulated_and_real_trajectories_mix_by_weight(dataset, real, config, domain, stage):
+    weights = config.data.model_copy(update={"simulated_weight": 1.0, "real_weight": 3.0})
+    assert source_weights([dataset, real], weights) == pytest.approx([1.0, 3.0])
+    shares = source_weights([dataset, real, real], weights)
+    assert shares[0] == pytest.approx(1.0) and shares[1] == pytest.approx(shares[2]) == pytest.approx(1.5)
+
+    mixed = LabelledData([dataset, real], config.model_copy(update={"data": weights}), domain, progress=False)
+    sampler, judged, count = mixed.sampler(stage, 0), 0, 0
+    for seed in range(20):
+        batch = mixed.batch(sampler, stage, np.random.default_rng(seed))
+        known = batch.cost.isfinite().all(-1)
+        assert torch.equal(known, batch.field.isfinite().flatten(2).all(-1))
+        assert torch.equal(known[:, 0], batch.place.isfinite().flatten(1).all(-1))
+        judged, count = judged + int(known[:, 0].sum()), count + len(known)
+    assert judged / count == pytest.approx(0.25, abs=0.15)
+
+
+def test_prefetched_batches_go_on_where_the_samplers_state_was_taken(data, stage):
+    def take(sampler, first, count):
+        batches = prefetch(data, sampler, stage, seed=1, first=first)
+        taken = [next(batches) for _ in range(count)]
+        batches.close()
+        return taken
+
+    whole = take(data.sampler(stage, 2), 0, 5)
+    resumed = data.sampler(stage, 99)
+    resumed.load_state_dict(whole[1][1])
+    for (batch, state), (again, state_again) in zip(whole[2:], take(resumed, 2, 3), strict=True):
+        equal(batch, again)
+        assert state == state_again
+
+
+def test_an_error_while_reading_is_raised_where_the_batch_is_wanted(data, stage):
+    class Broken:
+        batch = 4
+
+        def sample(self, rows):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(prefetch(data, Broken(), stage, seed=1, first=0))

@@ -1,0 +1,84 @@
+"""Labels are the oracle's, and what nobody knows is masked."""
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.domains.navigation import instructions, oracle
+from tc_mmwm_core.domains.navigation.scene import Scene
+from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.training.labels import label
+
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def labels(dataset, domain):
+    return label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False)
+
+
+def test_the_first_instruction_is_the_recorded_one_and_its_violations_are_those_of_the_live_oracle(dataset, labels):
+    for index, trajectory in enumerate(dataset):
+        assert labels.texts[index][0] == trajectory.instruction
+        np.testing.assert_array_equal(labels.violation[index][0], trajectory.violation)
+        assert labels.expert[index].tolist() == [bool(trajectory.success), False, False]
+
+
+def test_every_instruction_is_judged_by_the_oracle_on_the_recorded_motion(dataset, labels):
+    broken = 0
+    for index, trajectory in enumerate(dataset):
+        scene = Scene.from_dict(trajectory.scene)
+        for which, text in enumerate(labels.texts[index]):
+            meaning = instructions.parse(text)
+            margin = oracle.margin(trajectory.state, scene, meaning)
+            np.testing.assert_allclose(labels.margin[index][which], margin, atol=1e-6)
+            np.testing.assert_array_equal(labels.violation[index][which], margin > 0)
+            cost = oracle.cost_to_go(trajectory.state, oracle.cost_field(scene, meaning))
+            np.testing.assert_allclose(labels.cost[index][which], cost, rtol=1e-5, atol=1e-5)
+            broken += int((margin > 0).any())
+    assert 0 < broken < len(dataset) * COUNT  # the same motions, allowed and forbidden
+
+
+def test_the_goal_is_pointed_at_where_it_is_in_the_image(dataset, labels):
+    for index, trajectory in enumerate(dataset):
+        scene = Scene.from_dict(trajectory.scene)
+        for which, text in enumerate(labels.texts[index]):
+            pad = scene.pad(instructions.parse(text).goal)
+            row = labels.referents[index, which, 0]
+            np.testing.assert_allclose(row[:2], oracle.in_image(np.array([pad.x, pad.y])), atol=1e-6)
+            assert row[3] == 1
+
+
+def test_the_field_says_what_the_oracle_says_of_standing_there(dataset, labels):
+    trajectory, text = dataset[0], labels.texts[0][1]
+    scene, meaning = Scene.from_dict(trajectory.scene), instructions.parse(text)
+    cells = labels.field.shape[-1]
+    row, column = 3, cells - 2
+    place = np.array([(column + 0.5) * 2 / cells - 1, 1 - (row + 0.5) * 2 / cells])
+    state = np.zeros((1, 5))
+    state[0, :2] = place / oracle.in_image(np.ones(2))
+    margin = oracle.margin(state, scene, meaning)[0]
+    assert labels.field[0, 1, 1, row, column] == pytest.approx(margin, abs=2e-3)  # float16
+    np.testing.assert_allclose(labels.place[0], oracle.in_image(trajectory.state[:, :2]), atol=1e-6)
+
+
+def test_a_real_recording_has_its_own_instruction_and_nothing_that_nobody_knows(real, domain):
+    labels = label(real, domain, COUNT, TextTokens(48), seed=0, progress=False)
+    for index, trajectory in enumerate(real):
+        assert labels.texts[index] == [trajectory.instruction] * COUNT
+        assert np.isnan(labels.margin[index]).all() and np.isnan(labels.cost[index]).all()
+        assert np.isnan(labels.place[index]).all() and np.isnan(labels.field[index]).all()
+        np.testing.assert_array_equal(labels.violation[index], [trajectory.violation] * COUNT)
+        assert labels.expert[index].tolist() == [bool(trajectory.success)] * COUNT
+    assert not labels.referents.any()
+
+
+def test_without_a_domain_nothing_is_judged(dataset):
+    labels = label(dataset, None, 1, TextTokens(48), seed=0, progress=False)
+    assert all(np.isnan(margin).all() for margin in labels.margin)
+
+
+def test_the_seed_draws_the_instructions(dataset, domain, labels):
+    again = label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False)
+    assert again.texts == labels.texts
+    np.testing.assert_array_equal(again.tokens, labels.tokens)
+    assert label(dataset, domain, COUNT, TextTokens(48), seed=1, progress=False).texts != labels.texts
