@@ -104,7 +104,7 @@ for file in Path(sys.prefix, "share").rglob("*.cmake"):
 PYTHON
 else
     # What ROS brings stays as it is, above all the NumPy that its message classes were compiled against.
-    "$python" -m venv --system-site-packages "$venv"
+    env -u PYTHONPATH "$python" -m venv --system-site-packages "$venv"
     say "installing packages"
     pip -r requirements/core.txt -r requirements/test.txt \
         -c <("$python" -c 'import numpy; print(f"numpy=={numpy.__version__}")')
