@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,11 @@ from tc_mmwm_core.config import ConfigError
 
 def tc_mmwm(*arguments: str) -> subprocess.CompletedProcess:
     wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines, within words too
-    return subprocess.run([sys.executable, "-m", "tc_mmwm_core", *arguments], capture_output=True, text=True, env=wide)
+    command = [sys.executable, "-m", "tc_mmwm_core", *arguments]
+    elsewhere = Path(
+        __file__
+    ).parent  # `python -m` from the repository root would run the sources, not what is installed
+    return subprocess.run(command, capture_output=True, text=True, env=wide, cwd=elsewhere)
 
 
 def test_help_lists_every_command_with_its_line():
