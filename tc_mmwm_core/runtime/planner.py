@@ -46,7 +46,7 @@ class PlannerConfig(Config):
     """How to decide."""
 
     proposals: ProposalConfig = ProposalConfig()
-    progress: ProgressRule = Field("final", description="rank by progress at the last step, its mean or its best")
+    progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
 
