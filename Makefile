@@ -18,7 +18,7 @@ build: setup ## colcon build into install/
 	  -DPython3_FIND_VIRTUALENV=ONLY -DCMAKE_BUILD_TYPE=Release --no-warn-unused-cli
 
 demo: build ## robot, planner and recorder over DDS with the shipped bundle, then learn from what was recorded
-	@$(IN_VENV) python -m tc_mmwm_ros.demo
+	@$(IN_VENV) install/tc_mmwm_ros/lib/tc_mmwm_ros/demo
 
 test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k planner" runs a part)
 	@rm -rf build/tc_mmwm_ros/test_results build/tc_mmwm_ros/Testing

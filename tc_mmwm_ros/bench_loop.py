@@ -1,6 +1,6 @@
 """How well and how fast the closed loop drives in fresh layouts, with every node a process of its own over DDS.
 
-python -m tc_mmwm_ros.bench_loop --help
+ros2 run tc_mmwm_ros bench_loop --help
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tc_mmwm_ros.processes import ProcessDied
 FIRST_LAYOUT = 700_000  # beyond all training data and the demo
 EXAMPLES = """\
 examples:
-  python -m tc_mmwm_ros.bench_loop
-  python -m tc_mmwm_ros.bench_loop --episodes 10 --instruction "go to the red pad, keep out of the orange area"
-  python -m tc_mmwm_ros.bench_loop --instruction "" --json docs/results/closed_loop.json
+  ros2 run tc_mmwm_ros bench_loop
+  ros2 run tc_mmwm_ros bench_loop --episodes 10 --instruction "go to the red pad, keep out of the orange area"
+  ros2 run tc_mmwm_ros bench_loop --instruction "" --json docs/results/closed_loop.json
 """
 
 
@@ -73,7 +73,7 @@ class Summary:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tc_mmwm_ros.bench_loop",
+        prog="ros2 run tc_mmwm_ros bench_loop",
         description="Drive fresh layouts in closed loop, robot, planner and recorder each a process over DDS.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -146,7 +146,7 @@ def write(args: argparse.Namespace, summary: Summary, records: Sequence[EpisodeR
         del episode["path"], episode["scene"]
     content = {
         "schema": 1,
-        "command": f"python -m tc_mmwm_ros.bench_loop {' '.join(sys.argv[1:])}".rstrip(),
+        "command": f"ros2 run tc_mmwm_ros bench_loop {' '.join(sys.argv[1:])}".rstrip(),
         "bundle": args.identity,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},

@@ -1,6 +1,6 @@
 """The whole loop, live: drive as told, be told something else, record, learn from the recording, drive again.
 
-    python -m tc_mmwm_ros.demo --help
+    ros2 run tc_mmwm_ros demo --help
 
 Everything runs as it does on a robot: simulated robot, planner and recorder are separate processes that talk over DDS,
 and learning uses the ``tc-mmwm`` commands that are printed. What is left lies in one folder, and is said at the end.
@@ -36,17 +36,17 @@ BOUND = ("--alpha", 0.2, "--delta", 0.2)  # so few held-out trajectories give no
 NEW_BUNDLE_EPISODES = 2
 EXAMPLES = """\
 examples:
-  python -m tc_mmwm_ros.demo
-  python -m tc_mmwm_ros.demo --episodes 3 --no-finetune
-  python -m tc_mmwm_ros.demo --instruction "go to the red pad, drive slowly" --second-instruction "go to the red pad"
-  python -m tc_mmwm_ros.demo --bundle runs/mine/bundle --seed 1000
+  ros2 run tc_mmwm_ros demo
+  ros2 run tc_mmwm_ros demo --episodes 3 --no-finetune
+  ros2 run tc_mmwm_ros demo --instruction "go to the red pad, drive slowly" --second-instruction "go to the red pad"
+  ros2 run tc_mmwm_ros demo --bundle runs/mine/bundle --seed 1000
 """
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line. Instructions that the oracle could not judge, and bundles that are not there, are refused here."""
     parser = argparse.ArgumentParser(
-        prog="python -m tc_mmwm_ros.demo",
+        prog="ros2 run tc_mmwm_ros demo",
         description="Drive as told, be told something else, learn from the recording, and drive again.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
