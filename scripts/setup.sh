@@ -83,11 +83,12 @@ if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$base "* ]]; then
 fi
 rm -f "$stamp"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet "$@"; } # twice: errors only
+wanted=(-r requirements/core.txt -r requirements/lerobot.txt -r requirements/test.txt)
 
 if [[ "$ros" == wheels ]]; then
     "$python" -m venv "$venv"
     say "installing packages (a minute or two; PyTorch may bring several GB of CUDA libraries)"
-    pip -r requirements/ros.txt -r requirements/core.txt -r requirements/test.txt -c requirements/constraints.txt
+    pip "${wanted[@]}" -r requirements/ros.txt -c requirements/constraints.txt
 
     # The wheels' CMake files name two folders of the machine they were built on.
     "$venv/bin/python" - <<'PYTHON'
@@ -106,7 +107,7 @@ else
     # What ROS brings stays as it is, above all the NumPy that its message classes were compiled against.
     env -u PYTHONPATH "$python" -m venv --system-site-packages "$venv"
     say "installing packages"
-    pip -r requirements/core.txt -r requirements/test.txt \
+    pip "${wanted[@]}" \
         -c <("$python" -c 'import numpy; print(f"numpy=={numpy.__version__}")')
 fi
 pip --no-deps -r requirements/pretrained.txt
