@@ -6,19 +6,27 @@ import argparse
 import json
 from pathlib import Path
 
-HELP = "turn ROS 2 bags into a dataset, through the same code path that the planner reads its topics with"
+HELP = "turn ROS 2 bags into a dataset as the planner would have seen them; read and write LeRobotDataset v3.0"
 EXAMPLES = """\
   tc-mmwm convert rosbag2_2025_06_01-12_00_00 --robot config/robots/navigation.yaml --output data/mine
   tc-mmwm convert monday/*.mcap --robot my_robot.yaml --output data/mine --instruction "bring the cup to the table"
+  tc-mmwm convert data/mine --to lerobot --output lerobot/mine
+  tc-mmwm convert lerobot/pusht --from lerobot --robot pusht.yaml --output data/pusht
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm convert``."""
     parser.add_argument(
-        "bags", nargs="+", type=Path, metavar="bag", help="rosbag2 folder, .mcap file (cut-off ones too) or .db3 file"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="input",
+        help="bag: rosbag2 folder, .mcap file (cut-off ones too) or .db3 file; or what --from and --to say",
     )
-    parser.add_argument("--robot", type=Path, required=True, help="robot interface YAML, or the name of a shipped one")
+    parser.add_argument("--from", dest="origin", choices=["bag", "lerobot"], default="bag", help="what the inputs are")
+    parser.add_argument("--to", choices=["dataset", "lerobot"], default="dataset", help="lerobot: input is a dataset")
+    parser.add_argument("--robot", type=Path, help="robot interface YAML, or the file name of a shipped one")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
     parser.add_argument("--instruction", help="what the robot was told, where the bag does not say it")
@@ -29,14 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert each bag, and say what became of it. 1: no trajectory came of some bag."""
-    from tc_mmwm_core.data.convert import convert
+    """Convert each input, and say what became of it. 1: no trajectory came of some bag."""
+    from tc_mmwm_core.data.convert import ConversionError, convert
+    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.data.lerobot import export_lerobot, import_lerobot
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import robot_file
 
+    if args.to == "lerobot":
+        print(f"{args.output}: {export_lerobot(Dataset.open(*args.inputs), args.output)} episodes")
+        return 0
+    if args.robot is None:
+        raise ConversionError("--robot is missing: which topics or features are what is in the robot interface")
     interface = RobotInterface.load(args.robot if args.robot.exists() else robot_file(str(args.robot)))
+    if args.origin == "lerobot":
+        for path in args.inputs:
+            print(f"{path}: {import_lerobot(path, args.output, interface)} trajectories into {args.output}")
+        return 0
     reports = []
-    for bag in args.bags:
+    for bag in args.inputs:
         report = convert(
             bag,
             args.output,
@@ -48,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.quiet,
         )
         reports.append(report)
-        print(report.table(), end="\n\n" if bag != args.bags[-1] else "\n")
+        print(report.table(), end="\n\n" if bag != args.inputs[-1] else "\n")
         if args.report:
             args.report.write_text(json.dumps([report.to_dict() for report in reports], indent=2), encoding="utf-8")
     return 0 if all(report.trajectories for report in reports) else 1

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import os
+import resource
 import shutil
 import tempfile
 import zlib
@@ -217,6 +218,7 @@ class Dataset(Sequence[Trajectory]):
         """
         if not paths:
             raise DatasetError("no dataset given")
+        _allow_open_files()
         folders = [Path(path) for path in paths]
         interfaces = [_read_interface(folder) for folder in folders]
         for folder, interface in zip(folders[1:], interfaces[1:], strict=True):
@@ -342,6 +344,12 @@ def _map(file: Path) -> np.ndarray:
     if 0 in shape:  # an empty array cannot be mapped
         return np.load(file)
     return np.load(file, mmap_mode="r").view(np.ndarray)  # slices of np.memmap are slow
+
+
+def _allow_open_files() -> None:
+    """Each mapped file holds a descriptor; the usual soft limit of 1024 would end at some 150 shards."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _read_interface(path: Path) -> RobotInterface:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_several_datasets_open_as_one_if_they_mean_the_same(navigation, robot, t
         Dataset.open(tmp_path / "a", tmp_path / "c")
     with pytest.raises(DatasetError, match="rate"):
         DatasetWriter(tmp_path / "a", RobotInterface.from_dict(robot, "test"))
+
+
+def test_more_shards_than_the_usual_limit_of_open_files(navigation, tmp_path):
+    writer = DatasetWriter(tmp_path, navigation)
+    shard = writer.append([make_trajectory(navigation, 0)])
+    for index in range(200):
+        shutil.copytree(shard, shard.parent / f"{shard.name}-{index}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    dataset = Dataset.open(tmp_path)
+    assert len(dataset) == 201 and dataset.skipped == []
 
 
 def test_not_a_dataset(tmp_path):

@@ -1,0 +1,206 @@
+"""tc-mmwm inspect."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HELP = "say what a dataset, bag, bundle or checkpoint is and what is in it"
+EXAMPLES = """\
+  tc-mmwm inspect data/navigation --figure data/navigation.png
+  tc-mmwm inspect rosbag2_2025_06_01-12_00_00
+  tc-mmwm inspect bundles/navigation --json
+"""
+SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tc-mmwm inspect``."""
+    parser.add_argument("path", type=Path, help="dataset folder, bag, bundle folder or checkpoint file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--all", action="store_true", help=f"every trajectory, not only the first {SHOWN}")
+    parser.add_argument("--verify", action="store_true", help="of a dataset, read every image and check its checksum")
+    parser.add_argument("--figure", type=Path, help="of a dataset, draw frames of its trajectories to this PNG")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe ``args.path``. 1: something in it is damaged."""
+    from tc_mmwm_core.data.dataset import DatasetError
+
+    path: Path = args.path
+    if (path / "dataset.json").is_file():
+        facts, text = _dataset(path, args)
+    elif args.figure or args.verify:
+        raise DatasetError(f"{path}: not a dataset; --figure and --verify are for datasets")
+    elif (path / "bundle.json").is_file():
+        facts, text = _bundle(path)
+    elif path.suffix == ".pt":
+        facts, text = _checkpoint(path)
+    else:
+        facts, text = _bag(path)
+    print(json.dumps(facts, indent=2) if args.json else text)
+    return 1 if facts.get("damaged") else 0
+
+
+def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from tc_mmwm_core.data.dataset import Dataset
+
+    dataset = Dataset.open(path)
+    interface = dataset.interface
+    damaged = [{"shard": shard, "trajectory": index, "why": why} for shard, index, why in dataset.skipped]
+    if args.verify:
+        damaged += [{"shard": shard, "trajectory": index, "why": why} for shard, index, why in dataset.verify()]
+    rows = []
+    for index, info in enumerate(dataset.trajectories):
+        trajectory = dataset[index]
+        rows.append(
+            {
+                "trajectory": index,
+                "steps": info.length,
+                "invalid": int((~trajectory.valid).sum()),
+                "violating": int((trajectory.violation == 1).sum()),
+                "unjudged": int((trajectory.violation == -1).sum()),
+                "success": info.success,
+                "source": info.source,
+                "instruction": info.instruction,
+                "shard": info.shard,
+            }
+        )
+    outcomes = Counter(row["success"] for row in rows)
+    facts = {
+        "kind": "dataset",
+        "robot": interface.name,
+        "rate": interface.rate,
+        "images": {spec.name: [spec.height, spec.width, spec.channels] for spec in interface.images},
+        "sensors": interface.sensor_names,
+        "action": interface.action_names,
+        "trajectories": rows,
+        "steps": dataset.steps,
+        "seconds": dataset.steps / interface.rate,
+        "instructions": len({row["instruction"] for row in rows}),
+        "successes": outcomes[True],
+        "failures": outcomes[False],
+        "digest": dataset.digest,
+        "damaged": damaged,
+    }
+    images = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in facts["images"].items())
+    sensors = ", ".join(f"{s.name} ({', '.join(field.name for field in s.fields)})" for s in interface.sensors)
+    judged = dataset.steps - sum(row["unjudged"] for row in rows)
+    lines = [
+        f"dataset of the robot '{interface.name}' at {interface.rate:g} Hz, digest {dataset.digest[:12]}",
+        f"  images      {images}",
+        f"  sensors     {interface.sensor_size} numbers: {sensors}",
+        f"  action      {', '.join(f'{field.name} [{field.unit}]' for field in interface.action.fields)}",
+        f"  trajectories {len(rows)}, {dataset.steps} steps ({facts['seconds']:.0f} s), "
+        f"{sum(row['invalid'] for row in rows)} of them not valid",
+        f"  instructions {facts['instructions']} different ones",
+        f"  outcome     {outcomes[True]} success, {outcomes[False]} failure, {outcomes[None]} unknown",
+        f"  violations  {sum(row['violating'] for row in rows)} of {judged} judged steps",
+        "",
+        f"{'#':>6} {'steps':>6} {'invalid':>7} {'violating':>9} {'success':>8} {'source':<10} instruction",
+    ]
+    shown = rows if args.all else rows[:SHOWN]
+    for row in shown:
+        violating = "?" if row["unjudged"] == row["steps"] else row["violating"]
+        success = {True: "yes", False: "no", None: "?"}[row["success"]]
+        lines.append(
+            f"{row['trajectory']:>6} {row['steps']:>6} {row['invalid']:>7} {violating:>9} {success:>8} "
+            f"{row['source']:<10} {row['instruction']}"
+        )
+    if len(shown) < len(rows):
+        lines.append(f"       ... and {len(rows) - len(shown)} more (--all shows them)")
+    lines += [f"damaged: shard {d['shard']}, trajectory {d['trajectory']}: {d['why']}" for d in damaged]
+    if args.figure:
+        _contact_sheet(dataset, args.figure)
+        lines.append(f"frames of the first trajectories: {args.figure}")
+    return facts, "\n".join(lines)
+
+
+def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int = 10) -> None:
+    """One row a trajectory, its first camera; a red frame where the instruction is being broken, grey where unknown."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    spec = dataset.interface.images[0]
+    rows = min(trajectories, len(dataset))
+    figure = Figure(figsize=(frames * 1.1, max(rows, 1) * 1.35), layout="constrained")
+    axes = figure.subplots(max(rows, 1), frames, squeeze=False)
+    for row in range(rows):
+        trajectory = dataset[row]
+        for column, step in enumerate(np.linspace(0, len(trajectory) - 1, frames).astype(int)):
+            axis = axes[row, column]
+            image = trajectory.images[spec.name][step]
+            image = image[..., ::-1] if spec.encoding == "bgr8" else image
+            axis.imshow(image.squeeze(), cmap="gray" if spec.channels == 1 else None)
+            axis.set(xticks=[], yticks=[])
+            colour = {1: "red", 0: "green", -1: "grey"}[int(trajectory.violation[step])]
+            for side in axis.spines.values():
+                side.set(color=colour, linewidth=2)
+        outcome = {True: "success", False: "failure", None: "outcome unknown"}[trajectory.success]
+        axes[row, 0].set_title(f"{row}: {trajectory.instruction} ({outcome})", loc="left", fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def _bag(path: Path) -> tuple[dict[str, Any], str]:
+    from tc_mmwm_core.data.bag import Bag
+
+    bag = Bag(path)
+    topics = {
+        name: {"type": topic.type, "messages": topic.messages, "rate": topic.messages / max(bag.duration, 1e-9)}
+        for name, topic in sorted(bag.topics.items())
+    }
+    facts = {"kind": "bag", "duration": bag.duration, "topics": topics, "damaged": bag.lost}
+    lines = [f"bag of {bag.duration:.1f} s, {sum(topic['messages'] for topic in topics.values())} messages"]
+    lines += [
+        f"  {name:<32} {topic['type']:<36} {topic['messages']:>8} messages {topic['rate']:>8.1f} Hz"
+        for name, topic in topics.items()
+    ]
+    return facts, "\n".join(lines + [f"damaged: {line}" for line in bag.lost])
+
+
+def _bundle(path: Path) -> tuple[dict[str, Any], str]:
+    from tc_mmwm_core.runtime.bundle import Bundle
+
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    facts = {"kind": "bundle", "identity": bundle.identity} | manifest.model_dump(mode="json", by_alias=True)
+    calibration = manifest.calibration
+    promise = (
+        f"at most {calibration.alpha:.1%} of violating sequences accepted, with confidence {1 - calibration.delta:.0%} "
+        f"({calibration.method}, {calibration.n_trajectories} trajectories)"
+        if calibration
+        else "set by hand, promises nothing"
+    )
+    sizes = ", ".join(f"{name} {(path / name).stat().st_size / 1e6:.1f} MB" for name in manifest.files)
+    lines = [
+        f"model bundle {bundle.identity} for the robot '{bundle.interface.name}', made {manifest.created}",
+        f"  latent      {manifest.latent} numbers, context {manifest.context}",
+        f"  imagines    {manifest.horizon} steps of {bundle.step_duration:g} s",
+        f"  threshold   {manifest.threshold:g}: {promise}",
+        f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
+        f"  files       {sizes}",
+        "every file has the sha256 that bundle.json names",
+    ]
+    return facts, "\n".join(lines)
+
+
+def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:
+    import torch
+
+    from tc_mmwm_core.training.checkpoint import read_checkpoint
+
+    content = read_checkpoint(path)
+    parts = {}
+    for name, state in content["parts"].items():
+        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+        parts[name] = {"tensors": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors)}
+    facts = {"kind": "checkpoint", "position": content["position"], "parts": parts, "config": content["config"]}
+    where = ", ".join(f"{key} {value}" for key, value in content["position"].items())
+    lines = [f"checkpoint at {where}"]
+    lines += [
+        f"  {name:<16} {part['tensors']:>5} tensors {part['numbers']:>12,} values" for name, part in parts.items()
+    ]
+    return facts, "\n".join(lines)
