@@ -120,7 +120,7 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
 
 
 def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int = 10) -> None:
-    """One row a trajectory, its first camera; a red frame where the instruction is being broken, grey where unknown."""
+    """One row a trajectory, its first camera; a frame is red where the instruction is being broken, grey: unknown."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -140,7 +140,8 @@ def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int 
             for side in axis.spines.values():
                 side.set(color=colour, linewidth=2)
         outcome = {True: "success", False: "failure", None: "outcome unknown"}[trajectory.success]
-        axes[row, 0].set_title(f"{row}: {trajectory.instruction} ({outcome})", loc="left", fontsize=7)
+        title = axes[row, 0].set_title(f"{row}: {trajectory.instruction} ({outcome})", loc="left", fontsize=7)
+        title.set_in_layout(False)  # it runs over the whole row
     figure.savefig(path, dpi=150)
 
 

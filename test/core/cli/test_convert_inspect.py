@@ -1,0 +1,83 @@
+"""tc-mmwm convert and inspect, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.base import load_domain
+
+SHIPPED_BAG = Path(__file__).parents[2] / "data" / "navigation_bag"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("converted") / "dataset"
+    assert main(["convert", str(SHIPPED_BAG), "--robot", "navigation.yaml", "--output", str(path), "--quiet"]) == 0
+    return path
+
+
+def test_labels_of_the_shipped_bag_are_what_the_oracle_says(dataset):
+    """The live oracle judged each control step; judged again on the converted state, the labels are the same."""
+    judge = load_domain("navigation").judge
+    steps = differing = violating = 0
+    for trajectory in Dataset.open(dataset):
+        verdict = judge(trajectory.scene, np.asarray(trajectory.state), trajectory.instruction).margin > 0
+        differing += int((verdict != trajectory.violation).sum())
+        violating += int(verdict.sum())
+        steps += len(trajectory)
+    assert steps > 100 and violating > 20
+    assert differing <= 0.03 * steps  # at most where a violation begins or ends between two ticks
+
+
+def test_report_and_refusal(dataset, tmp_path, capsys):
+    arguments = ["convert", str(SHIPPED_BAG), "--robot", "navigation.yaml", "--quiet", "--output"]
+    assert main([*arguments, str(dataset)]) == 2
+    assert "already holds this bag's trajectories; --force" in capsys.readouterr().err
+    report = tmp_path / "report.json"
+    assert main([*arguments, str(tmp_path / "other"), "--report", str(report)]) == 0
+    assert json.loads(report.read_text())[0]["trajectories"] == len(Dataset.open(dataset))
+    assert "outcome" in capsys.readouterr().out
+
+
+def test_robot_is_asked_for(tmp_path, capsys):
+    assert main(["convert", str(SHIPPED_BAG), "--output", str(tmp_path / "dataset")]) == 2
+    assert "--robot is missing" in capsys.readouterr().err
+
+
+def test_inspect_a_dataset(dataset, tmp_path, capsys):
+    figure = tmp_path / "frames.png"
+    assert main(["inspect", str(dataset), "--verify", "--figure", str(figure)]) == 0
+    out = capsys.readouterr().out
+    assert "dataset of the robot 'navigation' at 10 Hz" in out and "move slowly" in out
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", str(dataset), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
+
+
+def test_inspect_names_what_is_damaged(dataset, tmp_path, capsys):
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    [file] = copy.glob("shards/*/image.overhead.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["inspect", str(copy), "--verify"]) == 1
+    assert "checksum of image.overhead differs" in capsys.readouterr().out
+
+
+def test_inspect_a_bag(capsys):
+    assert main(["inspect", str(SHIPPED_BAG)]) == 0
+    assert "/camera/image_raw" in capsys.readouterr().out
+
+
+def test_inspect_something_else(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert main(["inspect", str(tmp_path / "notes.txt")]) == 2
+    assert "not a bag" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""The recorder as a process over real DDS: what it writes, what a kill costs, and that live and offline agree."""
+
+import itertools
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TwistStamped
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
+
+from tc_mmwm_core.data.bag import Bag
+from tc_mmwm_core.data.convert import convert
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.interface.fault import Fault
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import Step, StepStream
+from tc_mmwm_core.resources import robot_file
+from tc_mmwm_ros.message_definition import message_class
+from tc_mmwm_ros.processes import Processes, executable
+
+NAMESPACES = itertools.count()
+ROBOT = robot_file("navigation.yaml")
+SHIPPED_BAG = Path(__file__).parents[1] / "data" / "navigation_bag"
+
+
+class Driver:
+    """Drives at the control rate, and hears every observation deserialized, as the planner does."""
+
+    def __init__(self, namespace: str, interface: RobotInterface):
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = Node("driver", context=self.context, namespace=namespace)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.heard = []
+        self.diagnostics = []
+        for topic, kind in interface.observation_topics().items():
+            self.node.create_subscription(message_class(kind, topic), topic, self._hear(topic), 100)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self.command = self.node.create_publisher(TwistStamped, "cmd_vel", 10)
+        self.node.create_timer(0.1, self._drive)
+
+    def _hear(self, topic):
+        return lambda message: self.heard.append((topic, message, self.node.get_clock().now().nanoseconds))
+
+    def _drive(self):
+        message = TwistStamped()
+        now = self.node.get_clock().now()
+        message.header.stamp = now.to_msg()
+        message.twist.linear.x, message.twist.angular.z = 0.3, math.sin(now.nanoseconds * 1e-9)
+        self.command.publish(message)
+
+    def hear(self, images):
+        """Until so many more images were heard: machines differ in how long that takes."""
+        enough = self.images + images
+        self.wait(lambda: self.images >= enough, seconds=60.0)
+
+    @property
+    def images(self):
+        return sum(topic == "camera/image_raw" for topic, *_ in self.heard)
+
+    def wait(self, condition, seconds=15.0):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A simulated robot, a driver, and a function that starts a recorder of the two."""
+    namespace = f"recorded{next(NAMESPACES)}"
+    bag = tmp_path / "bag"
+
+    def record(**parameters):
+        command = [executable("recorder"), "--ros-args", "-r", f"__ns:=/{namespace}"]
+        for name, value in ({"robot": ROBOT, "output": bag} | parameters).items():
+            command += ["-p", f"{name}:={value}"]
+        started = processes.start("recorder", command)
+        driver.wait(lambda: any(bag.glob("*.mcap")) or started.poll() is not None)
+        return bag
+
+    with Processes(tmp_path / "logs") as processes:
+        robot = ["-r", f"__ns:=/{namespace}", "-p", "max_steps:=50", "-p", "auto_reset_delay:=0.3"]
+        processes.start("sim_robot", [executable("sim_robot"), "--ros-args", *robot])
+        driver = Driver(namespace, RobotInterface.load(ROBOT))
+        try:
+            driver.wait(lambda: driver.heard)
+            yield driver, processes, record
+        finally:
+            driver.close()
+
+
+def assert_same_steps(dataset: Dataset, stream: StepStream, unstamped: str = "") -> int:
+    """Every step of the dataset is, bit for bit, what ``stream`` gives for its tick; the number compared.
+
+    Steps for which ``unstamped``, heard at another moment by each process, is not there in time are passed over.
+    """
+    compared = 0
+    for trajectory in dataset:
+        period = 1e9 / dataset.interface.rate
+        for index in np.flatnonzero(trajectory.valid):
+            step = stream.step(trajectory.provenance["start_ns"] + round(index * period))
+            if isinstance(step, Fault) and step.field == unstamped:
+                continue
+            assert isinstance(step, Step), str(step)
+            np.testing.assert_array_equal(step.sensor, trajectory.sensor[index])
+            for name, image in step.images.items():
+                np.testing.assert_array_equal(image, trajectory.images[name][index])
+            compared += 1
+    return compared
+
+
+def test_live_and_offline_agree_bit_for_bit(scene, tmp_path):
+    driver, processes, record = scene
+    bag = record()
+    driver.wait(lambda: driver.diagnostics)
+    driver.hear(140)
+    assert processes.stop("recorder") == 0
+    report = convert(bag, tmp_path / "dataset", RobotInterface.load(ROBOT))
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert report.valid_steps > 30 and dataset.trajectories[0].scene is not None, report.table()
+
+    stream = StepStream(dataset.interface, history=10_000)
+    for topic, message, received_ns in driver.heard:
+        stream.add(topic, message, received_ns)
+    assert assert_same_steps(dataset, stream, unstamped="bumper") > 0.8 * report.valid_steps
+
+    values = {value.key: value.value for value in driver.diagnostics[-1].status[0].values}
+    assert int(values["messages"]) > 0 and values["lost"] == "0" and values["bag"] == str(bag)
+
+
+def test_rosbag2_can_read_what_was_recorded(scene):
+    driver, processes, record = scene
+    bag = record(extra_topics="['/rosout', 'nothing_here']", max_bag_size=20_000, chunk_seconds=0.2)
+    driver.hear(60)
+    assert processes.stop("recorder", signal.SIGTERM) == 0
+    files = sorted(bag.glob("*.mcap"))
+    assert len(files) > 1
+    with Reader(bag) as reader:
+        topics = {name.rsplit("/", 1)[-1]: topic for name, topic in reader.topics.items()}
+        assert topics["image_raw"].msgtype == "sensor_msgs/msg/Image" and topics["image_raw"].msgcount >= 50
+        assert topics["episode_event"].msgcount >= 1 and topics["instruction"].msgcount >= 1  # latched, heard late
+        assert "rosout" in topics and "nothing_here" not in topics
+        counted = sum(1 for _ in reader.messages())
+        assert counted == reader.message_count == sum(topic.msgcount for topic in topics.values())
+        qos = topics["instruction"].connections[0].ext.offered_qos_profiles[0]
+        assert qos.durability.name == "TRANSIENT_LOCAL" and qos.reliability.name == "RELIABLE"
+    for raw in Bag(bag).messages({"/rosout"}):  # a type that the interface does not name
+        assert raw.type == "rcl_interfaces/msg/Log"
+
+
+def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):
+    driver, processes, record = scene
+    bag = record()
+    driver.hear(100)
+    killed_ns = driver.node.get_clock().now().nanoseconds
+    assert processes.stop("recorder", signal.SIGKILL) == -signal.SIGKILL
+    assert not (bag / "metadata.yaml").exists()
+    report = convert(bag, tmp_path / "dataset", RobotInterface.load(ROBOT))
+    heard_ns = max(received_ns for *_, received_ns in driver.heard if received_ns < killed_ns - 1_000_000_000)
+    assert Bag(bag).end_ns >= heard_ns
+    assert report.valid_steps > 25 and any("cut off after" in note for note in report.notes), report.table()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"extra_topics": "['x:no_such_msgs/msg/Y']"}, "needs package no_such_msgs, which is not installed"),
+        ({"extra_topics": "['x:std_msgs/msg/Strin']"}, "package std_msgs has no message Strin"),
+        ({"robot": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"robot": "''"}, "parameter 'robot' is empty"),
+    ],
+)
+def test_refuses_to_start(tmp_path, parameters, says):
+    command = [executable("recorder"), "--ros-args"]
+    for name, value in ({"robot": ROBOT, "output": tmp_path / "bag"} | parameters).items():
+        command += ["-p", f"{name}:={value}"]
+    with Processes(tmp_path / "logs") as processes:
+        assert processes.start("recorder", command).wait(20) == 2
+        assert says in processes.tail("recorder") and "Traceback" not in processes.tail("recorder")
+    assert not (tmp_path / "bag").exists()
+
+
+def test_never_writes_into_a_folder_that_holds_something(tmp_path):
+    (tmp_path / "precious").write_text("data")
+    command = [executable("recorder"), "--ros-args", "-p", f"robot:={ROBOT}", "-p", f"output:={tmp_path}"]
+    with Processes(tmp_path / "logs") as processes:
+        assert processes.start("recorder", command).wait(20) == 2
+        assert "already holds something" in processes.tail("recorder")
+
+
+def test_shipped_bag_gives_the_same_from_rclpy_and_from_rosbags(tmp_path):
+    """rclpy deserializes the recorded CDR, as it would have come live; rosbags does in the converter."""
+    interface = RobotInterface.load(ROBOT)
+    report = convert(SHIPPED_BAG, tmp_path / "dataset", interface)
+    bag = Bag(SHIPPED_BAG)
+    topics = {f"/{topic}": topic for topic in interface.observation_topics()}
+    stream = StepStream(interface, history=10_000)
+    for raw in bag.messages(set(topics)):
+        message = deserialize_message(raw.data, message_class(raw.type, raw.topic))
+        stream.add(topics[raw.topic], message, raw.log_ns)
+    assert assert_same_steps(Dataset.open(tmp_path / "dataset"), stream) == report.valid_steps > 50
