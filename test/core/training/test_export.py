@@ -1,0 +1,136 @@
+"""What the bundle computes is what the model computes, to 1e-5, on every output of every graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.runtime.bundle import Bundle, Calibration
+from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.export import export_bundle
+from tc_mmwm_core.training.trainer import build_model
+
+TEXTS = ("stop", "drive to the green pad, never enter the blue zone", "go slowly to the red pad")
+CALIBRATION = Calibration(alpha=0.1, delta=0.05, n_trajectories=40, dataset="0" * 64, method="by hand")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one camera", "two cameras"])
+def interface(request, navigation) -> RobotInterface:
+    content = yaml.safe_load(yaml.safe_dump(navigation.to_dict()))
+    if request.param == 2:
+        second = dict(content["images"][0], name="front", topic="front/image_raw")
+        content["images"].append(second)
+    return RobotInterface.from_dict(content, "test")
+
+
+@pytest.fixture(scope="module")
+def model(config, interface):
+    torch.manual_seed(0)
+    model = build_model(config, interface)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+        model.sensor.mean.normal_()
+        model.sensor.scale.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(model, config, interface, tmp_path_factory) -> Bundle:
+    return export_bundle(
+        model, interface, config, tmp_path_factory.mktemp("bundles") / "tiny", "tiny", 0.25, CALIBRATION
+    )
+
+
+def run(bundle: Bundle, graph: str, **inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(str(bundle.path / graph), providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_outputs()]
+    values = session.run(names, {name.replace("__", "."): value.numpy() for name, value in inputs.items()})
+    return dict(zip(names, values, strict=True))
+
+
+def same(outputs: dict[str, np.ndarray], **expected: torch.Tensor) -> None:
+    assert outputs.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(outputs[name], value.detach().numpy(), atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def observation(interface: RobotInterface, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = [
+        torch.randint(0, 256, (1, image.height, image.width, image.channels), dtype=torch.uint8, generator=generator)
+        for image in interface.images
+    ]
+    return images, 3 * torch.randn(1, interface.sensor_size, generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_output_of_every_graph_is_the_models(bundle, model, interface, config, text):
+    tokens, mask = (torch.from_numpy(x) for x in TextTokens(config.model.max_tokens)([text]))
+    words, z_l = model.instruct(tokens, mask)
+    same(run(bundle, "language.onnx", tokens=tokens, mask=mask), words=words, z_l=z_l)
+
+    images, sensor = observation(interface, seed=len(text))
+    features, z_v, z_s = model.encode(images, sensor)
+    context = model.ground(features, words, mask, z_l)
+    latent, weights = model.compose(z_v, z_l, z_s)
+    named = {f"image__{spec.name}": image for spec, image in zip(interface.images, images, strict=True)}
+    found = run(bundle, "encode.onnx", **named, sensor=sensor, words=words, mask=mask, z_l=z_l)
+    same(found, latent=latent, context=context, weights=weights, proposal=model.propose(latent, context))
+
+    for count in (1, 5, 64):
+        actions = 2 * torch.rand(count, config.model.horizon, interface.action_size) - 1
+        z, scores = latent.expand(count, -1), []
+        for k in range(config.model.horizon):
+            z = model.next(z, actions[:, k])
+            scores.append(model.judge(z[None], context))
+        violation, progress = (torch.cat([score[i] for score in scores]).T for i in range(2))
+        found = run(bundle, "screen.onnx", latent=latent, context=context, actions=actions)
+        same(found, violation=violation, progress=progress)
+
+
+@torch.no_grad()
+def test_the_robots_runtime_reads_it_from_words_to_verdict(bundle, model, interface, config):
+    screener = Screener(Bundle.load(bundle.path))
+    instruction = screener.instruct(TEXTS[1])
+    images, sensor = observation(interface, seed=0)
+    named = {spec.name: image[0].numpy() for spec, image in zip(interface.images, images, strict=True)}
+    scene = screener.encode(Step(0, named, sensor[0].numpy(), {}), instruction)
+    actions = np.random.default_rng(0).uniform(-1, 1, (9, config.model.horizon, interface.action_size))
+    rollouts = screener.screen(scene, actions)
+
+    tokens, mask = (torch.from_numpy(x) for x in TextTokens(config.model.max_tokens)([TEXTS[1]]))
+    words, z_l = model.instruct(tokens, mask)
+    features, z_v, z_s = model.encode(images, sensor)
+    latent, _ = model.compose(z_v, z_l, z_s)
+    imagined = model.rollout(latent[:, None], torch.from_numpy(actions).float()[None])
+    violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l))
+    np.testing.assert_allclose(rollouts.violation, violation[0], atol=2e-5, rtol=1e-5)
+    np.testing.assert_allclose(rollouts.progress, progress[0], atol=2e-5, rtol=1e-5)
+
+
+def test_the_manifest_tells_what_was_trained_and_calibrated(bundle, model, config):
+    manifest = bundle.manifest
+    assert manifest.threshold == 0.25 and manifest.calibration == CALIBRATION
+    assert (manifest.latent, manifest.horizon, manifest.frame_skip) == (16, 3, 2)
+    assert manifest.context == model.context_size
+    np.testing.assert_allclose(manifest.normalisation.mean, model.sensor.mean, rtol=1e-6)
+    np.testing.assert_allclose(manifest.normalisation.std, model.sensor.scale, rtol=1e-6)
+    assert type(config).model_validate(yaml.safe_load(manifest.training.config)) == config
+    assert manifest.versions["torch"] == torch.__version__
+
+
+def test_a_failed_export_leaves_the_bundle_that_was_there(bundle, model, config, interface, monkeypatch):
+    before = (bundle.path / "bundle.json").read_bytes()
+    monkeypatch.setattr(model.dynamics, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator")))
+    with pytest.raises(RuntimeError, match="no such operator"):
+        export_bundle(model, interface, config, bundle.path, "other", 0.0, None)
+    assert (bundle.path / "bundle.json").read_bytes() == before
+    assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["tiny"]

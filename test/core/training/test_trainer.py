@@ -1,0 +1,318 @@
+"""A run is a function of config and data, whatever interrupts it; what cannot go on says so and breaks nothing."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from functools import partialmethod
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
+from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
+from tc_mmwm_core.training.run import read_metrics
+from tc_mmwm_core.training.stage import Stage
+from tc_mmwm_core.training.trainer import TrainingError, train
+from tc_mmwm_core.training.weights import read_weights
+
+STEPS = 8
+
+
+def changed(config: TrainConfig, **update: object) -> TrainConfig:
+    return config.model_copy(update=update)
+
+
+def write_yaml(path, config: TrainConfig):
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return path
+
+
+def metrics(folder):
+    return list(read_metrics(folder / "metrics.jsonl"))
+
+
+def losses(folder):
+    return [record["loss"] for record in metrics(folder)]
+
+
+def at_step(monkeypatch, step, action):
+    """Do ``action(batch)`` before optimizer step ``step`` of the run."""
+    original = Stage.step
+
+    def wrapped(self, batch, position, output):
+        if position.step == step:
+            action(batch)
+        return original(self, batch, position, output)
+
+    monkeypatch.setattr(Stage, "step", wrapped)
+
+
+def interrupt(_):
+    raise KeyboardInterrupt
+
+
+def test_a_run_goes_through_the_stages_and_leaves_what_it_promises(unbroken, config):
+    records = metrics(unbroken.folder)
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert [record["stage"] for record in records] == ["reconstruction"] * 2 + ["world_model"] * 3 + ["full"] * 3
+    assert ["raw/state" in record for record in records] == [False] * 2 + [True] * 6
+    assert ["raw/action" in record for record in records] == [False] * 5 + [True] * 3
+    assert all(record["loss"] == pytest.approx(sum_of_weighted(record), rel=1e-5) for record in records)
+    assert all(sum(record[f"alpha/{m}"] for m in ("vision", "language", "sensor")) > 0.999 for record in records)
+    assert [record["step"] for record in records if "valid/loss" in record] == [2, 4, 5, 7, 8]
+    assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank"}
+    assert TrainConfig(**yaml.safe_load((unbroken.folder / "config.yaml").read_text())) == config
+    assert {path.name for path in unbroken.folder.iterdir()} >= {LAST, "environment.json", "training.png"}
+    assert not (unbroken.folder / BEST).exists()  # kept with early stopping only
+
+
+def sum_of_weighted(record):
+    return sum(value for name, value in record.items() if name.startswith("weighted/"))
+
+
+def test_the_average_lags_behind_the_model_but_its_buffers_do_not(unbroken):
+    lagging = 0
+    for name, average in unbroken.weights.items():
+        if name.startswith("ema.module."):
+            same = torch.equal(unbroken.weights[name.replace("ema.module.", "model.")], average)
+            assert same or name not in ("ema.module.sensor.mean", "ema.module.sensor.scale")
+            lagging += not same
+    assert lagging > 100
+
+
+def test_two_runs_with_one_seed_are_the_same_to_the_last_bit_and_another_seed_is_another(
+    unbroken, config, dataset, tmp_path, weights_of, assert_same_weights
+):
+    train(config, [dataset], tmp_path / "again", progress=False)
+    assert_same_weights(unbroken.weights, weights_of(tmp_path / "again"))
+    train(changed(config, seed=1), [dataset], tmp_path / "other", progress=False)
+    other = weights_of(tmp_path / "other")
+    assert not torch.equal(
+        unbroken.weights["model.dynamics.from_state.weight"], other["model.dynamics.from_state.weight"]
+    )
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    step, unbroken, config, dataset, tmp_path, monkeypatch, weights_of, assert_same_weights
+):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, step, interrupt)
+        train(config, [dataset], tmp_path, progress=False)
+    assert (tmp_path / LAST).exists() == (step > 1)
+    measures = train(config, [dataset], tmp_path, progress=False)
+    assert_same_weights(unbroken.weights, weights_of(tmp_path))
+    assert measures == pytest.approx(unbroken.measures, nan_ok=True)
+    assert losses(tmp_path) == losses(unbroken.folder)
+
+
+def test_between_checkpoints_a_resumed_run_does_its_last_steps_again(
+    unbroken, config, dataset, tmp_path, monkeypatch, weights_of, assert_same_weights
+):
+    seldom = changed(config, checkpoint_seconds=1e6)  # at the end of each stage only
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 5, interrupt)
+        train(seldom, [dataset], tmp_path, progress=False)
+    assert read_checkpoint(tmp_path / LAST)["position"] == {"step": 2, "stage": 0, "stage_step": 2}
+    train(seldom, [dataset], tmp_path, progress=False)
+    assert_same_weights(unbroken.weights, weights_of(tmp_path))
+    assert losses(tmp_path) == losses(unbroken.folder)
+
+
+def test_a_run_that_has_ended_is_not_trained_further(
+    unbroken, config, dataset, tmp_path, assert_same_weights, weights_of
+):
+    shutil.copytree(unbroken.folder, tmp_path / "run")
+    measures = train(config, [dataset], tmp_path / "run", progress=False)
+    assert_same_weights(unbroken.weights, weights_of(tmp_path / "run"))
+    assert measures == pytest.approx(unbroken.measures, nan_ok=True)
+
+
+@pytest.mark.parametrize("field", ["sensor", "actions"])
+def test_a_loss_that_is_not_finite_stops_with_the_batch_saved_and_no_checkpoint_overwritten(
+    field, config, dataset, tmp_path, monkeypatch
+):
+    kept = {}
+
+    def poison(batch):
+        kept["checkpoint"] = (tmp_path / LAST).read_bytes()
+        getattr(batch, field)[0, 0, 0] = torch.nan
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError) as error:
+        at_step(patch, 4, poison)
+        train(config, [dataset], tmp_path, progress=False)
+    saved = tmp_path / "batch-4.pt"
+    assert "step 4, stage world_model: loss " in str(error.value) and str(saved) in str(error.value)
+    assert torch.load(saved, weights_only=True)[field].isnan().sum() == 1
+    assert (tmp_path / LAST).read_bytes() == kept["checkpoint"]
+    assert len(metrics(tmp_path)) == 3
+    train(config, [dataset], tmp_path, progress=False)  # and can go on, once the cause is gone
+    assert len(metrics(tmp_path)) == STEPS
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_the_run_goes_on_when_there_is_room(
+    unbroken, config, dataset, tmp_path, monkeypatch, weights_of, assert_same_weights
+):
+    """A limit on the size of a file stands for the full disk: write() fails in the middle of the file likewise."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="the checkpoint before it is untouched"):
+        at_step(patch, 4, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1])))
+        try:
+            train(config, [dataset], tmp_path, progress=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_checkpoint(tmp_path / LAST)["position"]["step"] == 3
+    train(config, [dataset], tmp_path, progress=False)
+    assert_same_weights(unbroken.weights, weights_of(tmp_path))
+
+
+def test_a_run_of_another_config_is_refused_with_what_differs(unbroken, config, dataset, tmp_path):
+    shutil.copytree(unbroken.folder, tmp_path / "run")
+    before = (tmp_path / "run" / LAST).read_bytes()
+    wider = changed(config, model=config.model.model_copy(update={"latent": 24}), seed=3)
+    with pytest.raises(TrainingError) as error:
+        train(wider, [dataset], tmp_path / "run", progress=False)
+    assert "holds a run of another config" in str(error.value)
+    assert "\n  model.latent: 16 there, 24 now\n  seed: 0 there, 3 now" in str(error.value)
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes(unbroken, config, dataset, tmp_path):
+    wider = changed(config, model=config.model.model_copy(update={"latent": 24}))
+    _, weights = read_weights(unbroken.folder)
+    with pytest.raises(
+        TrainingError, match=r"vision.out.weight: \[16, 64\] in the checkpoint, \[24, 64\] in the model"
+    ):
+        train(wider, [dataset], tmp_path / "run", weights, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_start_from_anothers_weights(unbroken, config, dataset, tmp_path, weights_of):
+    _, weights = read_weights(unbroken.folder)
+    still = config.optimizer.model_copy(update={"learning_rate": 1e-30})
+    short = changed(config, optimizer=still, stages=config.stages[2:])
+    train(short, [dataset], tmp_path / "run", weights, progress=False)
+    for name, value in weights.items():
+        torch.testing.assert_close(weights_of(tmp_path / "run")[f"model.{name}"], value, msg=name)
+
+
+def test_a_typo_in_the_config_is_refused_with_the_nearest_key(config, collected, tmp_path, capsys):
+    content = config.model_dump(mode="json")
+    content["optimizer"]["learning_rat"] = 1e-3
+    content["stages"][1]["epoch"] = 2
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["--config", str(tmp_path / "train.yaml"), "--data", str(collected), "--output", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "unknown key 'optimizer.learning_rat'; did you mean 'learning_rate'?" in message
+    assert "unknown key 'stages.1.epoch'; did you mean 'epochs'?" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_stage_is_refused_by_name(config, collected, tmp_path, capsys):
+    arguments = ["--config", str(write_yaml(tmp_path / "train.yaml", config)), "--data", str(collected)]
+    assert main(["train", *arguments, "--output", str(tmp_path / "run"), "--stages", "fulll"]) == 2
+    assert "stage fulll: the config has reconstruction, world_model, full" in capsys.readouterr().err
+
+
+def test_a_corrupt_trajectory_is_skipped_counted_and_named(config, collected, dataset, tmp_path, capsys):
+    shutil.copytree(collected, tmp_path / "data")
+    (shard,) = (tmp_path / "data" / "shards").iterdir()
+    info = dataset.trajectories[2]
+    with (shard / "action.npy").open("r+b") as file:
+        header = len(file.read()) - dataset.steps * dataset.interface.action_size * 4
+        file.seek(header + info.start * dataset.interface.action_size * 4)
+        file.write(b"\x12\x34")
+    short = changed(config, stages=config.stages[:1])
+    arguments = ["--config", str(write_yaml(tmp_path / "train.yaml", short)), "--data", str(tmp_path / "data")]
+    assert main(["train", *arguments, "--output", str(tmp_path / "run"), "--quiet", "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"skipped: {tmp_path / 'data'}, shard {shard.name}, trajectory 2: checksum of action differs" in printed
+    assert printed.count("skipped") == 1
+    assert "violation_auroc" in printed and (tmp_path / "run" / LAST).exists()
+
+
+def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption(
+    config, dataset, tmp_path, monkeypatch, weights_of, assert_same_weights
+):
+    impatient = changed(
+        config,
+        validate_every=1,
+        early_stopping=EarlyStoppingConfig(patience=1, least_improvement=1e9),
+    )
+    train(impatient, [dataset], tmp_path / "whole", progress=False)
+    stages = [record["stage"] for record in metrics(tmp_path / "whole")]
+    assert (
+        stages == ["reconstruction"] * 2 + ["world_model"] * 2 + ["full"] * 2
+    )  # the first is best, the next one too many
+    assert read_checkpoint(tmp_path / "whole" / BEST)["position"] == {"step": 5, "stage": 2, "stage_step": 1}
+    best = read_checkpoint(tmp_path / "whole" / BEST)["parts"]["ema"]["module.dynamics.from_state.weight"]
+    assert torch.equal(read_weights(tmp_path / "whole")[1]["dynamics.from_state.weight"], best)
+
+    for step in (4, 5):
+        folder = tmp_path / str(step)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            at_step(patch, step, interrupt)
+            train(impatient, [dataset], folder, progress=False)
+        train(impatient, [dataset], folder, progress=False)
+        assert_same_weights(weights_of(tmp_path / "whole"), weights_of(folder))
+
+
+def test_a_batch_in_parts_trains_as_the_whole_batch(config, dataset, tmp_path, weights_of):
+    """All but SIGReg, a statistic of the batch, which is switched off here."""
+    off = config.weights.model_copy(update={"sigreg_visual": 0.0, "sigreg_fused": 0.0})
+    for parts in (1, 2):
+        train(changed(config, weights=off, accumulation=parts), [dataset], tmp_path / str(parts), progress=False)
+    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-3)
+    with pytest.raises(TrainingError, match="4 trajectories a batch do not divide into 1 processes x 3 parts"):
+        train(changed(config, accumulation=3), [dataset], tmp_path / "3", progress=False)
+
+
+def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tmp_path, monkeypatch):
+    """Compiled here by tracing alone (backend "eager"): the code generator takes minutes, and is torch's own."""
+    train(changed(config, bf16=True), [dataset], tmp_path / "bf16", progress=False)
+    np.testing.assert_allclose(losses(tmp_path / "bf16"), losses(unbroken.folder), rtol=0.1)
+    assert losses(tmp_path / "bf16") != losses(unbroken.folder)
+
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def traced(module, **options):
+        compiled.append(type(module).__name__)
+        original(module, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(traced))
+    train(changed(config, compile=True, stages=config.stages[2:]), [dataset], tmp_path / "compiled", progress=False)
+    train(changed(config, stages=config.stages[2:]), [dataset], tmp_path / "plain", progress=False)
+    assert {"VisionEncoder", "Dynamics", "Grounding", "InstructionField"} <= set(compiled)
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-3)
+    assert read_weights(tmp_path / "compiled")[1].keys() == read_weights(tmp_path / "plain")[1].keys()
+
+
+def test_several_cameras_and_mixed_sources_train(config, dataset, real, navigation, tmp_path):
+    content = json.loads(json.dumps(navigation.to_dict()))
+    content["images"].append(dict(content["images"][0], name="front", topic="front/image_raw"))
+    interface = type(navigation).from_dict(content, "two cameras")
+    folders = []
+    for source in (dataset, real):
+        trajectories = [source[i] for i in range(len(source))]
+        for trajectory in trajectories:
+            trajectory.images = trajectory.images | {"front": trajectory.images["overhead"][:, ::-1].copy()}
+        folders.append(tmp_path / trajectories[0].source)
+        DatasetWriter(folders[-1], interface).append(trajectories)
+    measures = train(config, [Dataset.open(folder) for folder in folders], tmp_path / "run", progress=False)
+    assert np.isfinite(measures["loss"])
+    assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run")[1])
+
+
+def test_a_dataset_too_short_for_the_windows_is_refused_by_name(config, dataset, tmp_path):
+    long = config.stages[2].model_copy(update={"min_length": 200, "max_length": 200})
+    with pytest.raises(ValueError, match=r"longest run of valid steps is \d+, windows need 400 or more"):
+        train(changed(config, stages=(long,)), [dataset], tmp_path, progress=False)
