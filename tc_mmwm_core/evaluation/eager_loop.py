@@ -1,8 +1,8 @@
-"""L_total as one would first write it: a loop over time steps that encodes a frame and calls g once a step.
+"""L_total as one would first write it: loops over time steps that encode a frame and call g once a step.
 
-The same mathematics as :mod:`tc_mmwm_core.training.objective`, which batches time, depth and candidates: the reference
-that its values are tested against, and what ``tc-mmwm bench train`` compares its speed with. The equations stand here
-as the method writes them; only SIGReg, which has no time in it, is shared.
+The same mathematics as :mod:`tc_mmwm_core.training.objective`, which batches time and candidates: the reference that
+its values and gradients are tested against, and what ``tc-mmwm bench train`` compares its speed with. Windows and their
+instructions are batched here too. The equations stand as the method writes them; only SIGReg's own is shared.
 """
 
 from __future__ import annotations
@@ -19,16 +19,6 @@ from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """One instruction on every window; lists run over time steps or, where they say so, decisions."""
-
-    z_v: list[Tensor]  # [B, D]
-    z_s: list[Tensor]
-    z: list[Tensor]
-    context: dict[int, Tensor]  # by decision step, [B, C]
-
-
 def eager_terms(
     model: WorldModel,
     batch: Batch,
@@ -38,63 +28,103 @@ def eager_terms(
     directions_seed: int,
 ) -> dict[str, Tensor]:
     """Raw loss terms by name; draws from ``generator`` what :func:`tc_mmwm_core.training.objective.terms` draws."""
-    windows, steps = batch.valid.shape
-    several = batch.tokens.shape[1]
     dynamics = stage.name != "reconstruction"
+    steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
     latest = max(1, steps - depth) if dynamics else steps
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.tolist()
     span = min(depth, steps - 1)
-    drawn = None
-    if stage.name == "full":
-        shape = (windows, several, len(starts), config.counterfactuals, batch.actions.shape[-1])
-        drawn = 2 * torch.rand((windows * several, *shape[2:]), generator=generator).reshape(shape) - 1
 
     sums: dict[str, Tensor] = {}
+    rows = _Rows.of(batch)
+    seen = _encode(model, batch, rows, starts)
+    _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
     def add(name: str, values: Tensor, where: Tensor) -> None:
-        """The mean over all windows and instructions of ``values`` [B] where ``where`` [B] holds."""
-        share = torch.where(where, values, 0.0).sum() / (windows * several)
-        sums[name] = sums.get(name, 0.0) + share
+        """The mean over the rows of ``values`` [N] where ``where`` [N] holds."""
+        sums[name] = sums.get(name, 0.0) + torch.where(where, values, 0.0).mean()
 
-    for m in range(several):
-        seen = _encode(model, batch, m, starts)
-        if m == 0:
-            _without_instruction(sums, model, batch, seen, starts, config, directions_seed)
-        for which, t in enumerate(starts):
-            context = seen.context[t]
-            _of_decision(add, model, batch, m, t, seen.z[t], context, config)
-            z = seen.z[t]
-            _judge(add, model, batch, m, t, z, context, config)
-            if dynamics:
-                for k in range(span):
-                    z = model.next(z, batch.actions[:, t + k])
-                    _judge(add, model, batch, m, t + k + 1, z, context, config)
-            if drawn is not None:
-                _action(add, model, batch, seen.z[t], t, drawn[:, m, which], config)
-        if dynamics:
-            _dynamics(add, model, batch, seen.z, span, stage.name == "full", config)
+    drawn = None
+    if stage.name == "full":
+        shape = (len(rows.valid), len(starts), config.counterfactuals, batch.actions.shape[-1])
+        drawn = (2 * torch.rand(shape, generator=generator) - 1).to(batch.valid.device)
+    for which, t in enumerate(starts):
+        z, context = seen.z[t], seen.context[t]
+        _of_decision(add, model, rows, t, z, context, config)
+        _judge(add, model, rows, t, z, context, config)
+        for k in range(span if dynamics else 0):
+            z = model.next(z, rows.actions[:, t + k])
+            _judge(add, model, rows, t + k + 1, z, context, config)
+        if drawn is not None:
+            _action(add, model, rows, seen.z[t], t, drawn[:, which], config)
+    if dynamics:
+        _dynamics(add, model, rows, seen.z, span, stage.name == "full", config)
     return sums
 
 
-def _encode(model: WorldModel, batch: Batch, m: int, starts: list[int]) -> _Encoded:
-    words, z_l = model.instruct(batch.tokens[:, m], batch.mask[:, m])
-    z_v, z_s, z, context = [], [], [], {}
+@dataclass(frozen=True)
+class _Rows:
+    """The batch with a row for each instruction on each window, N = B · M; see :class:`Batch` for what they are."""
+
+    repeats: int
+    valid: Tensor
+    actions: Tensor
+    plan: Tensor
+    plan_valid: Tensor
+    place: Tensor
+    tokens: Tensor
+    mask: Tensor
+    margin: Tensor
+    cost: Tensor
+    violation: Tensor
+    referents: Tensor
+    field: Tensor
+    expert: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Rows:
+        repeats = batch.tokens.shape[1]
+        of_windows = ("valid", "actions", "plan", "plan_valid", "place")
+        of_instructions = ("tokens", "mask", "margin", "cost", "violation", "referents", "field", "expert")
+        return cls(
+            repeats,
+            **{name: getattr(batch, name).repeat_interleave(repeats, 0) for name in of_windows},
+            **{name: getattr(batch, name).flatten(0, 1) for name in of_instructions},
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was encoded; the lists run over time steps."""
+
+    z_v: list[Tensor]  # [B, D]
+    z_s: list[Tensor]  # [B, D]
+    z: list[Tensor]  # [N, D]
+    context: dict[int, Tensor]  # by decision step, [N, C]
+    repeats: int
+
+
+def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int]) -> _Seen:
+    longest = int(rows.mask.sum(-1).max())
+    mask = rows.mask[:, :longest]
+    words, z_l = model.instruct(rows.tokens[:, :longest], mask)
+    seen = _Seen([], [], [], {}, rows.repeats)
     for t in range(batch.valid.shape[1]):
-        features, visual, sensed = model.encode([image[:, t] for image in batch.images], batch.sensor[:, t])
-        z_v.append(visual)
-        z_s.append(sensed)
-        z.append(model.compose(visual, z_l, sensed)[0])
+        features, z_v, z_s = model.encode([image[:, t] for image in batch.images], batch.sensor[:, t])
+        z, _ = model.compose(z_v.repeat_interleave(rows.repeats, 0), z_l, z_s.repeat_interleave(rows.repeats, 0))
+        seen.z_v.append(z_v)
+        seen.z_s.append(z_s)
+        seen.z.append(z)
         if t in starts:
-            context[t] = model.ground(features, words, batch.mask[:, m], z_l)
-    return _Encoded(z_v, z_s, z, context)
+            seen.context[t] = model.ground(features, words, mask, z_l)
+    return seen
 
 
-def _without_instruction(
+def _of_frames(
     sums: dict[str, Tensor],
     model: WorldModel,
     batch: Batch,
-    seen: _Encoded,
+    seen: _Seen,
     starts: list[int],
     config: ObjectiveConfig,
     directions_seed: int,
@@ -103,7 +133,8 @@ def _without_instruction(
     here = batch.valid.device
     directions = random_directions(model.config.latent, config.projections, directions_seed, device=here)
     tested = [t for t in range(batch.valid.shape[1]) if batch.valid[:, t].any()]
-    for name, latents in (("sigreg_visual", seen.z_v), ("sigreg_fused", seen.z)):
+    fused = [z[:: seen.repeats] for z in seen.z]
+    for name, latents in (("sigreg_visual", seen.z_v), ("sigreg_fused", fused)):
         values = [sigreg(latents[t], directions, batch.valid[:, t]) for t in tested]
         sums[name] = torch.stack(values).mean()
     sums["reconstruction"] = torch.zeros((), device=here)
@@ -115,10 +146,10 @@ def _without_instruction(
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()
 
 
-def _of_decision(add, model: WorldModel, batch: Batch, m: int, t: int, z: Tensor, context: Tensor, config) -> None:
+def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
     """Referring, presence, field and proposal at decision step ``t``."""
-    judged = batch.cost[:, m].isfinite().any(1)
-    pointed, named = model.refer(context), batch.referents[:, m]
+    judged = rows.cost.isfinite().any(1)
+    pointed, named = model.refer(context), rows.referents
     for r in range(pointed.shape[1]):
         there = named[:, r, 3] > 0.5
         for axis in range(3):
@@ -128,7 +159,7 @@ def _of_decision(add, model: WorldModel, batch: Batch, m: int, t: int, z: Tensor
         add("referring", -torch.where(there, chance, 1 - chance).log(), judged)
 
     field = model.field_of(context)[:, :2]
-    cost, margin = batch.field[:, m, 0], batch.field[:, m, 1]
+    cost, margin = rows.field[:, 0], rows.field[:, 1]
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
     target = functional.interpolate(target, field.shape[-2:], mode="area")
     for channel in range(2):
@@ -138,50 +169,46 @@ def _of_decision(add, model: WorldModel, batch: Batch, m: int, t: int, z: Tensor
 
     proposed = model.propose(z, context)
     for k in range(proposed.shape[1]):
-        error = (proposed[:, k] - batch.plan[:, t, k]).square().sum(1)
-        add("proposal", error, batch.plan_valid[:, t, k] & batch.expert[:, m])
+        error = (proposed[:, k] - rows.plan[:, t, k]).square().sum(1)
+        add("proposal", error, rows.plan_valid[:, t, k] & rows.expert)
 
 
-def _judge(add, model: WorldModel, batch: Batch, m: int, t: int, z: Tensor, context: Tensor, config) -> None:
+def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
     """Violation, progress and place of a latent that stands for step ``t``."""
     violation, progress = (score[:, 0] for score in model.judge(z[:, None], context))
-    valid, label, margin = batch.valid[:, t], batch.violation[:, m, t], batch.margin[:, m, t]
+    valid, label, margin = rows.valid[:, t], rows.violation[:, t], rows.margin[:, t]
     add("constraint", violation.clamp(min=0), valid & (label == 0))
     add("violation", (config.violation_margin - violation).clamp(min=0), valid & (label == 1))
     add("margin", _huber((violation - _score(margin, config).nan_to_num()).abs(), 1.0), valid & margin.isfinite())
-    cost = batch.cost[:, m, t]
+    cost = rows.cost[:, t]
     add("progress", _huber((progress + cost.nan_to_num()).abs(), 0.2) / 0.2, valid & cost.isfinite())
-    located, there = model.reader.place(z), batch.place[:, t]
+    located, there = model.reader.place(z), rows.place[:, t]
     for axis in range(2):
         distance = (located[:, axis] - there[:, axis].nan_to_num()).abs()
         add("place", _huber(distance, 0.05) / 0.05, valid & there[:, 0].isfinite())
 
 
-def _dynamics(add, model: WorldModel, batch: Batch, z: list[Tensor], span: int, full: bool, config) -> None:
+def _dynamics(add, model: WorldModel, rows: _Rows, z: list[Tensor], span: int, full: bool, config) -> None:
     """L_state at every step and L_rollout from every step that has ``span`` steps ahead."""
     target = [x.detach() for x in z] if config.stop_gradient else z
     for t in range(len(z) - 1):
-        error = (model.next(z[t], batch.actions[:, t]) - target[t + 1]).square().sum(1)
-        add("state", error, batch.valid[:, t] & batch.valid[:, t + 1])
-    for t in range(len(z) - span if full else 0):
-        imagined, alive = z[t], batch.valid[:, t]
-        for k in range(1, span + 1):
-            imagined = model.next(imagined, batch.actions[:, t + k - 1])
-            alive = alive & batch.valid[:, t + k]
-            if k > 1:
-                add("rollout", (imagined - target[t + k]).square().sum(1), alive)
+        imagined, alive = model.next(z[t], rows.actions[:, t]), rows.valid[:, t] & rows.valid[:, t + 1]
+        add("state", (imagined - target[t + 1]).square().sum(1), alive)
+        for k in range(2, span + 1 if full and t + span < len(z) else 0):
+            imagined = model.next(imagined, rows.actions[:, t + k - 1])
+            alive = alive & rows.valid[:, t + k]
+            add("rollout", (imagined - target[t + k]).square().sum(1), alive)
 
 
-def _action(add, model: WorldModel, batch: Batch, z: Tensor, t: int, drawn: Tensor, config) -> None:
-    """L_action over the counterfactual actions ``drawn`` [B, M, A] at step ``t``."""
-    actions = drawn.to(z.device)
+def _action(add, model: WorldModel, rows: _Rows, z: Tensor, t: int, actions: Tensor, config) -> None:
+    """L_action over the counterfactual ``actions`` [N, M, A] at step ``t``."""
     futures = [model.next(z, actions[:, i]) for i in range(actions.shape[1])]
     for i in range(len(futures)):
         for j in range(len(futures)):
             if i != j:
                 scale = (actions[:, i] - actions[:, j]).norm(dim=1) if config.scale_by_action_distance else 1.0
                 distance = (futures[i] - futures[j]).norm(dim=1)
-                add("action", scale / (distance + config.action_eps), batch.valid[:, t])
+                add("action", scale / (distance + config.action_eps), rows.valid[:, t])
 
 
 def _huber(distance: Tensor, delta: float) -> Tensor:

@@ -30,12 +30,14 @@ def shortened(stage: StageConfig, steps: int, trajectories: int) -> StageConfig:
 def select_stages(stages: Sequence[StageConfig], names: Sequence[str] | None) -> tuple[StageConfig, ...]:
     """The stages called ``names``, in the order given (a name may come twice); all of them where it is None.
 
+    Where the config has several stages of one name, the name stands for all of them.
+
     Raises:
         ConfigError: no stage of that name.
     """
     if names is None:
         return tuple(stages)
-    known = {stage.name: stage for stage in stages}
+    known = {stage.name: [each for each in stages if each.name == stage.name] for stage in stages}
     if missing := [name for name in names if name not in known]:
         raise ConfigError(f"stage {', '.join(missing)}: the config has {', '.join(known)}")
-    return tuple(known[name] for name in names)
+    return tuple(stage for name in names for stage in known[name])

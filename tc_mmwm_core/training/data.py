@@ -133,8 +133,8 @@ def _following(actions: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarra
     """The ``horizon`` actions from each step on, [B, T, K, A], and which of them lie within the window."""
     steps = actions.shape[1]
     index = np.arange(steps)[:, None] + np.arange(horizon)
-    valid = np.broadcast_to(index < steps, (len(actions), steps, horizon))
-    return actions[:, np.minimum(index, steps - 1)], np.ascontiguousarray(valid)
+    valid = np.repeat((index < steps)[None], len(actions), 0)
+    return actions[:, np.minimum(index, steps - 1)], valid
 
 
 def source_weights(datasets: Sequence[Dataset], config: DataConfig) -> list[float]:

@@ -42,7 +42,7 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
             ax.set_yscale("log")
         if prefix == "raw/sigreg" and ax.get_lines():
             ax.axhline(GAUSSIAN_SIGREG, color="grey", linestyle=":", linewidth=1, label="Gaussian")
-            ax.legend(fontsize="small")
+            ax.legend(fontsize="small", loc="upper right")
         _mark_stages(ax, records)
     axes[-1].set_xlabel("optimizer step")
     return canvas
@@ -56,7 +56,7 @@ def _draw(ax: Axes, records: Sequence[dict[str, Any]], names: Sequence[str], pre
             label = "total" if total else name.removeprefix(prefix).strip("/_") or name.rsplit("/", 1)[-1]
             ax.plot(*zip(*points, strict=True), label=label, color="black" if total else None, linewidth=1.2)
     if ax.get_lines():
-        ax.legend(fontsize="small", ncols=2)
+        ax.legend(fontsize="small", ncols=2, loc="upper right")
     else:
         ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color="grey")
     ax.grid(alpha=0.3)

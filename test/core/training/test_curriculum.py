@@ -17,6 +17,8 @@ def test_stages_can_be_skipped_reordered_and_repeated(config):
     assert [s.name for s in select_stages(config.stages, ["full"])] == ["full"]
     names = ["full", "world_model", "full"]
     assert [s.name for s in select_stages(config.stages, names)] == names
+    twice = (*config.stages, config.stages[2].model_copy(update={"epochs": 9}))
+    assert select_stages(twice, ["world_model", "full"]) == twice[1:]
     with pytest.raises(ConfigError, match="stage fulll: the config has reconstruction, world_model, full"):
         select_stages(config.stages, ["fulll"])
 

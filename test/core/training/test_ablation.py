@@ -1,0 +1,88 @@
+"""``tc-mmwm ablate``: named switches, each a training of its own; done ones are not done again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.config import ConfigError, load
+from tc_mmwm_core.resources import resource
+from tc_mmwm_core.training.ablation import Row, Switches, ablated, ablations, table
+from tc_mmwm_core.training.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Switches:
+    return load(resource("config", "ablate", "default.yaml"), Switches)
+
+
+def test_every_shipped_switch_changes_every_shipped_configuration_in_its_own_way(shipped, config):
+    trainings = [load(path, TrainConfig) for path in sorted(resource("config", "train").glob("*.yaml"))]
+    for base in [config, *[each for each in trainings if len(each.stages) >= 3]]:
+        found = ablations(base, shipped, None, "default.yaml")
+        assert len(found) == len(shipped.switches)  # the full one, and all but the composition that it has
+        assert found.pop("full") == base
+        assert all(changed != base for changed in found.values())
+        assert len({changed.model_dump_json() for changed in found.values()}) == len(found)
+
+
+def test_a_switch_changes_what_it_says_and_nothing_else(shipped, config):
+    found = ablations(config, shipped, ["sigreg=off", "pretraining=off", "objective.counterfactuals=6"], "default.yaml")
+    assert list(found) == ["full", "sigreg=off", "pretraining=off", "objective.counterfactuals=6"]
+    weights = config.weights.model_copy(update={"sigreg_visual": 0.0, "sigreg_fused": 0.0})
+    assert found["sigreg=off"] == config.model_copy(update={"weights": weights})
+    assert found["pretraining=off"] == config.model_copy(update={"stages": config.stages[1:]})
+    assert found["objective.counterfactuals=6"].objective.counterfactuals == 6
+
+
+def test_unknown_switches_and_bad_changes_are_refused_by_name(shipped, config):
+    with pytest.raises(ConfigError, match=r"--switch sigregg=off: known are vision=off, .*any dotted.key=value"):
+        ablations(config, shipped, ["sigregg=off"], "default.yaml")
+    with pytest.raises(ConfigError, match=r"--switch weights.sigreg=0: unknown key 'weights.sigreg'; did you mean"):
+        ablations(config, shipped, ["weights.sigreg=0"], "default.yaml")
+    with pytest.raises(ConfigError, match=r"--switch model.latent=16: the configuration is so already"):
+        ablations(config, shipped, ["model.latent=16"], "default.yaml")
+    with pytest.raises(ConfigError, match="stage world: the config has"):
+        ablated(config, {"stages": ["world"]}, "default.yaml: curriculum")
+
+
+def test_the_table_shows_mean_and_spread_over_the_seeds():
+    rows = [Row("full", 0, {"a": 1.0}), Row("full", 1, {"a": 2.0}), Row("x=off", 0, {"a": 3.0, "b": 4.0})]
+    head, full, off = table(rows, ["a", "b"]).splitlines()
+    assert head.split() == ["a", "b"]
+    assert full.split() == ["full", "1.500", "±", f"{np.std([1, 2], ddof=1):.3f}", "nan", "±", "nan"]
+    assert off.split() == ["x=off", "3.000", "4.000"]
+
+
+def test_the_command_trains_each_once_and_writes_the_table(config, collected, tmp_path, capsys, monkeypatch):
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    arguments = ["ablate", "--config", str(tmp_path / "train.yaml"), "--data", str(collected), "--quiet"]
+    arguments += ["--output", str(tmp_path / "runs"), "--json", str(tmp_path / "ablate.json"), "--seeds", "0", "1"]
+    arguments += ["--switch", "language=off", "--steps", "2", "--threads", "1"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["full", "language=off"]
+
+    content = json.loads((tmp_path / "ablate.json").read_text())
+    rows = {(row["ablation"], row["seed"]): row["measures"] for row in content["rows"]}
+    assert list(rows) == [("full", 0), ("full", 1), ("language=off", 0), ("language=off", 1)]
+    assert content["environment"]["packages"]["torch"] == torch.__version__ and content["data"]
+    for (name, _), measures in rows.items():
+        same = measures["progress_correlation"] == pytest.approx(measures["progress_correlation_shuffled"], abs=1e-4)
+        assert same == (name == "language=off")
+        assert measures.keys() >= {"probe_r2", "probe_r2_vision", "sigreg_fused", "effective_rank"}
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("tc_mmwm_core.training.ablation.train", refuse)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    arguments[arguments.index("--steps") + 1] = "1"
+    assert main(arguments) == 2
+    assert "holds an ablation of another config" in capsys.readouterr().err
