@@ -6,6 +6,7 @@ Each graph is a wrapper module with its input names and example inputs beside it
 from __future__ import annotations
 
 import tempfile
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -121,16 +122,20 @@ def export_graph(graph: nn.Module, path: Path) -> None:
     """Write one graph; only screen.onnx's number of candidates is dynamic."""
     dynamic = {"actions": {0: "candidates"}, "violation": {0: "candidates"}, "progress": {0: "candidates"}}
     names = {*graph.inputs, *graph.outputs}
-    torch.onnx.export(
-        graph,
-        graph.example(),
-        str(path),
-        input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
-        dynamic_axes={name: axes for name, axes in dynamic.items() if name in names},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        # Shapes become constants in the trace: all but the number of candidates are, and that one is no Python number.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # the tracing exporter is fixed-shape and quick
+        torch.onnx.export(
+            graph,
+            graph.example(),
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes={name: axes for name, axes in dynamic.items() if name in names},
+            opset_version=OPSET,
+            dynamo=False,
+        )
     onnx.checker.check_model(str(path))
 
 
