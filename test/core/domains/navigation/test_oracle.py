@@ -12,6 +12,7 @@ from tc_mmwm_core.domains.navigation.scene import (
     PAD_RADIUS,
     PILLAR_RADIUS,
     ROBOT_RADIUS,
+    VIEW,
     Pad,
     Scene,
     Zone,
@@ -139,4 +140,6 @@ def test_facing_away_costs_more():
 
 def test_referents_are_where_the_named_things_are():
     rows = oracle.referents(SCENE, Instruction("green", ("blue", "purple")))
-    np.testing.assert_allclose(rows, [[1, 0, PAD_RADIUS, 1], [0, 0, 0.3, 1], [0, 0, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(
+        rows, [[1 / VIEW, 0, PAD_RADIUS / VIEW, 1], [0, 0, 0.3 / VIEW, 1], [0, 0, 0, 0]], atol=1e-7
+    )
