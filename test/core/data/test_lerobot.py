@@ -115,3 +115,37 @@ def test_lerobots_own_reader(dataset, tmp_path):
     np.testing.assert_array_equal(frame["observation.state"].numpy(), dataset[1].sensor[5])
     pixels = (frame["observation.images.overhead"].numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
     np.testing.assert_array_equal(pixels, dataset[1].images["overhead"][5])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lerobot") is None, reason="lerobot is not installed")
+@pytest.mark.parametrize("videos", [False, True])
+def test_what_lerobot_wrote(navigation, tmp_path, videos):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    camera = {"dtype": "video" if videos else "image", "shape": (128, 128, 3), "names": ["height", "width", "channels"]}
+    state = {"dtype": "float32", "shape": (navigation.sensor_size,), "names": navigation.sensor_names}
+    action = {"dtype": "float32", "shape": (2,), "names": ["turn", "forward"]}
+    features = {"observation.images.overhead": camera, "observation.state": state, "action": action}
+    theirs = LeRobotDataset.create("local/x", 10, features, root=tmp_path / "lerobot", use_videos=videos)
+    for episode in range(2):
+        for step in range(15):
+            pixels = np.full((128, 128, 3), 100 * episode + 10 * step, np.uint8)
+            theirs.add_frame(
+                {
+                    "observation.images.overhead": pixels,
+                    "observation.state": np.full(navigation.sensor_size, step, np.float32),
+                    "action": np.float32([step, -step]),
+                    "task": f"task {episode}",
+                }
+            )
+        theirs.save_episode()
+    theirs.finalize()
+    assert import_lerobot(tmp_path / "lerobot", tmp_path / "ours", navigation) == 2
+    for episode, trajectory in enumerate(Dataset.open(tmp_path / "ours")):
+        steps = np.arange(15)
+        assert trajectory.instruction == f"task {episode}" and trajectory.success is None and trajectory.valid.all()
+        assert (trajectory.violation == -1).all() and trajectory.source == "real"
+        np.testing.assert_array_equal(trajectory.action, np.stack([-steps, steps], 1))
+        np.testing.assert_array_equal(trajectory.sensor[:, 0], steps)
+        grey = trajectory.images["overhead"].mean((1, 2, 3))
+        np.testing.assert_allclose(grey, 100 * episode + 10 * steps, atol=4.9 if videos else 0)
