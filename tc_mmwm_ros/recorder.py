@@ -1,8 +1,10 @@
 """Record what a robot senses, is told and does, so that it can be learned from.
 
-Subscribes to every topic of the robot interface (sensors best effort with a deep queue, instruction and events reliable
-and transient local) and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small chunks: a recorder that is
-killed has lost at most its last second.
+Subscribes to every topic of the robot interface and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small
+chunks: a recorder that is killed has lost at most its last second.
+
+QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), for instruction
+and events transient local too, and for less as soon as a publisher turns up that offers only less (sensor data often).
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
@@ -29,16 +31,16 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_ros.bag_writer import BagWriter
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
 
-SENSOR = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+QUEUE = 200
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
 
@@ -91,12 +93,14 @@ class Recorder(Node):
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
         self._lost = 0
+        self._asked: dict[str, tuple[Subscription, QoSProfile]] = {}
+        self._refused: dict[str, QoSPolicyKind] = {}  # by topic, what a publisher does not offer
         self._reported = (time.monotonic(), 0)
         for name, cls, definition, kind, held in prepared:
             self._record(name, cls, definition, kind, held)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(chunk_seconds / 2, lambda: self.writer.flush(due=True), clock=steady)
+        self.create_timer(min(chunk_seconds / 2, 0.2), self._flush, clock=steady)
         self.create_timer(1.0, self._look_after, clock=steady)
         self.create_timer(REPORT_PERIOD, self._report, clock=steady)
         self.get_logger().info(f"recording {', '.join(self.writer.counts)} to {self.folder}")
@@ -113,14 +117,39 @@ class Recorder(Node):
     def _record(self, name: str, cls: type, definition: str, kind: str, latched: bool) -> None:
         topic = self.resolve_topic_name(name)
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
-        self.create_subscription(
-            cls,
-            name,
-            lambda data: self.writer.write(topic, self.get_clock().now().nanoseconds, data),
-            LATCHED if latched else SENSOR,
-            raw=True,
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        self._subscribe(topic, cls, QoSProfile(depth=QUEUE, durability=durability))
+
+    def _subscribe(self, topic: str, cls: type, qos: QoSProfile) -> None:
+        events = SubscriptionEventCallbacks(
+            message_lost=self._on_lost,
+            incompatible_qos=lambda event: self._refused.update({topic: event.last_policy_kind}),
         )
+        subscription = self.create_subscription(
+            cls,
+            topic,
+            lambda data: self.writer.write(topic, self.get_clock().now().nanoseconds, data),
+            qos,
+            raw=True,
+            event_callbacks=events,
+        )
+        self._asked[topic] = (subscription, qos)
+
+    def _flush(self) -> None:
+        self.writer.flush(due=True)
+        while self._refused:  # not within the event: that would destroy what is being handled
+            topic, kind = self._refused.popitem()
+            subscription, qos = self._asked[topic]
+            if kind == QoSPolicyKind.RELIABILITY and qos.reliability == ReliabilityPolicy.RELIABLE:
+                qos.reliability, less = ReliabilityPolicy.BEST_EFFORT, "best effort"
+            elif kind == QoSPolicyKind.DURABILITY and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                qos.durability, less = DurabilityPolicy.VOLATILE, "volatile"
+            else:
+                self.get_logger().error(f"{topic}: a publisher's QoS does not match: {kind.name}")
+                continue
+            self.get_logger().info(f"{topic}: a publisher offers {less} only, recorded as such")
+            self.destroy_subscription(subscription)
+            self._subscribe(topic, subscription.msg_type, qos)
 
     def _on_lost(self, event) -> None:
         self._lost += event.total_count_change
