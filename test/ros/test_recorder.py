@@ -196,7 +196,7 @@ def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):
     report = convert(bag, tmp_path / "dataset", RobotInterface.load(ROBOT))
     heard_ns = max(received_ns for *_, received_ns in driver.heard if received_ns < killed_ns - 1_000_000_000)
     assert Bag(bag).end_ns >= heard_ns
-    assert report.valid_steps > 25 and any("cut off after" in note for note in report.notes), report.table()
+    assert report.valid_steps > 10 and any("cut off after" in note for note in report.notes), report.table()
 
 
 @pytest.mark.parametrize(
