@@ -6,8 +6,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import shape_inference
+import onnxruntime
+from onnx import helper
+
+COUNTED = ("MatMul", "Gemm", "Conv")
 
 
 def count_flops(path: str | Path, batch: Mapping[str, int] | None = None) -> int:
@@ -18,24 +22,34 @@ def count_flops(path: str | Path, batch: Mapping[str, int] | None = None) -> int
         batch: {input: size of its first axis} where that is dynamic.
 
     Raises:
-        ValueError: names the operator whose shapes cannot be inferred.
+        ValueError: names the operator whose shapes cannot be told.
     """
     model = onnx.load(str(path))
-    for node in model.graph.input:
-        if node.name in (batch or {}):
-            node.type.tensor_type.shape.dim[0].dim_value = batch[node.name]
-    for node in [*model.graph.output, *model.graph.value_info]:
-        node.type.tensor_type.ClearField("shape")  # as exported they name the axis; inference fills in its size
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return sum(_flops(node, shapes, path) for node in graph.node)
+    nodes = [node for node in model.graph.node if node.op_type in COUNTED]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    inner = {name for node in nodes for name in (node.input[1], node.output[0])} - shapes.keys()
+    shapes |= _shapes_of_a_run(model, inner, batch)
+    return sum(_flops(node, shapes, path) for node in nodes)
+
+
+def _shapes_of_a_run(
+    model: onnx.ModelProto, wanted: set[str], batch: Mapping[str, int] | None
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of inner tensors, from a run on zeros: static inference gives up where a graph computes its shapes."""
+    feed = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value or (batch or {}).get(value.name, 0) for dim in tensor.shape.dim]
+        feed[value.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return {name: array.shape for name, array in zip(sorted(wanted), session.run(None, feed), strict=True)}
 
 
 def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], path: str | Path) -> int:
-    if node.op_type not in ("MatMul", "Gemm", "Conv"):
-        return 0
     weight, output = shapes.get(node.input[1], ()), shapes.get(node.output[0], ())
     if not weight or not output or 0 in weight or 0 in output:
         raise ValueError(f"{path}: shapes of {node.op_type} '{node.name}' cannot be inferred: {weight} to {output}")
