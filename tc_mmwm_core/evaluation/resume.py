@@ -44,9 +44,10 @@ def prove(config: TrainConfig, data: Sequence[Path], folder: Path, kills: int, s
     step_seconds = (time.monotonic() - begun) / steps
     moments = []
     for step in sorted(rng.randint(0, steps - 1) for _ in range(kills)):
-        process, begun = _start(file, data, broken), time.monotonic()
+        begun, begun_ns = time.monotonic(), time.time_ns()
+        process = _start(file, data, broken)
         try:
-            while process.poll() is None and _steps(broken) < step:
+            while process.poll() is None and _steps(broken, since=begun_ns) < step:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, step_seconds))
             ended = process.poll() is not None
@@ -81,10 +82,10 @@ def _finish(process: subprocess.Popen) -> None:
         raise ResumeError(f"training failed ({process.returncode}): {errors.decode(errors='replace')[-2000:]}")
 
 
-def _steps(run: Path) -> int:
-    """Steps that have been logged; a line that a kill cut off is none."""
+def _steps(run: Path, since: int = 0) -> int:
+    """Steps that have been logged, a line that a kill cut off being none; 0 until written to after ``since``, ns."""
     path = run / METRICS
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return path.read_bytes().count(b"\n") if path.exists() and path.stat().st_mtime_ns >= since else 0
 
 
 def _tensors(run: Path) -> dict[str, torch.Tensor]:
