@@ -179,7 +179,8 @@ def test_hears_publishers_that_offer_less(scene):
     mine = processes.logs / "mine.yaml"
     mine.write_text(yaml.safe_dump(robot))
     bag = record(robot=mine, extra_topics="['imu:sensor_msgs/msg/Imu']")
-    driver.wait_until_recorded(60)
+    topics = [driver.node.resolve_topic_name(name) for name in ("imu", "said")]
+    driver.wait(lambda: all(int(driver.told().get(f"messages {topic}", 0)) > 20 for topic in topics), seconds=60.0)
     driver.node.destroy_timer(talk)
     assert processes.stop("recorder") == 0
     counts = {name.rsplit("/", 1)[-1]: topic.messages for name, topic in Bag(bag).topics.items()}
