@@ -114,7 +114,7 @@ def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.devic
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
     if config.compile:
         for part in model.children():
-            part.compile()
+            part.compile(dynamic=True)
     objective = Objective(model, config.objective, config.weights, config.bf16)
     return Stage(config, len(config.stages) - 1, objective, ema, data, held_out, Processes(device=device))
 

@@ -79,7 +79,7 @@ def train(
             load_checkpoint(output / LAST, {"model": model, "ema": ema}, restore_random=False)
         if config.compile:
             for part in model.children():
-                part.compile()  # in place: the names in state_dict stay
+                part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
 
         measures: dict[str, float] = {}

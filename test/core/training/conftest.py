@@ -67,7 +67,7 @@ def config() -> TrainConfig:
             StageConfig(name="world_model", epochs=2, min_length=4, max_length=5, **sizes),
             StageConfig(name="full", epochs=2, min_length=4, max_length=5, **sizes),
         ),
-        validate_every=2,
+        validate_every=3,
         checkpoint_seconds=1e-9,  # one after every step
     )
 

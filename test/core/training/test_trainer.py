@@ -66,7 +66,7 @@ def test_a_run_goes_through_the_stages_and_leaves_what_it_promises(unbroken, con
     assert ["raw/action" in record for record in records] == [False] * 5 + [True] * 3
     assert all(record["loss"] == pytest.approx(sum_of_weighted(record), rel=1e-5) for record in records)
     assert all(sum(record[f"alpha/{m}"] for m in ("vision", "language", "sensor")) > 0.999 for record in records)
-    assert [record["step"] for record in records if "valid/loss" in record] == [2, 4, 5, 7, 8]
+    assert [record["step"] for record in records if "valid/loss" in record] == [2, 5, 8]
     assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank"}
     assert TrainConfig(**yaml.safe_load((unbroken.folder / "config.yaml").read_text())) == config
     assert {path.name for path in unbroken.folder.iterdir()} >= {LAST, "environment.json", "training.png"}
@@ -99,7 +99,7 @@ def test_two_runs_with_one_seed_are_the_same_to_the_last_bit_and_another_seed_is
     )
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 8])
+@pytest.mark.parametrize("step", [1, 3, 8])
 def test_an_interrupted_run_resumes_to_the_same_weights(
     step, unbroken, config, dataset, tmp_path, monkeypatch, weights_of, assert_same_weights
 ):
@@ -135,22 +135,21 @@ def test_a_run_that_has_ended_is_not_trained_further(
     assert measures == pytest.approx(unbroken.measures, nan_ok=True)
 
 
-@pytest.mark.parametrize("field", ["sensor", "actions"])
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved_and_no_checkpoint_overwritten(
-    field, config, dataset, tmp_path, monkeypatch
+    config, dataset, tmp_path, monkeypatch
 ):
     kept = {}
 
     def poison(batch):
         kept["checkpoint"] = (tmp_path / LAST).read_bytes()
-        getattr(batch, field)[0, 0, 0] = torch.nan
+        batch.sensor[0, 0, 0] = torch.nan
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError) as error:
         at_step(patch, 4, poison)
         train(config, [dataset], tmp_path, progress=False)
     saved = tmp_path / "batch-4.pt"
     assert "step 4, stage world_model: loss " in str(error.value) and str(saved) in str(error.value)
-    assert torch.load(saved, weights_only=True)[field].isnan().sum() == 1
+    assert torch.load(saved, weights_only=True)["sensor"].isnan().sum() == 1
     assert (tmp_path / LAST).read_bytes() == kept["checkpoint"]
     assert len(metrics(tmp_path)) == 3
     train(config, [dataset], tmp_path, progress=False)  # and can go on, once the cause is gone
@@ -199,8 +198,9 @@ def test_a_run_can_start_from_anothers_weights(unbroken, config, dataset, tmp_pa
     still = config.optimizer.model_copy(update={"learning_rate": 1e-30})
     short = changed(config, optimizer=still, stages=config.stages[2:])
     train(short, [dataset], tmp_path / "run", weights, progress=False)
+    trained = weights_of(tmp_path / "run")
     for name, value in weights.items():
-        torch.testing.assert_close(weights_of(tmp_path / "run")[f"model.{name}"], value, msg=name)
+        torch.testing.assert_close(trained[f"model.{name}"], value, msg=name)
 
 
 def test_a_typo_in_the_config_is_refused_with_the_nearest_key(config, collected, tmp_path, capsys):
@@ -256,13 +256,11 @@ def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption
     best = read_checkpoint(tmp_path / "whole" / BEST)["parts"]["ema"]["module.dynamics.from_state.weight"]
     assert torch.equal(read_weights(tmp_path / "whole")[1]["dynamics.from_state.weight"], best)
 
-    for step in (4, 5):
-        folder = tmp_path / str(step)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            at_step(patch, step, interrupt)
-            train(impatient, [dataset], folder, progress=False)
-        train(impatient, [dataset], folder, progress=False)
-        assert_same_weights(weights_of(tmp_path / "whole"), weights_of(folder))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 4, interrupt)
+        train(impatient, [dataset], tmp_path / "resumed", progress=False)
+    train(impatient, [dataset], tmp_path / "resumed", progress=False)
+    assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "resumed"))
 
 
 def test_a_batch_in_parts_trains_as_the_whole_batch(config, dataset, tmp_path, weights_of):
@@ -289,8 +287,9 @@ def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tm
         original(module, backend="eager", **options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(traced))
-    train(changed(config, compile=True, stages=config.stages[2:]), [dataset], tmp_path / "compiled", progress=False)
-    train(changed(config, stages=config.stages[2:]), [dataset], tmp_path / "plain", progress=False)
+    short = (config.stages[2].model_copy(update={"epochs": 1}),)
+    train(changed(config, compile=True, stages=short), [dataset], tmp_path / "compiled", progress=False)
+    train(changed(config, stages=short), [dataset], tmp_path / "plain", progress=False)
     assert {"VisionEncoder", "Dynamics", "Grounding", "InstructionField"} <= set(compiled)
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-3)
     assert read_weights(tmp_path / "compiled")[1].keys() == read_weights(tmp_path / "plain")[1].keys()
