@@ -10,7 +10,7 @@ from pathlib import Path
 HELP = "drive fresh layouts with a bundle and measure success, compliance, language and counterfactual truth"
 EXAMPLES = """\
   tc-mmwm evaluate --bundle bundles/navigation --episodes 50
-  tc-mmwm evaluate --bundle bundles/navigation --split test --json docs/results/navigation.json
+  tc-mmwm evaluate --bundle bundles/navigation --beyond wording composition --json beyond.json
   tc-mmwm evaluate --driver expert --episodes 20        (a scripted driver instead, for comparison)
 """
 
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--driver", help="drive with one of the domain's scripted drivers instead of a bundle")
     parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=900_000, help="seed of the first layout (default: %(default)s)")
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="wordings (default: %(default)s)")
+    parser.add_argument(
+        "--beyond", nargs="+", default=[], metavar="FACTOR", help="factors of variation taken beyond what training sees"
+    )
     parser.add_argument("--probes", type=int, default=40, help="states for language and counterfactual truth; 0: none")
     parser.add_argument("--candidates", type=int, help="candidates a decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
@@ -48,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
     os.environ.setdefault("MUJOCO_GL", "egl")
     domain = load_domain(args.domain)
+    unknown = sorted(set(args.beyond) - set(domain.factors))
+    if unknown:
+        raise ValueError(f"--beyond {' '.join(unknown)}: {domain.name} has the factors {', '.join(domain.factors)}")
     environment = domain.environment()
     seeds = range(args.seed, args.seed + args.episodes)
     episodes = []
@@ -72,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
             else:
                 planner.reset()
                 controller = closed_loop.planner_controller(planner)
-            episodes.append(closed_loop.run_episode(environment, controller, seed, {"split": args.split}))
+            episodes.append(closed_loop.run_episode(environment, controller, seed, {"factors": args.beyond}))
             bar.set_postfix(success=f"{100 * sum(e.success for e in episodes) / len(episodes):.0f}%")
     finally:
         environment.close()
     result = closed_loop.summary(episodes)
     if screener is not None and args.probes:
         found = [
-            counterfactual.probe(domain, screener, seed, 48, args.split)
+            counterfactual.probe(domain, screener, seed, 48, args.beyond)
             for seed in tqdm(range(args.seed, args.seed + args.probes), desc="probes", disable=args.quiet)
         ]
         truths = [truth for truth in found if truth is not None]

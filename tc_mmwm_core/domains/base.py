@@ -6,7 +6,7 @@ A domain is found by name (``navigation``) or as ``module:factory``; its environ
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,13 +45,14 @@ class Domain(Protocol):
 
     name: str
     robot: str  # file name of its robot interface under config/robots
+    factors: tuple[str, ...]  # of variation, that can be taken beyond what training sees, e.g. "wording", "size"
 
     def environment(self, render: bool = True) -> gymnasium.Env:
         """A Gymnasium environment.
 
         Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
         and units. Actions: float32 [A] in units.
-        ``reset(seed, options={"instruction": str, "split": "train" | "test"})``.
+        ``reset(seed, options={"instruction": str, "factors": names of :attr:`factors` taken beyond training})``.
         ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool.
         The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
@@ -62,8 +63,8 @@ class Domain(Protocol):
         """Judge ``states`` [S, P] in ``scene`` under an instruction. ValueError: the text can't be understood."""
         ...
 
-    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, split: str = "train") -> str:
-        """An instruction that can be carried out in ``scene``."""
+    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
+        """An instruction that can be carried out in ``scene``; ``factors`` are those taken beyond training."""
         ...
 
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:

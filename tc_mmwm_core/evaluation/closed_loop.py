@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,18 +90,6 @@ def run_episode(
         latency_p99=float(np.percentile(latencies, 99)),
         path=path,
     )
-
-
-def run_episodes(
-    domain: Domain, make_controller: Callable[[int], Controller], seeds: range, split: str = "train"
-) -> Iterator[Episode]:
-    """Episodes of ``seeds``; ``make_controller(seed)`` begins each with a fresh controller."""
-    environment = domain.environment()
-    try:
-        for seed in seeds:
-            yield run_episode(environment, make_controller(seed), seed, {"split": split})
-    finally:
-        environment.close()
 
 
 def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, seed: int) -> Controller:

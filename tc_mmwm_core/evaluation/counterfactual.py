@@ -6,6 +6,7 @@ instructions are compared on the same state and the same candidates, so that not
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,9 @@ def replay(environment: gymnasium.Env, saved: Any, sequence: np.ndarray, frame_s
     return np.stack(states)
 
 
-def probe(domain: Domain, screener: Screener, seed: int, candidates: int, split: str = "train") -> Truth | None:
+def probe(
+    domain: Domain, screener: Screener, seed: int, candidates: int, factors: Collection[str] = ()
+) -> Truth | None:
     """Judge one state in the layout of ``seed``, some way into a scripted episode; None where it ended before that.
 
     The second instruction is drawn until it forbids other places than the first.
@@ -45,7 +48,7 @@ def probe(domain: Domain, screener: Screener, seed: int, candidates: int, split:
     rng = np.random.default_rng([seed, 0xCF])
     environment = domain.environment()
     try:
-        observation, info = environment.reset(seed=seed, options={"split": split})
+        observation, info = environment.reset(seed=seed, options={"factors": factors})
         drive = domain.driver("visitor", rng)
         for _ in range(int(rng.integers(1, 40))):
             observation, _, terminated, truncated, info = environment.step(drive(environment, info))
@@ -57,7 +60,7 @@ def probe(domain: Domain, screener: Screener, seed: int, candidates: int, split:
         held = rng.uniform(-1, 1, (candidates, 1, shape[2]))
         normalised = np.clip(held + 0.3 * rng.normal(size=shape), -1, 1).astype(np.float32)
         actions = screener.bundle.interface.denormalise_action(normalised)
-        texts = [info["instruction"], _another(domain, info, rng, split)]
+        texts = [info["instruction"], _another(domain, info, rng, factors)]
         step = step_of(observation, 0)
         futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
     finally:
@@ -108,10 +111,10 @@ def verdicts(truths: list[Truth], threshold: float) -> dict[str, float]:
     }
 
 
-def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator, split: str) -> str:
+def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator, factors: Collection[str]) -> str:
     first = domain.judge(info["scene"], info["state"][None], info["instruction"])
     for _ in range(50):
-        text = domain.draw_instruction(info["scene"], rng, split)
+        text = domain.draw_instruction(info["scene"], rng, factors)
         other = domain.judge(info["scene"], info["state"][None], text)
         if np.abs(other.field_margin - first.field_margin).max() > 0:
             return text

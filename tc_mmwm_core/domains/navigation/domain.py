@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from tc_mmwm_core.domains.base import Judgement
-from tc_mmwm_core.domains.navigation import expert, instructions, oracle
+from tc_mmwm_core.domains.navigation import expert, instructions, oracle, scene
 from tc_mmwm_core.domains.navigation.environment import NavigationEnv
 from tc_mmwm_core.domains.navigation.scene import Scene
 
@@ -20,6 +20,7 @@ class Navigation:
 
     name = "navigation"
     robot = "navigation.yaml"
+    factors = (*instructions.FACTORS, *scene.FACTORS)
 
     def environment(self, render: bool = True) -> gymnasium.Env:
         """See :class:`Domain`."""
@@ -40,9 +41,9 @@ class Navigation:
             field_margin=field_margin.astype(np.float32),
         )
 
-    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, split: str = "train") -> str:
+    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
         """See :class:`Domain`."""
-        return instructions.draw(Scene.from_dict(scene), rng, split).text
+        return instructions.draw(Scene.from_dict(scene), rng, factors).text
 
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""

@@ -45,15 +45,16 @@ class NavigationEnv(gymnasium.Env):
         """Lay out the scene of ``seed`` (or ``options["scene"]``) and give ``options["instruction"]``, or draw one."""
         super().reset(seed=seed)
         options = options or {}
+        beyond = options.get("factors", ())
         layout = options.get("scene")
         if layout is not None:
             self.scene = layout if isinstance(layout, Scene) else Scene.from_dict(layout)
         else:
-            self.scene = draw_scene(int(self.np_random.integers(2**31)) if seed is None else seed)
+            self.scene = draw_scene(int(self.np_random.integers(2**31)) if seed is None else seed, beyond=beyond)
         if options.get("instruction"):
             self.instruction = instructions.parse(options["instruction"])
         else:
-            self.instruction = instructions.draw(self.scene, self.np_random, options.get("split", "train"))
+            self.instruction = instructions.draw(self.scene, self.np_random, beyond)
         self.field = oracle.cost_field(self.scene, self.instruction)
         self._steps = self._violations = 0
         reading = self.simulator.reset(self.scene)

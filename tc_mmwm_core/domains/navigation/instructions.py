@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from tc_mmwm_core.domains.navigation.scene import COLOURS, Scene
 
 Split = Literal["train", "test"]
+FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
 
 SPEED_LIMIT = 0.35  # m/s, what "slowly" allows
 CLEARANCE = 0.18  # m, what "well away from the pillars" asks between robot and pillar surface
@@ -83,6 +85,16 @@ CLEAR: dict[Split, tuple[str, ...]] = {
 ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
+def held_out(meaning: Instruction) -> bool:
+    """Whether training never combines so: some pairs of a pad's and a zone's colour, and a speed with a clearance rule.
+
+    Each colour and each rule is trained on; only their combination is not.
+    """
+    order = list(COLOURS)
+    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
+    return pairs or (meaning.slow and meaning.clear)
+
+
 def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
     """Give ``meaning`` a wording drawn from ``split``."""
     goal = _pick(GOAL[split], rng).format(meaning.goal)
@@ -104,8 +116,18 @@ def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train")
     return Instruction(meaning.goal, meaning.keep_out, meaning.slow, meaning.clear, text)
 
 
-def draw(scene: Scene, rng: np.random.Generator, split: Split = "train") -> Instruction:
-    """Draw an instruction that can be carried out in ``scene``; one rule in ten names a zone that is not there."""
+def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
+    """Draw an instruction that can be carried out in ``scene``; one rule in ten names a zone that is not there.
+
+    ``beyond`` may hold ``wording`` (one that training never uses) and ``composition`` (one that is :func:`held_out`).
+    """
+    while True:
+        meaning = _draw_meaning(scene, rng)
+        if held_out(meaning) == ("composition" in beyond):
+            return word(meaning, rng, "test" if "wording" in beyond else "train")
+
+
+def _draw_meaning(scene: Scene, rng: np.random.Generator) -> Instruction:
     goal = scene.pads[rng.integers(len(scene.pads))].colour
     present = [zone.colour for zone in scene.zones]
     absent = [colour for colour in COLOURS if colour not in present]
@@ -114,7 +136,7 @@ def draw(scene: Scene, rng: np.random.Generator, split: Split = "train") -> Inst
     if count and rng.random() < 0.1:
         colours[0] = absent[rng.integers(len(absent))]
     slow, clear = bool(rng.random() < 0.2), bool(rng.random() < 0.3)
-    return word(Instruction(goal, tuple(sorted(colours)), slow, clear), rng, split)
+    return Instruction(goal, tuple(sorted(colours)), slow, clear)
 
 
 @functools.lru_cache(maxsize=4096)

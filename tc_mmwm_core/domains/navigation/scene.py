@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.55, 0.12, 0.70),
     "orange": (1.00, 0.50, 0.05),
 }
+
+
+FACTORS = ("colour", "size", "dynamics", "light")  # of a layout, that can be taken beyond the training range
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,18 @@ class Factors:
     floor: float = 0.75  # grey level of the floor
 
     @staticmethod
-    def draw(rng: np.random.Generator) -> Factors:
-        """Training range: moderate light, colour, friction and motor variation."""
+    def draw(rng: np.random.Generator, beyond: Collection[str] = ()) -> Factors:
+        """Moderate light, colour, friction and motor variation; ``beyond`` names factors taken outside that range."""
+
+        def vary(factor: str, usual: tuple[float, float], *outside: tuple[float, float]) -> float:
+            return float(rng.uniform(*(outside[rng.integers(len(outside))] if factor in beyond else usual)))
+
         return Factors(
-            light=float(rng.uniform(0.8, 1.2)),
-            friction=float(rng.uniform(0.8, 1.2)),
-            motor_gain=float(rng.uniform(0.95, 1.05)),
-            shade=float(rng.uniform(-0.08, 0.08)),
-            floor=float(rng.uniform(0.65, 0.85)),
+            light=vary("light", (0.8, 1.2), (0.5, 0.7), (1.3, 1.5)),
+            friction=vary("dynamics", (0.8, 1.2), (0.4, 0.6), (1.5, 2.0)),
+            motor_gain=vary("dynamics", (0.95, 1.05), (0.8, 0.9), (1.1, 1.2)),
+            shade=vary("colour", (-0.08, 0.08), (-0.18, -0.12), (0.12, 0.18)),
+            floor=vary("light", (0.65, 0.85), (0.5, 0.6), (0.9, 1.0)),
         )
 
 
@@ -112,21 +119,33 @@ class Scene:
 
 
 def draw_scene(
-    seed: int, pads: int = 3, zones: int = 2, pillars: int = 2, colours: Sequence[str] = tuple(COLOURS)
+    seed: int,
+    pads: int = 3,
+    zones: int = 2,
+    pillars: int = 2,
+    colours: Sequence[str] = tuple(COLOURS),
+    beyond: Collection[str] = (),
 ) -> Scene:
     """Draw a layout in which every pad can be reached without touching any zone.
 
-    Half of the zones are put across the straight way to a pad, so that obeying a rule costs a detour.
+    Half of the zones are put across the straight way to a pad, so that obeying a rule costs a detour. ``beyond`` names
+    the :data:`FACTORS` that are taken outside the range that training sees.
     """
     rng = np.random.default_rng([seed, 0x5CE9E])
     while True:
-        scene = _try_draw(rng, seed, pads, zones, pillars, colours)
+        scene = _try_draw(rng, seed, pads, zones, pillars, colours, beyond)
         if scene is not None:
             return scene
 
 
 def _try_draw(
-    rng: np.random.Generator, seed: int, pads: int, zones: int, pillars: int, colours: Sequence[str]
+    rng: np.random.Generator,
+    seed: int,
+    pads: int,
+    zones: int,
+    pillars: int,
+    colours: Sequence[str],
+    beyond: Collection[str],
 ) -> Scene | None:
     reach = ARENA - ROBOT_RADIUS - 0.12
     start_xy = rng.uniform(-reach, reach, 2)
@@ -138,7 +157,8 @@ def _try_draw(
     keep_free = ROBOT_RADIUS + 0.14  # m, room for the robot between a zone and a pad, the start or a pillar
     boxes: list[Zone] = []
     for colour in rng.permutation(colours)[:zones]:
-        half = float(rng.uniform(0.22, 0.36))
+        low, high = ((0.15, 0.20), (0.38, 0.44))[rng.integers(2)] if "size" in beyond else (0.22, 0.36)
+        half = float(rng.uniform(low, high))
         for _ in range(40):
             if rng.random() < 0.6:
                 along, across = rng.uniform(0.35, 0.65), rng.normal(0, 0.15)
@@ -176,7 +196,7 @@ def _try_draw(
         zones=tuple(boxes),
         pillars=tuple(columns),
         start=(float(start_xy[0]), float(start_xy[1]), float(rng.uniform(-math.pi, math.pi))),
-        factors=Factors.draw(rng),
+        factors=Factors.draw(rng, beyond),
     )
     return scene if _all_reachable(scene) else None
 

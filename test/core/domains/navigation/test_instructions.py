@@ -43,6 +43,17 @@ def test_test_wordings_are_never_trained_on():
             assert held_out not in trained and trained not in held_out
 
 
+def test_held_out_combinations_are_drawn_only_where_composition_is_asked_for():
+    rng = np.random.default_rng(2)
+    for seed in range(40):
+        layout = draw_scene(seed)
+        for beyond in ((), ("wording",), ("composition",), ("wording", "composition")):
+            drawn = instructions.draw(layout, rng, beyond)
+            assert instructions.held_out(drawn) == ("composition" in beyond)
+            trained = any(goal.format(drawn.goal) in drawn.text for goal in GOAL["train"])
+            assert trained == ("wording" not in beyond)
+
+
 def test_drawn_instructions_can_be_carried_out():
     rng = np.random.default_rng(1)
     for seed in range(50):

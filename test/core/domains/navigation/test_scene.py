@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.navigation import scene as scenes
-from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
+from tc_mmwm_core.domains.navigation.scene import FACTORS, Scene, draw_scene
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**40])
@@ -49,3 +49,18 @@ def test_box_distance_is_that_of_the_nearest_point_of_the_square():
     square = np.stack(np.meshgrid(grid + zone.x, grid + zone.y), -1).reshape(-1, 2)
     nearest = np.linalg.norm(points[:, None] - square[None], axis=-1).min(1)
     np.testing.assert_allclose(scenes.box_distance(points, zone), nearest, atol=3e-3)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_factor_beyond_training_leaves_the_range_of_training_and_nothing_else_does(factor):
+    def ranges(beyond):
+        layouts = [draw_scene(seed, beyond=beyond) for seed in range(60)]
+        values = {name: [getattr(s.factors, name) for s in layouts] for name in ("light", "friction", "shade")}
+        values["half"] = [zone.half for s in layouts for zone in s.zones]
+        return {name: np.array(found) for name, found in values.items()}
+
+    usual, beyond = ranges(()), ranges((factor,))
+    named = {"light": "light", "dynamics": "friction", "colour": "shade", "size": "half"}[factor]
+    for name, found in beyond.items():
+        inside = (found >= usual[name].min() - 0.02) & (found <= usual[name].max() + 0.02)
+        assert not inside.any() if name == named else inside.all(), name
