@@ -504,7 +504,7 @@ def _level(state: PlannerState) -> bytes:
     match state:
         case PlannerState.PLANNING | PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
             return DiagnosticStatus.OK
-        case PlannerState.WAITING | PlannerState.ALL_REJECTED:
+        case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING:
             return DiagnosticStatus.WARN
     return DiagnosticStatus.ERROR
 

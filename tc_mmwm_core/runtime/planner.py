@@ -40,6 +40,7 @@ class PlannerState(IntEnum):
     BAD_INPUT = 6
     DEADLINE_MISSED = 7
     FAILED = 8
+    RETREATING = 9
 
 
 class PlannerConfig(Config):
@@ -48,6 +49,7 @@ class PlannerConfig(Config):
     proposals: ProposalConfig = ProposalConfig()
     progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
+    retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
 
 
@@ -107,7 +109,7 @@ class Planner:
         """The action of this control period.
 
         The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
-        acceptable candidate. What was wrong is a value here, not an exception, so that every stop takes this one path.
+        acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so that every stop takes this one path.
         ``external`` candidates are shifted by the time gone by since the observation that they were made for; that
         they are fresh enough is for the caller to see to.
         """
@@ -137,15 +139,25 @@ class Planner:
                 break
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
-            chosen = selection.choose(screening.verdict, screening.score)
+            chosen, state, reason = self._choose(screening)
         if chosen < 0:
-            reason = _why_all_rejected(screening)
-            return self.stop(PlannerState.ALL_REJECTED, reason, screening=screening, scene=scene, timings=timings)
+            return self.stop(state, reason, screening=screening, scene=scene, timings=timings)
         screening = replace(screening, chosen=chosen)
         self._plan = self.interface.normalise_action(screening.actions[chosen])
         self._plan_ns = step.stamp_ns
         self._last_action = screening.actions[chosen, 0].copy()
-        return Decision(self._last_action, PlannerState.PLANNING, "", screening, scene, timings)
+        return Decision(self._last_action, state, reason, screening, scene, timings)
+
+    def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
+        """The candidate to execute (-1: the safe action), what that means, and why."""
+        if screening.accepted:
+            return selection.choose(screening.verdict, screening.score), PlannerState.PLANNING, ""
+        reason = _why_all_rejected(screening)
+        way_out = selection.retreat(screening.verdict, screening.violation) if self.config.retreat else -1
+        if way_out < 0:
+            return way_out, PlannerState.ALL_REJECTED, reason
+        stopped, there = screening.violation[0, -1], screening.violation[way_out, -1]
+        return way_out, PlannerState.RETREATING, f"{reason}; goes where it is {there:.3f}, stopping it is {stopped:.3f}"
 
     @property
     def _rounds(self) -> int:

@@ -1,6 +1,6 @@
 """The rule of the decision: which candidates are accepted, and which of them is executed.
 
-accept  max_k violation <= τ      choose the best progress among the accepted      none accepted -> none chosen
+accept  max_k violation <= τ      choose the best progress among the accepted      none accepted -> retreat, or none chosen
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Screening:
     threshold: float  # τ
     fields: list[str]  # [A], action field names
     limits: np.ndarray  # float32 [A, 2], units
-    chosen: int  # index of the executed candidate, -1 where none was accepted
+    chosen: int  # index of the executed candidate, -1 where it was none: the safe action, at once
     sources: tuple[tuple[str, int], ...]  # who proposed them: (source, how many), in order
 
     @property
@@ -98,6 +98,18 @@ def choose(verdict: np.ndarray, scores: np.ndarray) -> int:
     """Index of the accepted candidate with the best score, the lowest index where several tie; -1: none accepted."""
     accepted = verdict == Verdict.ACCEPTED
     return int(np.argmax(np.where(accepted, scores, -np.inf))) if accepted.any() else -1
+
+
+def retreat(verdict: np.ndarray, violation: np.ndarray) -> int:
+    """Index of the way out where none was accepted: of the candidates that at no step violate more than the first, which
+    holds the safe action, and end lower, the one with the least mean violation. -1: nothing is better than to stop.
+
+    Without it, a robot that stands within the margin that τ keeps would stand there for ever: each way out starts
+    inside. None of these is accepted; each is foreseen to be better than what would be done instead.
+    """
+    inside = (verdict == Verdict.REJECTED_VIOLATION) & (violation <= violation[0]).all(1)
+    inside &= violation[:, -1] < violation[0, -1]
+    return int(np.argmin(np.where(inside, violation.mean(1), np.inf))) if inside.any() else -1
 
 
 def best(merit: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:

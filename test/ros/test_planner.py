@@ -360,7 +360,7 @@ def test_shipped_parameters_file_states_the_defaults(make_planner, share):
             yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
     text = (share / "config" / "planner" / "default.yaml").read_text()
-    shipped = dict(flat(yaml.safe_load(text)["/**"]["ros__parameters"]))
+    shipped = dict(flat(yaml.safe_load(text)["/**/planner"]["ros__parameters"]))
     planner = make_planner()
     for name, value in shipped.items():
         assert planner.get_parameter(name).value == value, name

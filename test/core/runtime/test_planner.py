@@ -37,6 +37,21 @@ def test_everything_rejected_is_safe_and_says_why(planner, screener, make_step):
     assert all(decision.screening.reason(index) for index in range(256))
 
 
+def test_where_even_stopping_is_rejected_it_retreats_to_what_is_foreseen_to_be_better(screener, navigation, make_step):
+    """After "slow" the violation is the normalised forward speed: -0.4 at rest, lower only in reverse."""
+
+    def decide(retreat):
+        planner = Planner(screener, navigation, PlannerConfig(threshold=-1.5, retreat=retreat))
+        return planner.decide(make_step(), screener.instruct("drive slow"))
+
+    stopped, retreating = decide(False), decide(True)
+    assert stopped.state == PlannerState.ALL_REJECTED and stopped.action[0] == 0
+    assert retreating.state == PlannerState.RETREATING and retreating.action[0] < 0
+    screening = retreating.screening
+    assert screening.accepted == 0 and (screening.violation[screening.chosen] <= screening.violation[0]).all()
+    assert "all 256 candidates rejected" in retreating.reason and "stopping it is -0.400" in retreating.reason
+
+
 def test_recovers_by_itself(planner, screener, make_step):
     instruction = screener.instruct("drive")
     states = [planner.decide(make_step(t, bumper), instruction).state for t, bumper in enumerate([0.0, 1.0, 0.0])]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.runtime.screener import Rollouts
-from tc_mmwm_core.runtime.selection import Screening, Verdict, best, choose, judge, score
+from tc_mmwm_core.runtime.selection import Screening, Verdict, best, choose, judge, retreat, score
 
 NAN, INF = np.nan, np.inf
 
@@ -77,3 +77,16 @@ def test_best_keeps_the_order_of_ties_and_never_names_what_is_not_among_them():
     assert best(merit, among, 3).tolist() == [1, 2, 4]
     assert best(merit, among, 99).tolist() == [1, 2, 4, 0]
     assert best(merit, ~among & False, 3).tolist() == []
+
+
+def test_a_retreat_is_never_foreseen_worse_than_stopping_and_ends_better():
+    stop = [0.5, 0.6]
+    assert (
+        retreat(
+            screened([stop, [0.4, 0.7], [0.6, 0.1]], [[0, 0]] * 3).verdict, np.array([stop, [0.4, 0.7], [0.6, 0.1]])
+        )
+        == -1
+    )
+    ways = np.array([stop, [0.5, 0.4], [0.2, 0.3], [0.1, 0.6], [0.0, 0.0]])
+    outside = [False, False, False, False, True]
+    assert retreat(screened(ways, [[0, 0]] * 5, outside=outside).verdict, ways) == 2
