@@ -1,6 +1,6 @@
 """The rule of the decision: which candidates are accepted, and which of them is executed.
 
-accept  max_k violation <= τ      choose the best progress among the accepted      none accepted -> retreat, or none chosen
+accept  max_k violation <= τ      choose the best progress among the accepted      none accepted: retreat, or none
 """
 
 from __future__ import annotations
@@ -101,8 +101,10 @@ def choose(verdict: np.ndarray, scores: np.ndarray) -> int:
 
 
 def retreat(verdict: np.ndarray, violation: np.ndarray) -> int:
-    """Index of the way out where none was accepted: of the candidates that at no step violate more than the first, which
-    holds the safe action, and end lower, the one with the least mean violation. -1: nothing is better than to stop.
+    """Index of the way out where none was accepted; -1: nothing is better than to stop.
+
+    It is the one with the least mean violation of those that violate at no step more than candidate 0, which holds the
+    safe action, and end lower.
 
     Without it, a robot that stands within the margin that τ keeps would stand there for ever: each way out starts
     inside. None of these is accepted; each is foreseen to be better than what would be done instead.
