@@ -7,16 +7,19 @@ Convolution makes it the same everywhere in the image, and a simulator's oracle 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tc_mmwm_core.models.eikonal import cost_to_go
 from tc_mmwm_core.models.layers import coordinates, mlp
 
 
 class InstructionField(nn.Module):
     """Every cell of the map asks the grounded slots what it means; dilated convolutions spread it over the map.
 
-    The first two channels are supervised where an oracle is to be had: cost to go and margin of standing there.
+    The first two channels are supervised where an oracle is to be had: minus the cost to go, and the margin of standing
+    there. The cost to go is not regressed: it travels over the map from the goal (:mod:`tc_mmwm_core.models.eikonal`).
     """
 
     def __init__(self, width: int, shape: tuple[int, int], channels: int = 8, inner: int = 32) -> None:
@@ -26,7 +29,9 @@ class InstructionField(nn.Module):
         self.answer = nn.Linear(width, 2 * inner)
         self.spread = nn.ModuleList(nn.Conv2d(inner, inner, 3, padding=d, dilation=d) for d in (1, 2, 4, 1))
         self.norms = nn.ModuleList(nn.GroupNorm(4, inner) for _ in self.spread)
-        self.out = nn.Conv2d(inner, channels, 1)
+        self.out = nn.Conv2d(inner, channels + 1, 1)
+        with torch.no_grad():  # at first, each cell costs a fifth to cross and is done nowhere
+            self.out.bias[:2] = torch.tensor([-1.5, 6.0])
 
     def forward(self, features: Tensor, slots: Tensor) -> Tensor:
         """First camera's map [B, P, E] and slots [N, S, E] (N a multiple of B) to the field [N, channels · H · W]."""
@@ -39,7 +44,9 @@ class InstructionField(nn.Module):
         x = (own[:, None] + heard).flatten(0, 1).transpose(1, 2).unflatten(-1, self.shape)
         for spread, norm in zip(self.spread, self.norms, strict=True):
             x = x + spread(functional.silu(norm(x)))
-        return self.out(functional.silu(x)).flatten(1)
+        slowness, stop, others = self.out(functional.silu(x)).split([1, 1, self.channels - 1], 1)
+        progress = -cost_to_go(functional.softplus(slowness[:, 0]), functional.softplus(stop[:, 0]))
+        return torch.cat([progress[:, None].to(others.dtype), others], 1).flatten(1)
 
 
 class FieldReader(nn.Module):
