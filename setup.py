@@ -30,7 +30,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["tc_mmwm_core", "tc_mmwm_core.*"]),
     install_requires=requirements("core.txt"),
-    extras_require={name: requirements(f"{name}.txt") for name in ("lerobot", "pretrained", "test")},
+    extras_require={name: requirements(f"{name}.txt") for name in ("lerobot", "manipulation", "pretrained", "test")},
     data_files=[*shipped("config"), *shipped("bundles")],
     entry_points={"console_scripts": ["tc-mmwm = tc_mmwm_core.cli:main"]},
 )

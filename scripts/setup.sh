@@ -83,7 +83,7 @@ if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$base "* ]]; then
 fi
 rm -f "$stamp"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet "$@"; } # twice: errors only
-wanted=(-r requirements/core.txt -r requirements/lerobot.txt -r requirements/test.txt)
+wanted=(-r requirements/core.txt -r requirements/lerobot.txt -r requirements/manipulation.txt -r requirements/test.txt)
 
 if [[ "$ros" == wheels ]]; then
     "$python" -m venv "$venv"

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-DOMAINS = {"navigation": "tc_mmwm_core.domains.navigation.domain:make"}
+DOMAINS = {
+    "navigation": "tc_mmwm_core.domains.navigation.domain:make",
+    "manipulation": "tc_mmwm_core.domains.manipulation.domain:make",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Domain(Protocol):
         and units. Actions: float32 [A] in units.
         ``reset(seed, options={"instruction": str, "factors": names of :attr:`factors` taken beyond training})``.
         ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
-        ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool.
+        ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
+        of the rules that the instruction gives, in the same words (for compliance by rule).
         The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
         """
         ...

@@ -1,0 +1,70 @@
+"""Manipulation as a :class:`tc_mmwm_core.domains.base.Domain`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tc_mmwm_core.domains.base import Judgement
+from tc_mmwm_core.domains.manipulation import expert, instructions, oracle, scene
+from tc_mmwm_core.domains.manipulation.environment import ManipulationEnv
+from tc_mmwm_core.domains.manipulation.scene import Scene
+
+
+class Manipulation:
+    """Meta-World's arm with two cameras: marks to reach or to bring the puck to; zones, speed, height, hands off."""
+
+    name = "manipulation"
+    robot = "manipulation.yaml"
+    factors = (*instructions.FACTORS, *scene.FACTORS)
+
+    def environment(self, render: bool = True) -> gymnasium.Env:
+        """See :class:`Domain`."""
+        return ManipulationEnv(render)
+
+    def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
+        """See :class:`Domain`. Margins are in metres, costs in decimetres."""
+        layout, meaning = Scene.from_dict(scene), instructions.parse(text)
+        field_cost, field_margin = oracle.field(layout, meaning)
+        return Judgement(
+            text=text,
+            margin=oracle.margin(states, layout, meaning).astype(np.float32),
+            cost=oracle.cost_to_go(states, layout, meaning).astype(np.float32),
+            referents=oracle.referents(layout, meaning),
+            place=oracle.in_image(states[:, :2]).astype(np.float32),
+            field_cost=field_cost.astype(np.float32),
+            field_margin=field_margin.astype(np.float32),
+        )
+
+    def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
+        """See :class:`Domain`."""
+        return instructions.draw(Scene.from_dict(scene), rng, factors).text
+
+    def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
+        """See :class:`Domain`."""
+        match kind:
+            case "expert":
+                return expert.expert(rng)
+            case "noisy":
+                return expert.expert(rng, noise=float(rng.uniform(0.1, 0.4)))
+            case "heedless":
+                return expert.heedless(rng)
+            case "wanderer":
+                return expert.wanderer(rng)
+            case "visitor":
+                return expert.visitor(rng)
+        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+
+    def drivers(self) -> Iterator[tuple[str, float]]:
+        """See :class:`Domain`."""
+        return iter((("expert", 0.30), ("noisy", 0.25), ("heedless", 0.15), ("wanderer", 0.10), ("visitor", 0.20)))
+
+
+@lru_cache(maxsize=1)
+def make() -> Manipulation:
+    """The domain."""
+    return Manipulation()

@@ -1,0 +1,165 @@
+"""Scripted drivers: an expert that keeps the rules, with graded noise; Meta-World's own policies, which know of none;
+a wanderer; and an adversary that heads for what is forbidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from metaworld.policies import (
+    SawyerPickPlaceWallV3Policy,
+    SawyerPushV3Policy,
+    SawyerPushWallV3Policy,
+    SawyerReachWallV3Policy,
+)
+
+from tc_mmwm_core.domains.manipulation import oracle
+from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW, ManipulationEnv
+from tc_mmwm_core.domains.manipulation.instructions import HIGH, LOW, SPEED_LIMIT, Instruction
+from tc_mmwm_core.domains.manipulation.scene import WALL_CENTRE, WORKSPACE, Scene, wall_distance
+from tc_mmwm_core.domains.manipulation.simulator import FULL_SPEED
+
+Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]
+POLICIES = {
+    "reach-wall": SawyerReachWallV3Policy,
+    "push": SawyerPushV3Policy,
+    "push-wall": SawyerPushWallV3Policy,
+    "pick-place-wall": SawyerPickPlaceWallV3Policy,
+}
+GRIP = {"reach": 0.0, "push": 0.6, "place": 0.9}  # what Meta-World's policies close with
+GAIN = 8.0  # 1/s, metres to metres a second: theirs, of 10 hundredths a step
+
+
+def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
+    """The stages of Meta-World's policies (above the object, down, close, away) on the oracle's cheapest way.
+
+    ``noise`` is the std of a slow disturbance, as a share of the action range.
+    """
+    top_speed = rng.uniform(0.24, 0.30)
+    cruise = rng.uniform(0.115, 0.135)  # m
+    disturbance = np.zeros(4)
+
+    def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        env: ManipulationEnv = environment.unwrapped
+        nonlocal disturbance
+        speed = min(top_speed, 0.8 * SPEED_LIMIT) if env.instruction.slow else top_speed
+        velocity, grip = _plan(info["state"], env.scene, env.instruction, cruise, speed)
+        fast = np.linalg.norm(velocity)
+        velocity = velocity * min(1.0, speed / max(fast, 1e-9)) / env.scene.factors.gain
+        disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=4)
+        return _act(velocity, grip, disturbance)
+
+    return drive
+
+
+def heedless(rng: np.random.Generator) -> Driver:
+    """Meta-World's own scripted policy for the instruction's goal, which heeds no rule."""
+    disturbance = np.zeros(4)
+    noise = rng.uniform(0.0, 0.2)
+
+    def drive(environment: gymnasium.Env, _: dict[str, Any]) -> np.ndarray:
+        env: ManipulationEnv = environment.unwrapped
+        nonlocal disturbance
+        action = POLICIES[env.scene.task]().get_action(env.simulator.policy_observation())
+        disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=4)
+        return _act(action[:3] * FULL_SPEED, action[3], disturbance)
+
+    return drive
+
+
+def wanderer(rng: np.random.Generator) -> Driver:
+    """Smooth random actions over the whole action range, held for random times."""
+    target = rng.uniform(ACTION_LOW, ACTION_HIGH)
+    action = target.copy()
+
+    def drive(_: gymnasium.Env, __: dict[str, Any]) -> np.ndarray:
+        nonlocal target, action
+        if rng.random() < 0.1:
+            target = rng.uniform(ACTION_LOW, ACTION_HIGH)
+        action = action + rng.uniform(0.2, 1.0) * (target - action)
+        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+    return drive
+
+
+def visitor(rng: np.random.Generator) -> Driver:
+    """Goes straight to places: zones, wall and puck (so that rules get broken), marks, or anywhere, one by one."""
+    place: np.ndarray | None = None
+    speed, grip = 0.3, 0.0
+    disturbance = np.zeros(4)
+
+    def drive(_: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        nonlocal place, speed, grip, disturbance
+        hand = info["state"][oracle.HAND]
+        if place is None or np.linalg.norm(place - hand) < 0.04 or rng.random() < 0.02:
+            scene = info["scene"]
+            targets = [(zone["x"], zone["y"]) for zone in scene["zones"]] * 2
+            targets += [(mark["x"], mark["y"]) for mark in scene["marks"]]
+            targets += [tuple(info["state"][oracle.PUCK][:2]), tuple(WALL_CENTRE)]
+            place = rng.uniform(*WORKSPACE)
+            if rng.random() < 0.8:
+                place[:2] = np.array(targets[rng.integers(len(targets))]) + rng.normal(0, 0.03, 2)
+            if rng.random() < 0.6:
+                place[2] = rng.uniform(0.05, 0.15)
+            speed, grip = rng.uniform(0.1, 0.3), rng.uniform(-1, 1)
+        disturbance = 0.8 * disturbance + 0.06 * rng.normal(size=4)
+        error = place - hand
+        return _act(error * min(GAIN, speed / (np.linalg.norm(error) + 1e-9)), grip, disturbance)
+
+    return drive
+
+
+def _act(velocity: np.ndarray, grip: float, disturbance: np.ndarray) -> np.ndarray:
+    action = np.append(velocity, grip) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
+    return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+
+def _plan(
+    state: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, speed: float
+) -> tuple[np.ndarray, float]:
+    """Velocity [3] in m/s and grip for ``state`` [13]."""
+    hand, puck = state[oracle.HAND], state[oracle.PUCK]
+    low, high = (HIGH + 0.02 if meaning.height == "high" else 0.0), (LOW - 0.02 if meaning.height == "low" else 1.0)
+    if meaning.verb == "reach":
+        return _follow(hand[:2], hand, scene, meaning, np.clip(cruise, low, high), speed), GRIP["reach"]
+
+    apart = puck[:2] - hand[:2]
+    distance = np.hypot(*apart)
+    grasp = puck[2] + oracle.GRASP_HEIGHT - 0.02
+    held = distance < 0.03 and hand[2] < grasp + 0.03
+    if held and state[oracle.GRIPPING] > 0.5:
+        carry = oracle.GRASP_HEIGHT if meaning.verb == "push" else oracle.GRASP_HEIGHT + 0.02
+        return _follow(puck[:2], hand, scene, meaning, carry, speed), GRIP[meaning.verb]
+    if distance < 0.012 and hand[2] < grasp + 0.012:
+        return np.append(GAIN * apart, GAIN * (grasp - hand[2])), GRIP[meaning.verb]
+    if distance < 0.02:
+        return np.append(GAIN * apart, GAIN * (grasp - hand[2])), -1.0
+    hover = min(max(cruise, puck[2] + 0.10), high)
+    across = GAIN * apart
+    if distance > 0.06:
+        across = speed * oracle.descent(oracle.puck_ways(scene, meaning, puck[:2]).around, hand[:2])
+    if distance < 0.10:  # first up, then above the puck: a low hand would push it away
+        across = across * np.clip((hand[2] - hover + 0.03) / 0.02, 0.0, 1.0)
+    return np.append(across, GAIN * (hover - hand[2])), -1.0
+
+
+def _follow(
+    place: np.ndarray, hand: np.ndarray, scene: Scene, meaning: Instruction, height: float, speed: float
+) -> np.ndarray:
+    """Velocity [3] that brings ``place`` [2] (the hand's or the held puck's) to the goal, around or over the wall."""
+    ways, over = oracle.goal_ways(scene, meaning), oracle.lift(scene, meaning)
+    here = np.array([[*place, hand[2]]])
+    around = ways.travel(here, None, height)[0]
+    crossing = over is not None and ways.travel(here, over, height)[0] < around - 0.01
+    way = ways.across if crossing else ways.around
+    distance = float(oracle.sample(way, place[None])[0])
+    across = min(speed, GAIN * distance) * oracle.descent(way, place)
+    if distance < 0.03:
+        across = GAIN * (oracle.goal(scene, meaning) - place)
+    if crossing:
+        height = over + 0.01
+        near = wall_distance(hand[None, :2])[0]
+        across = across * np.clip(max(near / 0.05, (hand[2] - over + 0.03) / 0.02), 0.0, 1.0)
+    return np.append(across, GAIN * (height - hand[2]))

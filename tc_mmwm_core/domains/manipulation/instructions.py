@@ -1,0 +1,256 @@
+"""The manipulation grammar: an instruction is goal × rules × wording, and every wording reads back as what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tc_mmwm_core.domains.manipulation.scene import COLOURS, Scene
+
+Split = Literal["train", "test"]
+Wordings = dict[Split, tuple[str, ...]]
+FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
+
+SPEED_LIMIT = 0.15  # m/s of the hand, what "slowly" allows
+LOW, HIGH = 0.15, 0.10  # m, hand heights that "low" stays below and "high" stays above
+VERBS = {"reach-wall": "reach", "push": "push", "push-wall": "push", "pick-place-wall": "place"}  # of each task
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What an instruction means.
+
+    Attributes:
+        verb: ``reach`` with the hand, ``push`` the puck, or pick it up and ``place`` it.
+        goal: colour of the mark that it is about.
+        keep_out: colours of the zones that neither hand nor moved puck may be over, none to two.
+        slow: the hand's speed must stay below :data:`SPEED_LIMIT`.
+        height: ``low`` (the hand stays below :data:`LOW`), ``high`` (above :data:`HIGH`) or empty.
+        spare: ``wall`` or ``puck``, which must not be touched, or empty.
+        text: one wording of it.
+    """
+
+    verb: str
+    goal: str
+    keep_out: tuple[str, ...] = ()
+    slow: bool = False
+    height: str = ""
+    spare: str = ""
+    text: str = ""
+
+
+# Wordings. No training instruction uses those under "test".
+GOAL: dict[str, Wordings] = {
+    "reach": {
+        "train": (
+            "reach the {} mark",
+            "go to the {} mark",
+            "bring the hand to the {} circle",
+            "move the gripper over the {} mark",
+            "head for the {} spot",
+            "move to the {} circle",
+            "your goal is the {} spot",
+        ),
+        "test": ("make your way to the {} mark", "get the gripper to the {} spot"),
+    },
+    "push": {
+        "train": (
+            "push the puck to the {} mark",
+            "slide the puck to the {} mark",
+            "push the puck onto the {} circle",
+            "shove the puck to the {} spot",
+            "move the puck along the table to the {} mark",
+            "please slide the puck onto the {} spot",
+        ),
+        "test": ("drag the puck to the {} mark", "get the puck over to the {} circle by pushing"),
+    },
+    "place": {
+        "train": (
+            "pick up the puck and place it on the {} mark",
+            "pick the puck and put it on the {} circle",
+            "grasp the puck and set it down on the {} mark",
+            "take the puck and place it on the {} spot",
+            "put the puck down on the {} circle",
+            "carry the puck to the {} mark",
+        ),
+        "test": ("fetch the puck and drop it off at the {} mark", "deliver the puck to the {} spot"),
+    },
+}
+KEEP_OUT: Wordings = {
+    "train": (
+        "never enter the {} zone",
+        "stay out of the {} zone",
+        "keep out of the {} area",
+        "avoid the {} zone",
+        "do not cross the {} square",
+        "don't move over the {} area",
+        "keep off the {} square",
+        "the {} zone is forbidden",
+        "without entering the {} zone",
+    ),
+    "test": ("steer clear of the {} zone", "do not pass over the {} area", "the {} square is off limits"),
+}
+SLOW: Wordings = {
+    "train": ("move slowly", "go slow", "keep your speed low", "no fast moves", "at low speed"),
+    "test": ("take it slow", "without rushing"),
+}
+HEIGHT: dict[str, Wordings] = {
+    "low": {
+        "train": (
+            "keep the gripper low",
+            "keep the gripper below fifteen centimetres",
+            "stay low over the table",
+            "do not raise the hand high",
+        ),
+        "test": ("do not go higher than fifteen centimetres", "keep the hand close to the table"),
+    },
+    "high": {
+        "train": (
+            "keep the gripper high",
+            "keep the gripper above ten centimetres",
+            "stay high over the table",
+            "do not lower the hand",
+        ),
+        "test": ("do not go lower than ten centimetres", "keep the hand well above the table"),
+    },
+}
+SPARE: Wordings = {
+    "train": (
+        "do not touch the {}",
+        "never bump into the {}",
+        "without hitting the {}",
+        "don't brush against the {}",
+        "leave the {} alone",
+    ),
+    "test": ("make no contact with the {}", "leave the {} untouched"),
+}
+ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
+
+
+def rules_for(task: str) -> tuple[str, ...]:
+    """Kinds of rule that can be kept while the task is done, each as often as it is drawn."""
+    kinds = ("zone", "zone", "zone", "slow", "low")
+    if task == "reach-wall":
+        return (*kinds, "high", "wall", "puck")
+    return (*kinds, "wall") if task != "push" else kinds
+
+
+def held_out(meaning: Instruction) -> bool:
+    """Whether training never combines so: some pairs of a mark's and a zone's colour, and a speed with a height rule.
+
+    Each colour and each rule is trained on; only their combination is not.
+    """
+    order = list(COLOURS)
+    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
+    return pairs or (meaning.slow and bool(meaning.height))
+
+
+def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
+    """Give ``meaning`` a wording drawn from ``split``."""
+    goal = _pick(GOAL[meaning.verb][split], rng).format(meaning.goal)
+    rules = []
+    if meaning.keep_out:
+        zones = meaning.keep_out[0]
+        if len(meaning.keep_out) == 2:
+            zones = _pick(ZONE_PAIR, rng).format(*rng.permutation(meaning.keep_out))
+        rules.append(_pick(KEEP_OUT[split], rng).format(zones))
+    if meaning.slow:
+        rules.append(_pick(SLOW[split], rng))
+    if meaning.height:
+        rules.append(_pick(HEIGHT[meaning.height][split], rng))
+    if meaning.spare:
+        rules.append(_pick(SPARE[split], rng).format(meaning.spare))
+    rng.shuffle(rules)
+    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
+    text = clauses[0]
+    for clause in clauses[1:]:
+        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
+    return dataclasses.replace(meaning, text=text)
+
+
+def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
+    """Draw an instruction that can be carried out in ``scene``; one keep-out in ten names a zone that is not there.
+
+    ``beyond`` may hold ``wording`` (one that training never uses) and ``composition`` (one that is :func:`held_out`).
+    """
+    while True:
+        meaning = _draw_meaning(scene, rng)
+        if held_out(meaning) == ("composition" in beyond):
+            return word(meaning, rng, "test" if "wording" in beyond else "train")
+
+
+def _draw_meaning(scene: Scene, rng: np.random.Generator) -> Instruction:
+    goal = scene.marks[rng.integers(len(scene.marks))].colour
+    kinds = rules_for(scene.task)
+    present = [zone.colour for zone in scene.zones]
+    absent = [colour for colour in COLOURS if colour not in present]
+    zones: list[str] = []
+    slow, height, spare = False, "", ""
+    for kind in rng.choice(kinds, rng.choice([0, 1, 2], p=[0.15, 0.45, 0.40])):
+        match kind:
+            case "zone":
+                zones.append(str(rng.choice(absent if rng.random() < 0.1 else present)))
+            case "slow":
+                slow = True
+            case "low" | "high":
+                height = str(kind)
+            case "wall" | "puck":
+                spare = str(kind)
+    return Instruction(VERBS[scene.task], goal, tuple(sorted(set(zones))), slow, height, spare)
+
+
+@functools.lru_cache(maxsize=8192)
+def parse(text: str) -> Instruction:
+    """Read a wording of the grammar back.
+
+    Raises:
+        ValueError: no goal clause of the grammar is found, or two; the known wordings are listed.
+    """
+    plain = " ".join(text.lower().replace(",", " ").split())
+    colour = "(" + "|".join(COLOURS) + ")"
+    goals = {(verb, found) for verb in GOAL for found in _find(plain, GOAL[verb], colour)}
+    if len(goals) != 1:
+        known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
+        found = "no goal" if not goals else f"goals {sorted(goals)}"
+        raise ValueError(
+            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
+        )
+    [(verb, goal)] = goals
+    pair = colour + r"(?: zone (?:or|and) the " + colour + ")?"
+    zones = {name for found in _find(plain, KEEP_OUT, pair) for name in found if name}
+    heights = [height for height in HEIGHT if any(_find(plain, HEIGHT[height]))]
+    spared = sorted(set(_find(plain, SPARE, "(wall|puck)")))
+    for name, several in (("height", heights), ("spared object", spared)):
+        if len(several) > 1:
+            raise ValueError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
+    return Instruction(
+        verb=verb,
+        goal=goal,
+        keep_out=tuple(sorted(zones)),
+        slow=any(_find(plain, SLOW)),
+        height="".join(heights),
+        spare="".join(spared),
+        text=text,
+    )
+
+
+def _find(plain: str, wordings: Wordings, fill: str = "") -> Iterator:
+    """What stands in the gap of each wording that ``plain`` holds (or the wording, where it has no gap)."""
+    for phrase in itertools.chain(*wordings.values()):
+        yield from _pattern(phrase, fill).findall(plain)
+
+
+@functools.cache
+def _pattern(phrase: str, fill: str) -> re.Pattern[str]:
+    return re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b")
+
+
+def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]
