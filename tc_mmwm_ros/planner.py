@@ -33,8 +33,6 @@ from __future__ import annotations
 import array
 import importlib
 import math
-import os
-import signal
 import sys
 import time
 import traceback
@@ -47,10 +45,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from std_msgs.msg import Header, String
 from visualization_msgs.msg import MarkerArray
@@ -65,6 +61,7 @@ from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, 
 from tc_mmwm_core.runtime.deadline import Deadline
 from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
+from tc_mmwm_ros import signals
 from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.msg import CandidateActions, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
@@ -527,26 +524,17 @@ def _message_type(name: str) -> type:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 1 autostart failed."""
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    # rclpy's own handlers would take the context away before the safe action is out.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    signalled = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: signalled.append(received))
+    stop = signals.init(arguments)
     node = PlannerNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
         if node.get_parameter("autostart").value and not (
             node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
         ):
             return 1
-        while not signalled:
-            executor.spin_once(timeout_sec=0.1)  # short: a signal does not wake the wait up
+        signals.spin(node, stop)
         return 0
     finally:
         node.trigger_shutdown()
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -15,13 +15,10 @@ Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, ra
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
-from threading import Event
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -29,14 +26,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_ros import signals
 from tc_mmwm_ros.bag_writer import BagWriter
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
 
@@ -209,12 +205,7 @@ def _playback_qos(latched: bool) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Record until Ctrl-C or SIGTERM."""
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    # Ctrl-C must not invalidate the context between two writes: the spinning loop looks at a flag instead.
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    stop = signals.init(arguments)
     try:
         recorder = Recorder()
     except (ConfigError, MissingTypeError, ParameterException, OSError) as error:
@@ -223,10 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     status = 0
     try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(recorder)
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.2)
+        signals.spin(recorder, stop)
         recorder.close()
     except OSError as error:
         print(f"recorder: {recorder.folder}: {error}; what was flushed before can be converted", file=sys.stderr)

@@ -32,8 +32,6 @@ from __future__ import annotations
 
 import array
 import math
-import os
-import signal
 import sys
 import time
 import uuid
@@ -47,7 +45,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterValueException, ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, LaserScan
@@ -59,6 +56,7 @@ from tc_mmwm_core.domains.navigation.episode import Episode
 from tc_mmwm_core.domains.navigation.instructions import Instruction
 from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
 from tc_mmwm_core.domains.navigation.simulator import LIDAR_RANGE, LIDAR_RAYS, SUBSTEPS, TIMESTEP, Reading, Simulator
+from tc_mmwm_ros import signals
 from tc_mmwm_ros.msg import EpisodeEvent
 from tc_mmwm_ros.srv import ResetEpisode
 
@@ -380,24 +378,18 @@ class SimRobot(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until Ctrl-C."""
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    # rclpy's own handlers would take the context away in the middle of a callback that publishes.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    node = None
+    """Run the node until SIGINT or SIGTERM."""
+    stop = signals.init(arguments)
     try:
         node = SimRobot()
-        rclpy.spin(node)
-    except KeyboardInterrupt:
-        pass
     except ParameterException as error:
         print(f"sim_robot: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
         return 2
+    try:
+        signals.spin(node, stop)
     finally:
-        if node is not None:
-            node.destroy_node()
+        node.destroy_node()
         rclpy.try_shutdown()
     return 0
 

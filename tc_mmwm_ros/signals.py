@@ -1,0 +1,37 @@
+"""SIGINT and SIGTERM as a flag that a spinning loop looks at.
+
+rclpy's own handlers would take the context away in the middle of a callback: before the safe action is out, between two
+writes. A flag also makes a second Ctrl-C harmless.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from threading import Event
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+
+def init(arguments: list[str] | None = None) -> Event:
+    """Initialise rclpy; the event is set once a signal has come."""
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    return stop
+
+
+def spin(node: Node, stop: Event) -> None:
+    """Run the callbacks of ``node`` until ``stop`` is set."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)  # short: a signal does not wake the wait up
+    finally:
+        executor.shutdown()
