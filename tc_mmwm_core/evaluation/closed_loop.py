@@ -1,39 +1,54 @@
-"""Drive a domain with a controller and count what came of it: success, compliance, decisions, rejected candidates."""
+"""Drive a domain with a controller, one episode at a time, and keep what came of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
-from scipy.stats import binomtest
 
 from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.interface.stream import Step
-from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerState
+from tc_mmwm_core.runtime.limits import limit_sequence
+from tc_mmwm_core.runtime.planner import SECOND, Decision, Planner, PlannerState
 
-SECOND = 1_000_000_000
 Controller = Callable[[dict[str, np.ndarray], dict[str, Any]], tuple[np.ndarray, Decision | None]]
+PHASES = 5  # of a task: fifths of the way, by the oracle's cost to go
 
 
-@dataclass
+@dataclass(frozen=True)
 class Episode:
-    """What came of one episode."""
+    """What came of one episode.
+
+    Attributes:
+        distance: cost to go at the start, on the domain's own scale.
+        success: reached without any violation.
+        violations: control steps that violated the instruction.
+        named: the rules that the instruction gives, in words; empty too where the domain does not list them.
+        broken: those that were broken, in words.
+        stopped: decisions where every candidate was rejected.
+        rejected: mean share of candidates rejected.
+        latency_p50, latency_p99: ms a decision.
+        contributions: mean α of each modality in each of :data:`PHASES`; None for a phase without a decision.
+    """
 
     seed: int
     instruction: str
+    distance: float
     reached: bool
-    success: bool  # reached without any violation
+    success: bool
     steps: int
-    violations: int  # control steps that violated the instruction
-    stopped: int  # decisions where every candidate was rejected
-    rejected: float  # mean share of candidates rejected
-    latency_p50: float  # ms a decision
+    violations: int
+    named: list[str]
+    broken: list[str]
+    stopped: int
+    rejected: float
+    latency_p50: float
     latency_p99: float
-    path: list[list[float]]  # oracle's state at every control step
+    contributions: list[list[float] | None]
 
 
 def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
@@ -43,7 +58,8 @@ def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
 
 
 def planner_controller(planner: Planner) -> Controller:
-    """The planner, with a clock of control periods."""
+    """The planner from a fresh start, with a clock of control periods."""
+    planner.reset()
     period = round(SECOND / planner.interface.rate)
     tick = 0
 
@@ -56,13 +72,43 @@ def planner_controller(planner: Planner) -> Controller:
     return control
 
 
+def policy_controller(planner: Planner) -> Controller:
+    """The first action of the bundle's own proposal, within the robot's limits; nothing is imagined or screened."""
+    screener, interface = planner.screener, planner.interface
+    last = interface.action_safe
+    period = 1 / interface.rate
+
+    def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
+        nonlocal last
+        scene = screener.encode(step_of(observation, 0), screener.instruct(info["instruction"]))
+        proposed = interface.denormalise_action(scene.proposal[:, :1])
+        limits, rates = interface.action_limits, interface.action_max_rate
+        last = limit_sequence(proposed, last, limits, rates, period, period)[0, 0]
+        return last, Decision(last, PlannerState.PLANNING, "", scene=scene)
+
+    return control
+
+
+def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, seed: int) -> Controller:
+    """One of the domain's scripted drivers, which read the simulator's truth."""
+    drive = domain.driver(kind, np.random.default_rng(seed))
+    return lambda _, info: (drive(environment, info), None)
+
+
+def random_controller(environment: gymnasium.Env, seed: int) -> Controller:
+    """Actions drawn uniformly from the action space, a new one at every step."""
+    rng, space = np.random.default_rng(seed), environment.action_space
+    return lambda _, __: (rng.uniform(space.low, space.high).astype(np.float32), None)
+
+
 def run_episode(
-    environment: gymnasium.Env, controller: Controller, seed: int, options: dict[str, Any] | None = None
+    domain: Domain, environment: gymnasium.Env, controller: Controller, seed: int, options: dict[str, Any] | None = None
 ) -> Episode:
     """One episode from ``reset(seed, options)`` to its end."""
     observation, info = environment.reset(seed=seed, options=options or {})
-    path, latencies, rejected = [info["state"].tolist()], [], []
-    steps = violations = stopped = 0
+    named = info.get("named_rules", [])
+    states, weights, latencies, rejected, broken = [info["state"]], [], [], [], []
+    violations = stopped = 0
     done = False
     while not done:
         start = time.perf_counter()
@@ -70,54 +116,39 @@ def run_episode(
         latencies.append((time.perf_counter() - start) * 1e3)
         if decision is not None:
             stopped += decision.state == PlannerState.ALL_REJECTED
+            if decision.scene is not None:
+                weights.append(decision.scene.weights[0])
             if decision.screening is not None:
                 rejected.append(1 - decision.screening.accepted / len(decision.screening.verdict))
         observation, _, terminated, truncated, info = environment.step(action)
-        steps += 1
         violations += bool(info["violation"])
-        path.append(info["state"].tolist())
+        broken += info["rules"]
+        states.append(info["state"])
         done = terminated or truncated
+    cost = domain.judge(info["scene"], np.stack(states), info["instruction"]).cost
     return Episode(
         seed=seed,
         instruction=info["instruction"],
+        distance=float(cost[0]),
         reached=bool(info["reached"]),
         success=bool(info["success"]),
-        steps=steps,
+        steps=len(states) - 1,
         violations=violations,
+        named=list(named),
+        broken=list(dict.fromkeys(broken)),
         stopped=stopped,
         rejected=float(np.mean(rejected)) if rejected else 0.0,
         latency_p50=float(np.percentile(latencies, 50)),
         latency_p99=float(np.percentile(latencies, 99)),
-        path=path,
+        contributions=_by_phase(cost[:-1], weights),
     )
 
 
-def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, seed: int) -> Controller:
-    """One of the domain's scripted drivers as a controller."""
-    drive = domain.driver(kind, np.random.default_rng(seed))
-    return lambda _, info: (drive(environment, info), None)
-
-
-def summary(episodes: list[Episode]) -> dict[str, Any]:
-    """Percentages with 95 % Wilson intervals over episodes, and the cost of a decision."""
-
-    def share(values: list[bool]) -> dict[str, float]:
-        test = binomtest(sum(values), len(values)).proportion_ci(method="wilson")
-        return {
-            "mean": 100 * sum(values) / len(values),
-            "low": 100 * float(test.low),
-            "high": 100 * float(test.high),
-            "n_episodes": len(values),
-        }
-
-    return {
-        "task_success": share([e.success for e in episodes]),
-        "goal_reached": share([e.reached for e in episodes]),
-        "constraint_compliance": share([e.violations == 0 for e in episodes]),
-        "steps": float(np.mean([e.steps for e in episodes])),
-        "candidates_rejected": 100 * float(np.mean([e.rejected for e in episodes])),
-        "stopped_decisions": float(np.mean([e.stopped for e in episodes])),
-        "latency_p50_ms": float(np.median([e.latency_p50 for e in episodes])),
-        "latency_p99_ms": float(np.max([e.latency_p99 for e in episodes])),
-        "episodes": [{key: value for key, value in asdict(e).items() if key != "path"} for e in episodes],
-    }
+def _by_phase(cost: np.ndarray, weights: list[np.ndarray]) -> list[list[float] | None]:
+    """Mean ``weights`` [T, M] over the decisions in each fifth of the way from the first ``cost`` [T] to none."""
+    if len(weights) != len(cost):
+        return [None] * PHASES
+    done = 1 - cost / max(float(cost[0]), 1e-9)
+    phase = np.clip((done * PHASES).astype(int), 0, PHASES - 1)
+    table = np.stack(weights)
+    return [table[phase == p].mean(0).tolist() if (phase == p).any() else None for p in range(PHASES)]

@@ -6,7 +6,7 @@ instructions are compared on the same state and the same candidates, so that not
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,15 @@ from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.evaluation.closed_loop import step_of
 from tc_mmwm_core.runtime.screener import Screener
 
+LATEST = 40  # control steps that a probed state lies into its episode, at most
+HELD_SPREAD = 0.3  # candidates are an action held, drawn uniformly, and this much noise on each step of it
 
-@dataclass
+
+@dataclass(frozen=True)
 class Truth:
     """Candidates of one state: what was foretold and what came. N candidates, K latent steps, instructions 0 and 1."""
 
+    seed: int
     foretold: list[np.ndarray]  # violation [N], max over k, a row an instruction
     broken: list[np.ndarray]  # bool [N]
     progress: np.ndarray  # [N], at step K, under instruction 0
@@ -39,76 +43,74 @@ def replay(environment: gymnasium.Env, saved: Any, sequence: np.ndarray, frame_s
 
 
 def probe(
-    domain: Domain, screener: Screener, seed: int, candidates: int, factors: Collection[str] = ()
+    domain: Domain,
+    environment: gymnasium.Env,
+    screener: Screener,
+    seed: int,
+    candidates: int,
+    factors: Collection[str] = (),
 ) -> Truth | None:
     """Judge one state in the layout of ``seed``, some way into a scripted episode; None where it ended before that.
 
-    The second instruction is drawn until it forbids other places than the first.
+    The driver is drawn as for collection; the second instruction until it means other places than the first.
     """
     rng = np.random.default_rng([seed, 0xCF])
-    environment = domain.environment()
-    try:
-        observation, info = environment.reset(seed=seed, options={"factors": factors})
-        drive = domain.driver("visitor", rng)
-        for _ in range(int(rng.integers(1, 40))):
-            observation, _, terminated, truncated, info = environment.step(drive(environment, info))
-            if terminated or truncated:
-                return None
-        saved = environment.unwrapped.save()
-        manifest = screener.bundle.manifest
-        shape = (candidates, manifest.horizon, screener.bundle.interface.action_size)
-        held = rng.uniform(-1, 1, (candidates, 1, shape[2]))
-        normalised = np.clip(held + 0.3 * rng.normal(size=shape), -1, 1).astype(np.float32)
-        actions = screener.bundle.interface.denormalise_action(normalised)
-        texts = [info["instruction"], _another(domain, info, rng, factors)]
-        step = step_of(observation, 0)
-        futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
-    finally:
-        environment.close()
+    observation, info = environment.reset(seed=seed, options={"factors": factors})
+    kinds, shares = zip(*domain.drivers(), strict=True)
+    drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
+    for _ in range(int(rng.integers(1, LATEST))):
+        observation, _, terminated, truncated, info = environment.step(drive(environment, info))
+        if terminated or truncated:
+            return None
+    saved = environment.unwrapped.save()
+    manifest, interface = screener.bundle.manifest, screener.bundle.interface
+    shape = (candidates, manifest.horizon, interface.action_size)
+    held = rng.uniform(-1, 1, (candidates, 1, shape[2]))
+    normalised = np.clip(held + HELD_SPREAD * rng.normal(size=shape), -1, 1).astype(np.float32)
+    texts = [info["instruction"], _another(domain, info, rng, factors)]
+    step = step_of(observation, 0)
+    actions = interface.denormalise_action(normalised)
+    futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
     foretold, broken = [], []
-    progress = outcome = np.zeros(candidates)
-    for row, text in enumerate(texts):
+    for text in texts:
         rollouts = screener.screen(screener.encode(step, screener.instruct(text)), normalised)
-        judged = [domain.judge(info["scene"], states, text) for states in futures]
         foretold.append(rollouts.violation.max(1))
-        broken.append(np.array([bool((j.margin > 0).any()) for j in judged]))
-        if row == 0:
+        judged = domain.judge(info["scene"], np.concatenate(futures), text)
+        broken.append((judged.margin > 0).reshape(candidates, -1).any(1))
+        if text == texts[0]:
             progress = rollouts.progress[:, -1]
-            outcome = -np.array([j.cost[-1] for j in judged])
-    return Truth(foretold, broken, progress, outcome)
+            outcome = -judged.cost.reshape(candidates, -1)[:, -1]
+    return Truth(seed, foretold, broken, progress, outcome)
 
 
-def language_truth(truths: list[Truth], threshold: float) -> tuple[float, int]:
-    """Of the candidates whose oracle verdict differs between the instructions, the share where the model's does too.
-
-    Returns the percentage and how many candidates it rests on.
-    """
-    flips = agreed = 0
-    for truth in truths:
-        differs = truth.broken[0] != truth.broken[1]
-        rejected = [foretold > threshold for foretold in truth.foretold]
-        right = (rejected[0] == truth.broken[0]) & (rejected[1] == truth.broken[1])
-        flips += int(differs.sum())
-        agreed += int((differs & right).sum())
-    return (100 * agreed / flips if flips else float("nan")), flips
+def turned(truth: Truth, threshold: float) -> tuple[int, int]:
+    """Candidates whose oracle verdict differs between the instructions; of them those judged right under both."""
+    differs = truth.broken[0] != truth.broken[1]
+    right = [(foretold > threshold) == broken for foretold, broken in zip(truth.foretold, truth.broken, strict=True)]
+    return int(differs.sum()), int((differs & right[0] & right[1]).sum())
 
 
-def rank_correlation(truths: list[Truth]) -> float:
-    """Mean over states of Spearman's correlation between foretold progress and what came."""
-    values = [spearmanr(t.progress, t.outcome).statistic for t in truths if np.ptp(t.outcome) > 0]
-    return float(np.mean(values))
+def rank_correlation(truth: Truth) -> float:
+    """Spearman's correlation between foretold progress and what came; NaN where every outcome is the same."""
+    return float(spearmanr(truth.progress, truth.outcome).statistic) if np.ptp(truth.outcome) > 0 else float("nan")
 
 
-def verdicts(truths: list[Truth], threshold: float) -> dict[str, float]:
-    """Share of violating sequences accepted (miss) and of complying sequences rejected (false alarm), percent."""
-    foretold = np.concatenate([row for t in truths for row in t.foretold])
-    broken = np.concatenate([row for t in truths for row in t.broken])
-    return {
-        "miss_rate": 100 * float((foretold[broken] <= threshold).mean()) if broken.any() else float("nan"),
-        "false_alarm_rate": 100 * float((foretold[~broken] > threshold).mean()) if (~broken).any() else float("nan"),
-        "violating_sequences": int(broken.sum()),
-        "sequences": len(broken),
-    }
+def sequences(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
+    """Foretold violation [S] and whether the oracle saw one, bool [S], of every candidate under every instruction."""
+    foretold, broken = ([row for t in truths for row in rows(t)] for rows in (lambda t: t.foretold, lambda t: t.broken))
+    return np.concatenate(foretold), np.concatenate(broken)
+
+
+def missed(truth: Truth, threshold: float) -> tuple[int, int]:
+    """Violating sequences; of them those accepted."""
+    foretold, broken = sequences([truth])
+    return int(broken.sum()), int((foretold[broken] <= threshold).sum())
+
+
+def alarmed(truth: Truth, threshold: float) -> tuple[int, int]:
+    """Complying sequences; of them those rejected."""
+    foretold, broken = sequences([truth])
+    return int((~broken).sum()), int((foretold[~broken] > threshold).sum())
 
 
 def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator, factors: Collection[str]) -> str:

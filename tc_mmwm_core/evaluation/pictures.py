@@ -100,7 +100,7 @@ def draw_layouts(layouts: Sequence[Layout], instructions: Sequence[str], view: f
     figure.legend(
         lines, labels, loc="outside lower center", ncols=2 if columns > 1 else 1, fontsize=9, facecolor="0.85"
     )
-    _save(figure, file)
+    save(figure, file)
 
 
 def _draw_path(axes: Axes, path: np.ndarray, colour: str, width: float) -> None:
@@ -123,7 +123,8 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
+    """Write a PNG, replaced at once."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".writing-", suffix=".png", delete=False) as part:
         try:
             figure.savefig(part, format="png", dpi=110)

@@ -105,6 +105,7 @@ class NavigationEnv(gymnasium.Env):
             "state": state,
             "margin": margin,
             "violation": margin > 0,
+            "named_rules": list(dict.fromkeys(oracle.rules_in_words(self.scene, self.instruction))),
             "rules": oracle.broken_rules(state, self.scene, self.instruction) if margin > 0 else [],
             "reached": bool(oracle.reached(state[None], self.scene, self.instruction)[0]),
             "success": False,

@@ -56,12 +56,17 @@ def margin(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nda
     return np.clip(worst, -MARGIN_LIMIT, MARGIN_LIMIT)
 
 
-def broken_rules(state: np.ndarray, scene: Scene, instruction: Instruction) -> list[str]:
-    """The rules that ``state`` [5] breaks, in words."""
+def rules_in_words(scene: Scene, instruction: Instruction) -> list[str]:
+    """A name for each column of :func:`margins`; what concerns several pillars has one name."""
     names = [f"keep out of the {colour} zone" for colour in instruction.keep_out if scene.zone(colour) is not None]
     names += [f"speed below {SPEED_LIMIT} m/s"] if instruction.slow else []
-    names += [f"{CLEARANCE} m clear of the pillars"] * len(scene.pillars) if instruction.clear else []
+    return names + ([f"{CLEARANCE} m clear of the pillars"] * len(scene.pillars) if instruction.clear else [])
+
+
+def broken_rules(state: np.ndarray, scene: Scene, instruction: Instruction) -> list[str]:
+    """The rules that ``state`` [5] breaks, in words."""
     values = margins(state[None], scene, instruction)[0]
+    names = rules_in_words(scene, instruction)
     return list(dict.fromkeys(name for name, value in zip(names, values, strict=True) if value > 0))
 
 

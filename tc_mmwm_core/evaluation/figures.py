@@ -1,0 +1,82 @@
+"""The figure of an evaluation: success over horizon, compliance by rule, contributions over the task, ROC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# matplotlib: the standard for figures; the object interface, so that no window system is asked for.
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tc_mmwm_core.evaluation.pictures import save
+
+
+def draw_evaluation(curves: Mapping[str, Any], modalities: Sequence[str], title: str, file: Path) -> None:
+    """Write the curves of :mod:`tc_mmwm_core.evaluation.measures` as one PNG; a curve that is not there is left out."""
+    panels = [
+        (_success_within, curves.get("success_within_steps")),
+        (_success_by_distance, curves.get("success_by_distance")),
+        (_compliance, curves.get("compliance_by_rule")),
+        (lambda axes, rows: _contributions(axes, rows, modalities), _present(curves.get("contributions_by_phase"))),
+        (lambda axes, roc: _roc(axes, roc, curves["calibrated_point"]), curves.get("roc")),
+    ]
+    shown = [(draw, content) for draw, content in panels if content]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.8 * rows + 0.4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (draw, content) in zip(grid, shown, strict=False):
+        draw(axes, content)
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
+    save(figure, file)
+
+
+def _success_within(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    steps, percent = zip(*points, strict=True)
+    axes.step([0, *steps], [0, *percent], where="post")
+    axes.set(xlabel="control steps allowed", ylabel="task success, %", ylim=(0, 101), title="Success over horizon")
+
+
+def _success_by_distance(axes: Axes, groups: Sequence[Mapping[str, float]]) -> None:
+    middle = [(group["nearest"] + group["farthest"]) / 2 for group in groups]
+    _with_intervals(axes, middle, groups)
+    axes.set(xlabel="cost to go at the start", ylabel="task success, %", ylim=(0, 101), title="Success by distance")
+
+
+def _compliance(axes: Axes, rules: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(rules)
+    low, high = ([abs(row[end] - row["mean"]) for row in rules.values()] for end in ("low", "high"))
+    axes.barh(names, [row["mean"] for row in rules.values()], xerr=(low, high), color="0.75", capsize=3)
+    axes.set(xlim=(0, 101), xlabel="episodes that kept it, %", title="Compliance by rule")
+    axes.tick_params(axis="y", labelsize=7)
+
+
+def _contributions(axes: Axes, phases: Sequence[Sequence[float] | None], modalities: Sequence[str]) -> None:
+    seen = [(i, row) for i, row in enumerate(phases) if row is not None]
+    width = 100 / len(phases)
+    for index, name in enumerate(modalities):
+        axes.plot([(i + 0.5) * width for i, _ in seen], [row[index] for _, row in seen], "o-", label=name)
+    axes.set(xlim=(0, 100), ylim=(0, 1), xlabel="way to the goal done, %", ylabel="weight in z", title="Contributions")
+    axes.legend()
+
+
+def _roc(axes: Axes, roc: Mapping[str, Sequence[float]], point: Mapping[str, float]) -> None:
+    axes.plot(roc["false_alarm_rate"], roc["hit_rate"], drawstyle="steps-post")
+    axes.plot([point["false_alarm_rate"]], [point["hit_rate"]], "o", label=f"τ = {point['threshold']:.3f}")
+    axes.set(xlim=(-1, 101), ylim=(0, 101), title="Violations foretold, replayed candidates")
+    axes.set(xlabel="complying sequences rejected, %", ylabel="violating sequences rejected, %")
+    axes.legend(loc="lower right")
+
+
+def _with_intervals(axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, float]]) -> None:
+    mean = [row["mean"] for row in rows]
+    below, above = ([abs(row[end] - row["mean"]) for row in rows] for end in ("low", "high"))
+    axes.errorbar(x, mean, yerr=(below, above), fmt="o-", capsize=3)
+
+
+def _present(phases: Sequence[object | None] | None) -> Sequence[object | None] | None:
+    return phases if phases and any(row is not None for row in phases) else None

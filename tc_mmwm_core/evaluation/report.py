@@ -1,0 +1,65 @@
+"""What an evaluation comes to: a table to read, JSON to keep, a figure to look at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tc_mmwm_core.evaluation import figures
+from tc_mmwm_core.evaluation.measures import Measure, cost, curves, measures
+from tc_mmwm_core.evaluation.results import write_results
+from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
+from tc_mmwm_core.runtime.bundle import Bundle
+
+FRACTIONS = ("counterfactual_rank_correlation", "screening_auroc")  # not percent
+
+
+@dataclass(frozen=True)
+class Report:
+    """One driver put through one suite."""
+
+    driver: dict[str, Any]
+    suite: dict[str, Any]
+    measures: dict[str, Measure]
+    cost: dict[str, float]
+    curves: dict[str, Any]
+    episodes: dict[str, list[dict[str, Any]]]
+
+    def table(self) -> str:
+        """A line for each measure, with its interval and what it rests on."""
+        lines = [f"{'':34}   mean   95 % interval        of"]
+        for name, value in self.measures.items():
+            digits = 3 if name in FRACTIONS else 1
+            mean = f"{value['mean']:.{digits}f}"
+            interval = f"[{value['low']:.{digits}f}, {value['high']:.{digits}f}]" if "low" in value else ""
+            lines.append(f"{name:34} {mean:>6}   {interval:16} {value['n_episodes']:6}")
+        lines += [f"{name:34} {value:6.1f}" for name, value in self.cost.items()]
+        return "\n".join(lines)
+
+
+def report(driver: Driver, suite: Suite, records: Records) -> Report:
+    """Measure ``records``."""
+    who: dict[str, Any] = {"domain": driver.domain, "kind": driver.kind}
+    if driver.learned:
+        bundle = Bundle.load(driver.bundle)
+        who |= {"bundle": bundle.identity, "modalities": bundle.manifest.modalities, "threshold": records.threshold}
+        who["planner"] = driver.planner.model_dump(mode="json")
+    return Report(
+        driver=who,
+        suite=suite.model_dump(mode="json"),
+        measures=measures(records),
+        cost=cost(records),
+        curves=curves(records),
+        episodes={name: [asdict(e) for e in episodes] for name, episodes in records.episodes.items()},
+    )
+
+
+def write_report(found: Report, json: Path | None, figure: Path | None) -> None:
+    """Write measures, curves and episodes as JSON, and the curves as PNG; each where a file is named for it."""
+    if json is not None:
+        write_results(json, asdict(found))
+    if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        title = f"{found.driver['domain']}: {found.driver.get('bundle', found.driver['kind'])}"
+        figures.draw_evaluation(found.curves, found.driver.get("modalities", ()), title, figure)

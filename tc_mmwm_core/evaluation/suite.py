@@ -1,0 +1,261 @@
+"""What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its foresight.
+
+Every episode and probe is written down as it ends, so that an evaluation killed at any moment goes on where it was.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from tc_mmwm_core.config import Config
+from tc_mmwm_core.domains.base import Domain, load_domain
+from tc_mmwm_core.evaluation import closed_loop, counterfactual, perturbations
+from tc_mmwm_core.evaluation.closed_loop import Controller, Episode
+from tc_mmwm_core.evaluation.counterfactual import Truth
+from tc_mmwm_core.evaluation.journal import Journal
+from tc_mmwm_core.evaluation.perturbations import Perturbations
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
+from tc_mmwm_core.runtime.screener import Screener
+
+HOME = "in_distribution"
+PROBES = "probes"
+PLANNER, POLICY, RANDOM = "planner", "policy", "random"
+
+
+class EvaluationError(ValueError):
+    """A driver, factor or record that an evaluation cannot go on with."""
+
+
+class Suite(Config):
+    """How much of what."""
+
+    seed: int = Field(900_000, ge=0, description="seed of the first layout; the same layouts for every driver")
+    episodes: int = Field(50, ge=1, description="episodes in distribution")
+    factors: tuple[str, ...] | None = Field(None, description="factors taken beyond training; unset: all of the domain")
+    factor_episodes: int = Field(0, ge=0, description="episodes under each factor; 0: none")
+    perturbed_episodes: int = Field(0, ge=0, description="episodes under each perturbation; 0: none")
+    perturbations: Perturbations = Perturbations()
+    probes: int = Field(40, ge=0, description="states for counterfactual and language truth; 0: none")
+    candidates: int = Field(48, ge=2, description="action sequences replayed from each of these states")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Who drives in which domain.
+
+    ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, or one of the domain's drivers.
+    """
+
+    domain: str
+    kind: str = PLANNER
+    bundle: Path | None = None
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it drives by what it perceives, with a bundle."""
+        return self.kind in (PLANNER, POLICY)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One setting that episodes are driven in."""
+
+    name: str
+    episodes: int
+    factors: tuple[str, ...] = ()
+    perturbation: perturbations.Kind | None = None
+
+
+@dataclass
+class Records:
+    """What came of it all."""
+
+    threshold: float | None = None  # τ in use
+    episodes: dict[str, list[Episode]] = field(default_factory=dict)  # by condition, ordered by seed
+    truths: list[Truth] = field(default_factory=list)
+
+
+def conditions(suite: Suite, domain: Domain, driver: Driver) -> list[Condition]:
+    """In distribution, then each factor alone, then (what perceives nothing is not disturbed) each perturbation.
+
+    Raises:
+        EvaluationError: the domain has no factor of that name.
+    """
+    factors = domain.factors if suite.factors is None else suite.factors
+    if unknown := sorted(set(factors) - set(domain.factors)):
+        raise EvaluationError(f"factor {', '.join(unknown)}: {domain.name} has {', '.join(domain.factors)}")
+    found = [Condition(HOME, suite.episodes)]
+    if suite.factor_episodes:
+        found += [Condition(factor, suite.factor_episodes, (factor,)) for factor in factors]
+    if suite.perturbed_episodes and driver.learned:
+        found += [Condition(kind, suite.perturbed_episodes, perturbation=kind) for kind in perturbations.KINDS]
+    return found
+
+
+class Bench:
+    """One process's environment and driver; both are made once and drive many episodes."""
+
+    def __init__(self, driver: Driver, suite: Suite) -> None:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        self.driver, self.suite = driver, suite
+        self.domain = load_domain(driver.domain)
+        self.planner: Planner | None = None
+        if driver.learned:
+            bundle = Bundle.load(driver.bundle)
+            interface = RobotInterface.load(bundle.path / "robot.yaml")
+            self.planner = Planner(Screener(bundle), interface, driver.planner)
+            self.planner.warm_up()
+        self.environment = self.domain.environment()
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.environment.close()
+
+    def episode(self, condition: Condition, seed: int) -> Episode:
+        """Drive in the layout of ``seed``."""
+        environment = self._environment(condition)
+        options = {"factors": condition.factors}
+        return closed_loop.run_episode(self.domain, environment, self._controller(environment, seed), seed, options)
+
+    def probe(self, seed: int) -> Truth | None:
+        """See :func:`counterfactual.probe`."""
+        screener = self.planner.screener
+        return counterfactual.probe(self.domain, self.environment, screener, seed, self.suite.candidates)
+
+    def _environment(self, condition: Condition) -> gymnasium.Env:
+        if condition.perturbation is None:
+            return self.environment
+        bundle = self.planner.screener.bundle
+        normalisation = bundle.manifest.normalisation
+        if normalisation is None:
+            raise EvaluationError(f"{bundle.path / 'bundle.json'}: has no 'normalisation', which scales sensor noise")
+        strengths, scale = self.suite.perturbations, np.array(normalisation.std, np.float32)
+        return perturbations.perturbed(self.environment, condition.perturbation, strengths, scale)
+
+    def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
+        match self.driver.kind:
+            case "planner":
+                return closed_loop.planner_controller(self.planner)
+            case "policy":
+                return closed_loop.policy_controller(self.planner)
+            case "random":
+                return closed_loop.random_controller(environment, seed)
+        return closed_loop.driver_controller(self.domain, environment, self.driver.kind, seed)
+
+
+def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int = 1, progress: bool = True) -> Records:
+    """Put ``driver`` through ``suite``; the result does not depend on ``workers``, the processes that share the work.
+
+    Args:
+        log: JSON lines of what is done; what it holds already is not done again. More episodes than last time, or
+            other factors, go on with it; another driver or other layouts do not.
+
+    Raises:
+        EvaluationError: no such factor, or ``log`` is of something else.
+    """
+    domain = load_domain(driver.domain)
+    wanted = [(c, suite.seed + i) for c in conditions(suite, domain, driver) for i in range(c.episodes)]
+    if driver.kind == PLANNER:
+        wanted += [(None, suite.seed + i) for i in range(suite.probes)]
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(log, _identity(driver, suite)))
+        left = [job for job in wanted if _key(*job) not in journal.lines]
+        bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
+        stack.enter_context(bar)
+        for (condition, seed), result in zip(left, _carry_out(driver, suite, left, workers), strict=True):
+            journal.write(_key(condition, seed), result)
+            bar.set_description(condition.name if condition else PROBES)
+            bar.update()
+    return _records(driver, [journal.lines[_key(*job)] for job in wanted], [job[0] for job in wanted])
+
+
+_Job = tuple[Condition | None, int]  # None: a probe
+_bench: Bench | None = None  # of a worker process
+
+
+def _carry_out(driver: Driver, suite: Suite, jobs: Sequence[_Job], workers: int) -> Iterator[dict[str, Any] | None]:
+    """Results of ``jobs`` in their order, in this process or in several."""
+    if not jobs:
+        return
+    if workers <= 1:
+        bench = Bench(driver, suite)
+        try:
+            for job in jobs:
+                yield _do(bench, job)
+        finally:
+            bench.close()
+        return
+    context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
+    with ProcessPoolExecutor(workers, context, _start_worker, (driver, suite)) as pool:
+        yield from pool.map(_work, jobs)
+
+
+def _start_worker(driver: Driver, suite: Suite) -> None:
+    global _bench
+    _bench = Bench(driver, suite)
+
+
+def _work(job: _Job) -> dict[str, Any] | None:
+    return _do(_bench, job)
+
+
+def _do(bench: Bench, job: _Job) -> dict[str, Any] | None:
+    condition, seed = job
+    if condition is not None:
+        return asdict(bench.episode(condition, seed))
+    truth = bench.probe(seed)
+    if truth is None:
+        return None
+    return {
+        "seed": seed,
+        "foretold": [row.tolist() for row in truth.foretold],
+        "broken": [row.tolist() for row in truth.broken],
+        "progress": truth.progress.tolist(),
+        "outcome": truth.outcome.tolist(),
+    }
+
+
+def _identity(driver: Driver, suite: Suite) -> dict[str, Any]:
+    """What must be the same for two evaluations to be one."""
+    return {
+        "domain": driver.domain,
+        "driver": driver.kind,
+        "bundle": Bundle.load(driver.bundle).identity if driver.learned else None,
+        "planner": driver.planner.model_dump(mode="json") if driver.learned else None,
+        **suite.model_dump(mode="json", include={"seed", "candidates", "perturbations"}),
+    }
+
+
+def _key(condition: Condition | None, seed: int) -> str:
+    return f"{condition.name if condition else PROBES}/{seed}"
+
+
+def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]) -> Records:
+    records = Records()
+    if driver.learned:
+        own = Bundle.load(driver.bundle).manifest.threshold
+        records.threshold = own if driver.planner.threshold is None else driver.planner.threshold
+    for condition, result in zip(whats, results, strict=True):
+        if condition is not None:
+            records.episodes.setdefault(condition.name, []).append(Episode(**result))
+        elif result is not None:
+            foretold = [np.array(row, np.float32) for row in result["foretold"]]
+            broken = [np.array(row, bool) for row in result["broken"]]
+            progress, outcome = np.array(result["progress"]), np.array(result["outcome"])
+            records.truths.append(Truth(result["seed"], foretold, broken, progress, outcome))
+    return records

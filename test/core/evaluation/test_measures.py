@@ -1,0 +1,114 @@
+"""The measures, on records whose answers can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.evaluation.closed_loop import Episode
+from tc_mmwm_core.evaluation.counterfactual import Truth
+from tc_mmwm_core.evaluation.measures import auroc, curves, measures, roc
+from tc_mmwm_core.evaluation.suite import HOME, Records
+
+
+def episode(seed: int, success: bool = True, **fields: object) -> Episode:
+    defaults = {
+        "instruction": "go",
+        "distance": float(seed),
+        "reached": success,
+        "steps": 10 * (seed + 1),
+        "violations": 0,
+        "named": [],
+        "broken": [],
+        "stopped": 0,
+        "rejected": 0.0,
+        "latency_p50": 1.0,
+        "latency_p99": 2.0,
+        "contributions": [None] * 5,
+    }
+    return Episode(seed=seed, success=success, **(defaults | fields))
+
+
+def test_success_needs_the_goal_and_every_rule():
+    home = [episode(0), episode(1, False), episode(2, False, reached=True, violations=3), episode(3)]
+    found = measures(Records(None, {HOME: home}))
+    assert found["task_success"]["mean"] == 50 and found["goal_reached"]["mean"] == 75
+    assert found["constraint_compliance"]["mean"] == 75
+    assert found.keys() == {"task_success", "goal_reached", "constraint_compliance"}
+
+
+def test_retention_is_relative_to_home_and_one_factor_does_not_make_up_for_another():
+    home = [episode(i, i % 5 != 0) for i in range(10)]  # 80 %
+    worse = [episode(i, i % 5 < 2) for i in range(10)]  # 40 %
+    better = [episode(i) for i in range(10)]  # 100 %
+    found = measures(Records(None, {HOME: home, "size": worse, "light": better}))
+    assert found["success.size"]["mean"] == pytest.approx(40) and found["retention.size"]["mean"] == pytest.approx(50)
+    assert found["retention.light"]["mean"] == 100
+    assert found["ood_retention"]["mean"] == pytest.approx(75)
+    assert found["ood_retention"]["low"] < 75 < found["ood_retention"]["high"]
+
+
+def test_the_drop_compares_the_same_layouts():
+    home = [episode(0), episode(1), episode(2, False), episode(3, False)]
+    hidden = [episode(0), episode(1, False)]  # both succeeded at home: 50 points lost
+    noisy = [episode(0), episode(1)]
+    found = measures(Records(None, {HOME: home, "occlusion": hidden, "sensor_noise": noisy}))
+    assert found["drop.occlusion"]["mean"] == 50 and found["drop.sensor_noise"]["mean"] == 0
+    assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
+
+
+def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2)) -> Truth:
+    rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
+    return Truth(0, *rows, np.array(progress), np.array(outcome))
+
+
+def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
+    # candidate 0 turns and is judged right twice; 1 turns and is rejected under both; 2 does not turn
+    rows = truth([[1, 1, -1], [-1, 1, -1]], [[1, 1, 0], [0, 0, 0]])
+    found = measures(Records(0.0, {HOME: [episode(0)]}, [rows]))
+    assert found["language_truth"]["mean"] == 50 and found["language_truth"]["n_candidates"] == 2
+    assert found["miss_rate"]["mean"] == 0 and found["false_alarm_rate"]["mean"] == 25
+    assert found["counterfactual_rank_correlation"]["mean"] == pytest.approx(1)
+
+
+def test_rank_correlation_is_the_mean_over_states_that_have_one():
+    flat = truth([[0] * 3] * 2, [[0] * 3] * 2, outcome=(5, 5, 5))
+    turned = truth([[0] * 3] * 2, [[0] * 3] * 2, progress=(2, 1, 0))
+    right = truth([[0] * 3] * 2, [[0] * 3] * 2)
+    found = measures(Records(0.0, {HOME: [episode(0)]}, [flat, turned, right]))["counterfactual_rank_correlation"]
+    assert found["mean"] == pytest.approx(0) and found["n_episodes"] == 2
+    alone = measures(Records(0.0, {HOME: [episode(0)]}, [flat]))
+    assert np.isnan(alone["counterfactual_rank_correlation"]["mean"]) and np.isnan(alone["language_truth"]["mean"])
+
+
+def test_auroc_is_the_chance_that_a_violation_outscores_another():
+    rng = np.random.default_rng(0)
+    score, positive = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
+    chance = np.mean([(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]])
+    assert auroc(score, positive) == pytest.approx(chance)
+    assert np.isnan(auroc(score, np.zeros(60, bool))) and not len(roc(score, np.ones(60, bool))[0])
+
+
+def test_curves_show_horizon_rules_and_phases():
+    home = [
+        episode(0, named=["slow"], contributions=[[0.5, 0.5], None]),
+        episode(1, named=["slow", "clear"], broken=["slow"], contributions=[[0.7, 0.3], None]),
+        episode(2, False),
+        episode(3, named=["slow"]),
+    ]
+    home = [e if e.contributions[0] else episode(e.seed, e.success, contributions=[None] * 2) for e in home]
+    found = curves(Records(None, {HOME: home}))
+    assert found["success_within_steps"] == [(10, 25.0), (20, 50.0), (40, 75.0)]
+    assert [group["mean"] for group in found["success_by_distance"]] == [100, 100, 0, 100]
+    assert {rule: row["mean"] for rule, row in found["compliance_by_rule"].items()} == {"clear": 100, "slow": 50}
+    assert found["contributions_by_phase"] == [pytest.approx([0.6, 0.4]), None]
+    assert "roc" not in found
+
+
+def test_the_calibrated_point_lies_on_the_curve():
+    rng = np.random.default_rng(1)
+    broken = [rng.random(40) < 0.5 for _ in range(2)]
+    foretold = [row + rng.normal(0, 0.5, 40) for row in broken]
+    rows = Truth(0, foretold, broken, np.arange(40.0), np.arange(40.0))
+    found = curves(Records(0.4, {HOME: [episode(0)]}, [rows]))
+    point, curve = found["calibrated_point"], found["roc"]
+    below, above = (curve["hit_rate"][i] for i in (int(point["false_alarm_rate"]), int(point["false_alarm_rate"]) + 1))
+    assert below <= point["hit_rate"] <= above

@@ -1,0 +1,100 @@
+"""Putting real drivers through a small suite in the real simulator."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.evaluation import suite as suites
+from tc_mmwm_core.evaluation.journal import JournalError
+from tc_mmwm_core.evaluation.suite import HOME, Driver, EvaluationError, Suite, conditions, evaluate
+from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.runtime.planner import PlannerConfig
+from tc_mmwm_core.runtime.proposals import ProposalConfig
+
+EXPERT = Driver("navigation", "expert")
+NIMBLE = PlannerConfig(proposals=ProposalConfig(candidates=16))
+
+
+@pytest.fixture
+def planner(share) -> Driver:
+    """The shipped bundle, deciding on few candidates: quick, if not good."""
+    return Driver("navigation", bundle=share / "bundles" / "navigation", planner=NIMBLE)
+
+
+def timeless(episodes) -> list[tuple]:
+    return [(e.seed, e.instruction, e.steps, e.success, e.violations, e.distance, e.named) for e in episodes]
+
+
+def test_conditions_are_home_each_factor_alone_and_each_perturbation(planner):
+    domain = load_domain("navigation")
+    asked = Suite(episodes=3, factor_episodes=2, perturbed_episodes=1, factors=("size", "light"))
+    found = [(c.name, c.episodes, c.factors, c.perturbation) for c in conditions(asked, domain, planner)]
+    assert found[:3] == [(HOME, 3, (), None), ("size", 2, ("size",), None), ("light", 2, ("light",), None)]
+    assert [row[3] for row in found[3:]] == ["occlusion", "sensor_noise", "action_noise"]
+    assert len(conditions(asked, domain, EXPERT)) == 3
+    with pytest.raises(EvaluationError, match="factor weather: navigation has wording"):
+        conditions(Suite(factors=("weather",)), domain, EXPERT)
+
+
+def test_the_expert_succeeds_and_chance_does_not():
+    asked = Suite(episodes=2, probes=0)
+    expert = evaluate(EXPERT, asked, progress=False).episodes[HOME]
+    chance = evaluate(Driver("navigation", "random"), asked, progress=False).episodes[HOME]
+    assert all(e.success and not e.broken and e.distance > 0 for e in expert)
+    assert not all(e.success for e in chance)
+    assert [e.instruction for e in expert] == [e.instruction for e in chance]
+    assert any(e.named for e in expert)
+
+
+def test_factors_change_the_episode_and_are_driven_too():
+    asked = Suite(episodes=1, factor_episodes=1, factors=("composition", "size"), probes=0)
+    found = evaluate(EXPERT, asked, progress=False).episodes
+    assert list(found) == [HOME, "composition", "size"]
+    assert found["composition"][0].instruction != found[HOME][0].instruction
+
+
+def test_what_is_done_is_not_done_again_by_whatever_number_of_workers(tmp_path, monkeypatch):
+    log = tmp_path / "episodes.jsonl"
+    first = evaluate(EXPERT, Suite(episodes=2, probes=0), log, progress=False)
+    more = evaluate(EXPERT, Suite(episodes=4, probes=0), log, workers=2, progress=False)
+    assert timeless(more.episodes[HOME])[:2] == timeless(first.episodes[HOME])
+    assert len(log.read_text().splitlines()) == 1 + 4
+    monkeypatch.setattr(suites, "Bench", None)  # nothing is driven any more
+    again = evaluate(EXPERT, Suite(episodes=4, probes=0), log, progress=False)
+    assert again == more
+    with pytest.raises(JournalError, match="driver was expert, is wanderer"):
+        evaluate(Driver("navigation", "wanderer"), Suite(episodes=4, probes=0), log, progress=False)
+
+
+def test_the_planner_is_probed_and_perturbed(planner):
+    asked = Suite(episodes=1, factors=(), perturbed_episodes=1, probes=2, candidates=6)
+    found = evaluate(planner, asked, progress=False)
+    assert list(found.episodes) == [HOME, "occlusion", "sensor_noise", "action_noise"]
+    weights = [row for row in found.episodes[HOME][0].contributions if row is not None]
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-5)
+    assert found.truths and all(len(row) == 6 for truth in found.truths for row in (*truth.foretold, *truth.broken))
+    assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
+
+
+def test_the_policy_alone_is_driven_but_not_probed(planner):
+    found = evaluate(Driver("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
+    assert found.episodes[HOME][0].steps > 0 and not found.truths
+
+
+def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
+    command = ["evaluate", "--driver", "expert", "--episodes", "2", "--factors", "light", "--factor-episodes", "2"]
+    command += ["--output", str(tmp_path / "e"), "--json", str(tmp_path / "x.json"), "--quiet"]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[1].split()[:2] == ["task_success", "100.0"] and "ood_retention" in table
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["measures"]["ood_retention"] == {"mean": 100.0, "low": 100.0, "high": 100.0, "n_episodes": 2}
+    assert content["environment"]["packages"] and len(content["episodes"]["light"]) == 2
+    assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
+    assert main(command) == 0
+    assert capsys.readouterr().out == table
+    assert main([*command, "--seed", "1"]) == 2
+    assert "holds the results of something else: seed was 900000, is 1" in capsys.readouterr().err
