@@ -378,20 +378,20 @@ class SimRobot(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM."""
+    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 2 a parameter was refused."""
     stop = signals.init(arguments)
+    status = 0
     try:
         node = SimRobot()
+        try:
+            signals.spin(node, stop)
+        finally:
+            node.destroy_node()
     except ParameterException as error:
         print(f"sim_robot: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    try:
-        signals.spin(node, stop)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        status = 2
+    rclpy.try_shutdown()
+    return status
 
 
 if __name__ == "__main__":
