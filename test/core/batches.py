@@ -30,8 +30,7 @@ def tiny_model(cameras: int = 1, seed: int = 0, **switches: object) -> WorldMode
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-        model.constraint_function.score[-1].weight.mul_(20)  # scores far apart,
-        model.constraint_function.score[-1].bias.add_(9)  # and of both signs
+        model.constraint_function.score[-1].weight.mul_(20)  # scores far apart
     return model
 
 
