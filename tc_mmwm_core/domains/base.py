@@ -49,6 +49,7 @@ class Domain(Protocol):
     name: str
     robot: str  # file name of its robot interface under config/robots
     factors: tuple[str, ...]  # of variation, that can be taken beyond what training sees, e.g. "wording", "size"
+    state: dict[str, str]  # columns of the true state by name, with their SI unit; what is in rad is an angle
 
     def environment(self, render: bool = True) -> gymnasium.Env:
         """A Gymnasium environment.
@@ -69,6 +70,10 @@ class Domain(Protocol):
 
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
         """An instruction that can be carried out in ``scene``; ``factors`` are those taken beyond training."""
+        ...
+
+    def rules(self, text: str) -> tuple[str, ...]:
+        """Kinds of rule that an instruction asks for, e.g. ("zone", "speed"); none: ()."""
         ...
 
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:

@@ -21,6 +21,7 @@ class Navigation:
     name = "navigation"
     robot = "navigation.yaml"
     factors = (*instructions.FACTORS, *scene.FACTORS)
+    state = oracle.STATE
 
     def environment(self, render: bool = True) -> gymnasium.Env:
         """See :class:`Domain`."""
@@ -44,6 +45,12 @@ class Navigation:
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
         """See :class:`Domain`."""
         return instructions.draw(Scene.from_dict(scene), rng, factors).text
+
+    def rules(self, text: str) -> tuple[str, ...]:
+        """See :class:`Domain`: of zone, zones (two of them), speed and clearance."""
+        meaning = instructions.parse(text)
+        zones = ("zone",) if len(meaning.keep_out) == 1 else ("zones",) if meaning.keep_out else ()
+        return zones + ("speed",) * meaning.slow + ("clearance",) * meaning.clear
 
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""

@@ -22,7 +22,7 @@ from tc_mmwm_core.domains.navigation.scene import (
     box_distance,
 )
 
-STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
+STATE = {"x": "m", "y": "m", "yaw": "rad", "forward_speed": "m/s", "turn_rate": "rad/s"}
 CELL = 0.05  # m, grid of the cost-to-go
 MARGIN_LIMIT = 0.5  # m, margins are clipped to +-this
 SPEED_TO_MARGIN = 1.0  # m per m/s: puts speed excess on the scale of distances
