@@ -19,9 +19,9 @@ MEASURES = (
     "progress_correlation_shuffled",
     "referring_error",
     "prediction_ratio",
-    "effective_rank",
+    "effective_rank_fused",
     "sigreg_fused",
-    "probe_r2",
+    "probe_r2_fused",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,32 @@ def effective_rank(latents: NDArray) -> float:
 def variance(latents: NDArray) -> NDArray[np.float64]:
     """Variance of each dimension of ``latents`` [N, D] over the samples, [D]."""
     return np.var(latents, axis=0, dtype=np.float64)
+
+
+def linear_state(states: NDArray, units: Sequence[str]) -> NDArray[np.float32]:
+    """``states`` [N, P] as what can be read linearly, [N, P']: an angle (unit rad) as its cosine and sine."""
+    columns = []
+    for column, unit in zip(states.T, units, strict=True):
+        columns += [np.cos(column), np.sin(column)] if unit == "rad" else [column]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+class LinearProbe:
+    """Ridge regression from latents [N, D], standardised, to values [N, P]."""
+
+    def __init__(self, latents: NDArray, values: NDArray, penalty: float = 1e-3) -> None:
+        self.mean, std = latents.mean(0), latents.std(0)
+        self.scale = np.where(std > 0, std, 1.0)
+        self.offset = values.mean(0)
+        x, y = self._features(latents), values - self.offset
+        self.weights = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
+
+    def __call__(self, latents: NDArray) -> NDArray:
+        """Latents [..., D] to values [..., P]."""
+        return self.offset + self._features(latents) @ self.weights
+
+    def _features(self, latents: NDArray) -> NDArray:
+        return (latents - self.mean) / self.scale
 
 
 def linear_probe_r2(
@@ -68,11 +96,7 @@ def linear_probe_r2(
     held_out = int(np.clip(round(test_share * len(names)), 1, len(names) - 1))
     test = np.isin(trajectories, np.random.default_rng(seed).permutation(names)[:held_out])
 
-    mean, std = latents[~test].mean(0), latents[~test].std(0)
-    features = (latents - mean) / np.where(std > 0, std, 1.0)
-    offset = states[~test].mean(0)
-    x, y = features[~test], states[~test] - offset
-    weights = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
-    residual = np.sum((states[test] - offset - features[test] @ weights) ** 2, axis=0)
+    read = LinearProbe(latents[~test], states[~test], penalty)
+    residual = np.sum((states[test] - read(latents[test])) ** 2, axis=0)
     total = np.sum((states[test] - states[test].mean(0)) ** 2, axis=0)
     return np.where(total > 0, 1.0 - residual / np.where(total > 0, total, 1.0), np.nan)

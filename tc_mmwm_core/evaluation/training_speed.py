@@ -140,7 +140,7 @@ def _against_a_plain_loop(stage: Stage, batches: Sequence[Batch]) -> dict[str, f
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast(here.type, torch.bfloat16, enabled=config.bf16):
             raw = eager_terms(plain, batch, stage.stage, config.objective, generator, seed)
-        return total_loss(raw, config.weights)[0]
+        return total_loss(raw, stage.stage.loss_weights(config.weights))[0]
 
     times: dict[str, list[float]] = {"batched": [], "eager": []}
     differences = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,24 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from pydantic import Field
 
 from tc_mmwm_core.config import Config, ConfigError, parse
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.data.windows import WindowSampler
-from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.latents import linear_probe_r2
 from tc_mmwm_core.evaluation.results import write_results
-from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.training.checkpoint import LAST
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import select_stages
-from tc_mmwm_core.training.data import LabelledData, split
-from tc_mmwm_core.training.objective import encode_batch
-from tc_mmwm_core.training.run import METRICS, read_metrics
-from tc_mmwm_core.training.trainer import TrainingError, build_model, train
-from tc_mmwm_core.training.weights import read_weights
+from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.fork import beginning, fork, shared_stages
+from tc_mmwm_core.training.trainer import TrainingError, label_data, train
 
 FULL = "full"
 DONE = "measures.json"
@@ -78,12 +73,28 @@ def ablations(base: TrainConfig, file: Switches, asked: Sequence[str] | None, or
     return found
 
 
+def variants(base: TrainConfig, file: Switches, origin: str) -> dict[str, TrainConfig]:
+    """The full configuration first, then one for each switch of ``file``, by their names.
+
+    Raises:
+        ConfigError: a switch that gives no valid configuration.
+    """
+    return {FULL: base} | {name: ablated(base, change, f"{origin}: {name}") for name, change in file.switches.items()}
+
+
 def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainConfig:
-    """``base`` with ``change`` merged into it; ``stages`` of it may be names of those that are left."""
+    """``base`` with ``change`` merged into it.
+
+    ``stages`` of it may be a list of names, of those that are left, or a mapping from names to what changes in them.
+    """
     change = dict(change)
-    names = change.get("stages")
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+    stages = change.get("stages")
+    if isinstance(stages, list) and all(isinstance(name, str) for name in stages):
         base = base.model_copy(update={"stages": select_stages(base.stages, change.pop("stages"))})
+    elif isinstance(stages, Mapping):
+        select_stages(base.stages, list(stages))  # refuses unknown names
+        given = [stage.model_dump(mode="json") for stage in base.stages]
+        change["stages"] = [_merged(stage, stages.get(stage["name"], {})) for stage in given]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)
 
 
@@ -95,32 +106,33 @@ def run_ablations(
     device: str = "cpu",
     progress: bool = True,
 ) -> list[Row]:
-    """Train each configuration under each seed into ``output/<ablation>/seed-<seed>``.
+    """Train each configuration under each seed into :func:`run_folder`.
 
-    What is done is not done again, and what was killed goes on: the same command finishes the set.
+    What is done is not done again, and what was killed goes on: the same command finishes the set. First stages that
+    several configurations train alike are trained once, in ``output/beginnings``; the weights are the same.
 
     Raises:
         TrainingError: a folder holds an ablation of another configuration or of other data.
     """
+    trained = _Trained(datasets, device, progress)
     rows = []
-    for name, config in configs.items():
-        for seed in seeds:
+    for seed in seeds:
+        for name, config in configs.items():
             seeded = config.model_copy(update={"seed": seed})
-            folder = output / name / f"seed-{seed}"
-            identity = {"config": seeded.model_dump(mode="json"), "data": [dataset.digest for dataset in datasets]}
-            if (folder / DONE).exists():
-                content = json.loads((folder / DONE).read_text(encoding="utf-8"))
-                if any(content[key] != value for key, value in identity.items()):
-                    raise TrainingError(f"{folder}: holds an ablation of another config or of other data")
-                measures = {key: np.nan if value is None else value for key, value in content["measures"].items()}
-            else:
-                if progress:
-                    print(f"{name}, seed {seed}", flush=True)
-                measures = train(seeded, datasets, folder, device=device, progress=progress)
-                measures |= _collapse(seeded, datasets, folder)
-                write_results(folder / DONE, identity | {"measures": measures})
-            rows.append(Row(name, seed, measures))
-    return rows
+            folder = run_folder(output, name, seed)
+            begun = None
+            for stages in [] if (folder / DONE).exists() else shared_stages(config, configs):
+                part = beginning(seeded, stages)
+                target = output / "beginnings" / hashlib.sha256(part.model_dump_json().encode()).hexdigest()[:12]
+                trained(part, target, begun, f"stages 1 to {stages}, seed {seed}")
+                begun = target
+            rows.append(Row(name, seed, trained(seeded, folder, begun, f"{name}, seed {seed}")))
+    return sorted(rows, key=lambda row: list(configs).index(row.ablation))
+
+
+def run_folder(output: Path, name: str, seed: int) -> Path:
+    """Where :func:`run_ablations` keeps a run."""
+    return output / name / f"seed-{seed}"
 
 
 def table(rows: Sequence[Row], measures: Sequence[str]) -> str:
@@ -138,43 +150,37 @@ def table(rows: Sequence[Row], measures: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _collapse(config: TrainConfig, datasets: Sequence[Dataset], run: Path) -> dict[str, float]:
-    """What tells of a collapse.
+class _Trained:
+    """The last measures of runs, trained now if they were not; labels are kept from one run to the next."""
 
-    ``probe_r2``, ``probe_r2_vision``: R² of the simulator's true state, read linearly from z and from z_v on held-out
-    trajectories, mean over its variables; ``sigreg_fused``, ``sigreg_visual``: of the last step (a Gaussian's is 1.05).
-    """
-    model = build_model(config, datasets[0].interface)
-    model.load_state_dict(read_weights(run)[1])
-    last = list(read_metrics(run / METRICS))[-1]
-    found = {"sigreg_fused": last["raw/sigreg_fused"], "sigreg_visual": last["raw/sigreg_visual"]}
-    domain = load_domain(config.data.domain) if config.data.domain else None
-    held = [split(dataset, config.data.holdout, config.seed)[1] for dataset in datasets]
-    held = [part.subset([i for i, info in enumerate(part.trajectories) if info.has_state]) for part in held]
-    held = [part for part in held if len(part)]
-    if sum(map(len, held)) < 2:
-        return found
-    z, z_v, states, owners = _latents(model, LabelledData(held, config, domain, progress=False))
-    found["probe_r2"] = float(np.nanmean(linear_probe_r2(z, states, owners)))
-    found["probe_r2_vision"] = float(np.nanmean(linear_probe_r2(z_v, states, owners)))
-    return found
+    def __init__(self, datasets: Sequence[Dataset], device: str, progress: bool) -> None:
+        self.datasets, self.device, self.progress = datasets, device, progress
+        self.digests = [dataset.digest for dataset in datasets]
+        self.labels: tuple[Any, tuple[LabelledData, LabelledData]] | None = None
 
+    def __call__(self, config: TrainConfig, folder: Path, begun: Path | None, title: str) -> dict[str, float]:
+        """Measures of the run of ``config`` in ``folder``, which goes on from the one in ``begun``."""
+        identity = {"config": config.model_dump(mode="json"), "data": self.digests}
+        if (folder / DONE).exists():
+            content = json.loads((folder / DONE).read_text(encoding="utf-8"))
+            if parse(content["config"], TrainConfig, str(folder / DONE)) != config or content["data"] != self.digests:
+                raise TrainingError(f"{folder}: holds an ablation of another config or of other data")
+            return {key: np.nan if value is None else value for key, value in content["measures"].items()}
+        if self.progress:
+            print(title, flush=True)
+        if begun is not None and not (folder / LAST).exists():
+            fork(begun, config, folder)
+        labelled = self._labelled(config)
+        measures = train(config, self.datasets, folder, None, self.device, self.progress, labelled)
+        write_results(folder / DONE, identity | {"measures": measures})
+        return measures
 
-@torch.no_grad()
-def _latents(model: WorldModel, data: LabelledData) -> tuple[np.ndarray, ...]:
-    """z and z_v [N, D] under the recorded instructions, true states [N, P], trajectory [N]."""
-    model.eval()
-    skip = model.config.frame_skip
-    sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
-    columns = []
-    places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
-    for owner, (d, t) in enumerate(places):
-        batch = data.whole(sampler, d, t)
-        latents = encode_batch(model, batch, torch.arange(1))
-        steps = batch.valid.shape[1]
-        states = data.datasets[d][t].state[: steps * skip : skip]
-        columns.append((latents.z[0].numpy(), latents.z_v[0].numpy(), states, np.full(steps, owner)))
-    return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
+    def _labelled(self, config: TrainConfig) -> tuple[LabelledData, LabelledData]:
+        key = (config.seed, config.data, config.model.max_tokens)
+        if self.labels is None or self.labels[0] != key:
+            self.labels = key, label_data(config, self.datasets, self.progress)
+        first, second = self.labels[1]
+        return first.under(config), second.under(config)
 
 
 def _merged(base: Any, change: Any) -> Any:

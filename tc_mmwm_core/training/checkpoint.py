@@ -86,12 +86,16 @@ def save_checkpoint(
         "random": random_states,
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
+    for name in [LAST, BEST] if best else [LAST]:
+        write_checkpoint(Path(folder) / name, content)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what :func:`read_checkpoint` gives, whole or not at all. Raises as :func:`save_checkpoint`."""
     # Through memory: torch's own writer turns a full disk into an error of its zip format.
     buffer = io.BytesIO()
-    torch.save(content, buffer)
-    folder = Path(folder)
-    for name in [LAST, BEST] if best else [LAST]:
-        _replace(folder / name, buffer.getbuffer())
+    torch.save(dict(content), buffer)
+    _replace(path, buffer.getbuffer())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

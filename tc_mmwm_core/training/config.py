@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.optimizer import OptimizerConfig
+
+LossName = Literal[tuple(LossWeights.model_fields)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DataConfig(Config):
@@ -34,6 +37,7 @@ class StageConfig(Config):
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
     learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
+    weights: dict[LossName, NonNegative] = Field({}, description="λ that this stage has in place of the run's")
 
     @model_validator(mode="after")
     def _lengths(self) -> StageConfig:
@@ -42,6 +46,10 @@ class StageConfig(Config):
         if self.name != "reconstruction" and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
         return self
+
+    def loss_weights(self, weights: LossWeights) -> LossWeights:
+        """``weights`` of the run with this stage's own in their place."""
+        return weights.model_copy(update=self.weights)
 
 
 class ObjectiveConfig(Config):

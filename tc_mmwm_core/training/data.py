@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,13 +25,19 @@ class LabelledData:
 
     def __init__(self, datasets: Sequence[Dataset], config: TrainConfig, domain: Domain | None, progress: bool = True):
         self.datasets = list(datasets)
-        self.config = config
+        self.config, self.domain = config, domain
         tokens = TextTokens(config.model.max_tokens)
         self.labels: list[Labels] = [
             label(dataset, domain, config.data.instructions, tokens, config.seed + index, progress)
             for index, dataset in enumerate(datasets)
         ]
         self.weights = source_weights(datasets, config.data)
+
+    def under(self, config: TrainConfig) -> LabelledData:
+        """The same labels for training with ``config``, which must have the same data settings, tokens and seed."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     @property
     def trajectories(self) -> int:

@@ -1,4 +1,4 @@
-"""The figure of a training run: losses, effective rank of the latents, SIGReg, α, over steps with the stages marked."""
+"""The figure of a training run: losses, latents, SIGReg and α over steps, with the stages marked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ GAUSSIAN_SIGREG = 1.05  # see tc_mmwm_core/losses/sigreg.py
 PANELS: tuple[tuple[str, str, bool], ...] = (
     ("weighted/", "weighted loss", True),
     ("valid/effective_rank", "effective rank of the latent", False),
+    ("valid/probe_r2", "R² of the true state, read linearly", False),
     ("raw/sigreg", "SIGReg", True),
     ("alpha/", "alpha", False),
 )
@@ -23,14 +24,14 @@ PANELS: tuple[tuple[str, str, bool], ...] = (
 def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     """Draw the records of a run's metrics.jsonl; ``savefig`` of what is returned writes it. An empty panel says so.
 
-    Reads ``loss``, ``weighted/*``, ``raw/sigreg*``, ``valid/effective_rank*`` and ``alpha/*``.
+    Reads ``loss``, ``weighted/*``, ``raw/sigreg*``, ``valid/effective_rank*``, ``valid/probe_r2*`` and ``alpha/*``.
 
     Raises:
         ValueError: no records.
     """
     if not records:
         raise ValueError("there are no metrics to draw")
-    canvas = Figure(figsize=(10, 12), layout="constrained")
+    canvas = Figure(figsize=(10, 14), layout="constrained")
     axes = canvas.subplots(len(PANELS), 1, sharex=True)
     for ax, (prefix, label, logarithmic) in zip(axes, PANELS, strict=True):
         names = sorted({name for record in records for name in record if name.startswith(prefix)})

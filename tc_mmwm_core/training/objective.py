@@ -87,7 +87,7 @@ class Objective(nn.Module):
         with torch.autocast(batch.sensor.device.type, torch.bfloat16, enabled=self.bf16):
             raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
         alpha = latents.alpha.detach().flatten(0, -2).mean(0)
-        return Losses(*total_loss(raw, self.weights), alpha)
+        return Losses(*total_loss(raw, stage.loss_weights(self.weights)), alpha)
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,15 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor) -> Latents:
     context = model.ground(seen, at_starts(words), at_starts(mask), at_starts(z_l))
     context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
     return Latents(z, z_v, z_s, alpha, context, starts)
+
+
+def fuse_batch(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """z and z_v, both [B, T, D], under each window's first instruction; nothing is grounded."""
+    _, z_l = model.instruct(batch.tokens[:, 0], batch.mask[:, 0])
+    _, z_v, z_s = model.encode([image.flatten(0, 1) for image in batch.images], batch.sensor.flatten(0, 1))
+    z_v, z_s = (x.unflatten(0, batch.valid.shape) for x in (z_v, z_s))
+    z, _ = model.compose(z_v, z_l[:, None].expand_as(z_v), z_s)
+    return z, z_v
 
 
 def terms(

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
+from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import stage_steps
 from tc_mmwm_core.training.data import LabelledData, prefetch
@@ -74,11 +75,14 @@ class Stage:
         }
         if config.early_stopping.patience is not None:
             self.parts["early_stopping"] = self.stopping
-        sampler = held_out.sampler(self.stage, config.seed)
-        self.held_out = [
-            held_out.batch(sampler, self.stage, np.random.default_rng([config.seed, i])).to(processes.device)
-            for i in range(VALIDATION_BATCHES if processes.first else 0)
-        ]
+        self.held_out: list[Batch] = []
+        if processes.first:
+            sampler = held_out.sampler(self.stage, config.seed)
+            self.held_out = [
+                held_out.batch(sampler, self.stage, np.random.default_rng([config.seed, i])).to(processes.device)
+                for i in range(VALIDATION_BATCHES)
+            ]
+            self.frames = HeldOutFrames.of(held_out).to(processes.device)
 
     def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
         """From ``start`` to the end. Returns where the run stands then, and the last validation's measures.
@@ -159,7 +163,8 @@ class Stage:
             model = self.ema.module
             objective = Objective(model, self.config.objective, self.config.weights, self.config.bf16)
             totals = [objective(batch, self.stage, index).total for index, batch in enumerate(self.held_out)]
-            measures = validate(model, self.held_out) | {"loss": torch.stack(totals).mean().item()}
+            measures = validate(model, self.held_out) | collapse(model, self.frames)
+            measures["loss"] = torch.stack(totals).mean().item()
         return self.processes.from_first(measures)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:

@@ -25,7 +25,7 @@ from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
 
-__all__ = ["TrainingError", "build_model", "train"]
+__all__ = ["TrainingError", "build_model", "label_data", "train"]
 
 
 def train(
@@ -35,6 +35,7 @@ def train(
     init: dict[str, torch.Tensor] | None = None,
     device: str = "cpu",
     progress: bool = True,
+    labelled: tuple[LabelledData, LabelledData] | None = None,
 ) -> dict[str, float]:
     """Train through ``config.stages`` into the run folder ``output``; continues a run that is there.
 
@@ -47,6 +48,7 @@ def train(
         init: weights to start from in place of random ones, e.g. a bundle's; a started run's own checkpoint wins.
         device: where to train.
         progress: show progress bars.
+        labelled: what :func:`label_data` gives, where it is there already.
 
     Returns:
         The last validation's measures.
@@ -60,15 +62,11 @@ def train(
         seed_everything(config.seed)
         use_deterministic_algorithms()
         position = _position_of(output, config)
-        domain = load_domain(config.data.domain) if config.data.domain else None
-        parts = [split(dataset, config.data.holdout, config.seed) for dataset in datasets]
         progress = progress and those.first
-        data = LabelledData([part[0] for part in parts], config, domain, progress)
-        held_out = LabelledData([part[1] for part in parts], config, domain, progress)
-
+        data, held_out = labelled or label_data(config, datasets, progress)
         model = build_model(config, datasets[0].interface)
         if init is None:
-            fit_sensor_normalisation(model, [part[0] for part in parts])
+            fit_sensor_normalisation(model, data.datasets)
         else:
             _load(model, init)
         model = model.to(those.device)
@@ -97,6 +95,16 @@ def train(
                 position, found = stage.run(output, run, position)
                 measures = found or measures
             return measures or stage.validate()  # a run that had ended already
+
+
+def label_data(
+    config: TrainConfig, datasets: Sequence[Dataset], progress: bool = True
+) -> tuple[LabelledData, LabelledData]:
+    """Training and held-out trajectories with their labels."""
+    domain = load_domain(config.data.domain) if config.data.domain else None
+    parts = [split(dataset, config.data.holdout, config.seed) for dataset in datasets]
+    first, second = (LabelledData([part[i] for part in parts], config, domain, progress) for i in range(2))
+    return first, second
 
 
 def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tc_mmwm_core.evaluation.latents import effective_rank
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.objective import encode_batch
@@ -23,7 +24,7 @@ def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
     ``progress_correlation_shuffled``: the same with each window under another's instructions. If it is near the first,
     the words are not heard. ``violation_auroc``; ``violation_accuracy`` at v = 0; ``referring_error``: mean distance of
     what is pointed at, in half image sides; ``prediction_ratio``: error of the K-step prediction over that of copying
-    the latent; ``effective_rank``.
+    the latent.
     """
     was_training = model.training
     model.eval()
@@ -38,11 +39,10 @@ def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
     labelled = joined(right, "label") >= 0
     v, label = joined(right, "v")[labelled], joined(right, "label")[labelled]
     measures = {
-        "violation_auroc": area_under_curve(v, label == 1),
+        "violation_auroc": area_under_curve(v.cpu(), (label == 1).cpu()),
         "violation_accuracy": ((v > 0) == (label == 1)).float().mean().item(),
         "referring_error": joined(right, "pointing").mean().item(),
         "prediction_ratio": (joined(right, "error").sum() / joined(right, "copy").sum().clamp(min=1e-9)).item(),
-        "effective_rank": float(effective_rank(joined(right, "latents").double().cpu().numpy())),
     }
     if known.any():
         target = joined(right, "target")[known]
@@ -57,12 +57,13 @@ def correlation(x: Tensor, y: Tensor) -> float:
     return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
 
 
-def area_under_curve(score: Tensor, positive: Tensor) -> float:
+def area_under_curve(score: ArrayLike, positive: ArrayLike) -> float:
     """Area under the ROC curve: the chance that a positive outscores a negative (Mann-Whitney); NaN without both."""
+    score, positive = np.asarray(score, np.float64), np.asarray(positive, bool)
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return float("nan")
-    ranks = rankdata(score.double().cpu().numpy())[positive.cpu().numpy()]
+    ranks = rankdata(score)[positive]
     return float((ranks.sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -98,5 +99,4 @@ def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
         "pointing": distance[there],
         "error": (seen - truth)[:, :, 1:].square().sum(-1).flatten(),
         "copy": (seen[:, :, :1] - truth)[:, :, 1:].square().sum(-1).flatten(),
-        "latents": latents.z[:, :: depth or 1].flatten(0, 1),
     }

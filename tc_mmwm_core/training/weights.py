@@ -11,11 +11,22 @@ import yaml
 from safetensors.torch import load_file
 
 from tc_mmwm_core.config import parse
-from tc_mmwm_core.models.world_model import ModelConfig
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.models.world_model import ModelConfig, WorldModel
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.trainer import build_model
 
 WEIGHTS = "weights.safetensors"
+
+
+def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, WorldModel]:
+    """Configuration and averaged model of the run in ``folder``. Raises CheckpointError: there is none."""
+    checkpoint = _checkpoint(folder)
+    config = parse(read_checkpoint(checkpoint)["config"], TrainConfig, str(checkpoint))
+    model = build_model(config, interface)
+    model.load_state_dict(read_weights(folder)[1])
+    return config, model
 
 
 def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
@@ -29,9 +40,7 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
 
         config = yaml.safe_load(Bundle.load(path).manifest.training.config)
         return parse(config, TrainConfig, f"{path}: training.config").model, load_file(path / WEIGHTS)
-    checkpoint = next((path / name for name in (BEST, LAST) if (path / name).exists()), None)
-    if checkpoint is None:
-        raise CheckpointError(f"{path}: neither a bundle ({WEIGHTS}) nor a run ({LAST})")
+    checkpoint = _checkpoint(path)
     content = read_checkpoint(checkpoint)
     averaged = {
         name.removeprefix("module."): value
@@ -39,3 +48,10 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
         if name.startswith("module.")
     }
     return parse(content["config"], TrainConfig, str(checkpoint)).model, averaged
+
+
+def _checkpoint(path: Path) -> Path:
+    found = next((path / name for name in (BEST, LAST) if (path / name).exists()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: neither a bundle ({WEIGHTS}) nor a run ({LAST})")
+    return found

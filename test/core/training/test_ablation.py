@@ -75,7 +75,7 @@ def test_the_command_trains_each_once_and_writes_the_table(config, collected, tm
     for (name, _), measures in rows.items():
         same = measures["progress_correlation"] == pytest.approx(measures["progress_correlation_shuffled"], abs=1e-4)
         assert same == (name == "language=off")
-        assert measures.keys() >= {"probe_r2", "probe_r2_vision", "sigreg_fused", "effective_rank"}
+        assert measures.keys() >= {"probe_r2_fused", "probe_r2_visual", "sigreg_fused", "effective_rank_fused"}
 
     def refuse(*_, **__):
         raise AssertionError("trained again")

@@ -116,3 +116,17 @@ def test_bf16_computes_in_bf16_and_stays_near():
     assert coarse.total.dtype == torch.float32 and not torch.equal(coarse.total, exact.total)
     assert coarse.total.item() == pytest.approx(exact.total.item(), rel=0.1)
     coarse.total.backward()
+
+
+def test_a_stage_may_weigh_terms_otherwise_than_the_run():
+    batch, model = noise_batch(windows=4, steps=6), tiny_model()
+    stage = STAGES["reconstruction"].model_copy(update={"weights": {"reconstruction": 3.0, "constraint": 0.0}})
+    weights = LossWeights(reconstruction=0.5, place=2.0)
+    losses = Objective(model, ObjectiveConfig(projections=16), weights)(batch, stage, seed=0)
+    assert losses.weighted["reconstruction"] == pytest.approx(3 * losses.raw["reconstruction"])
+    assert losses.weighted["place"] == pytest.approx(2 * losses.raw["place"])
+    assert "constraint" not in losses.weighted
+    with pytest.raises(ValueError, match=r"weights\.reconstuction"):
+        StageConfig(name="full", epochs=1, weights={"reconstuction": 1.0})
+    with pytest.raises(ValueError, match=r"weights\.state"):
+        StageConfig(name="full", epochs=1, weights={"state": -1.0})

@@ -67,7 +67,7 @@ def test_a_run_goes_through_the_stages_and_leaves_what_it_promises(unbroken, con
     assert all(record["loss"] == pytest.approx(sum_of_weighted(record), rel=1e-5) for record in records)
     assert all(sum(record[f"alpha/{m}"] for m in ("vision", "language", "sensor")) > 0.999 for record in records)
     assert [record["step"] for record in records if "valid/loss" in record] == [2, 5, 8]
-    assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank"}
+    assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank_fused"}
     assert TrainConfig(**yaml.safe_load((unbroken.folder / "config.yaml").read_text())) == config
     assert {path.name for path in unbroken.folder.iterdir()} >= {LAST, "environment.json", "training.png"}
     assert not (unbroken.folder / BEST).exists()  # kept with early stopping only
