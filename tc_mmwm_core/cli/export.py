@@ -31,55 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and export."""
-    from tc_mmwm_core.config import parse
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.interface.robot import RobotInterface
-    from tc_mmwm_core.resources import robot_file
-    from tc_mmwm_core.runtime.bundle import Calibration
-    from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
-    from tc_mmwm_core.training.config import TrainConfig
-    from tc_mmwm_core.training.export import export_bundle
-    from tc_mmwm_core.training.trainer import build_model
-    from tc_mmwm_core.training.weights import read_weights
+    from tc_mmwm_core.training.export import export_run
 
     if args.data is None and args.threshold is None:
         raise OSError("give --data to calibrate the threshold on its held-out share, or --threshold to set it")
-    config = parse(read_checkpoint(args.run / LAST)["config"], TrainConfig, str(args.run / LAST))
-    _, weights = read_weights(args.run)
     datasets = [Dataset.open(path) for path in args.data or []]
-    interface = datasets[0].interface if datasets else RobotInterface.load(robot_file(f"{config.data.domain}.yaml"))
-    model = build_model(config, interface)
-    model.load_state_dict(weights)
-    threshold, calibration = args.threshold, None
-    if threshold is None:
-        threshold, calibration = _calibrate(args, config, model, datasets, Calibration)
-    bundle = export_bundle(
-        model, interface, config, args.output, args.name or args.output.resolve().name, threshold, calibration
+    bundle, rests_on = export_run(
+        args.run,
+        datasets,
+        args.output,
+        args.name,
+        alpha=args.alpha,
+        delta=args.delta,
+        threshold=args.threshold,
+        progress=not args.quiet,
     )
+    print(rests_on)
     sizes = ", ".join(f"{name} {(bundle.path / name).stat().st_size / 1e6:.1f} MB" for name in bundle.manifest.files)
-    print(f"{bundle.path}: {bundle.identity}, threshold {threshold:.4f}; {sizes}")
+    print(f"{bundle.path}: {bundle.identity}, threshold {bundle.manifest.threshold:.4f}; {sizes}")
     return 0
-
-
-def _calibrate(args, config, model, datasets, calibration_type):
-    """The threshold and what it rests on."""
-    from tc_mmwm_core.domains.base import load_domain
-    from tc_mmwm_core.evaluation.calibration import calibrate
-    from tc_mmwm_core.evaluation.held_out import sequence_scores
-    from tc_mmwm_core.training.data import LabelledData, split
-
-    domain = load_domain(config.data.domain) if config.data.domain else None
-    held = [split(dataset, config.data.holdout, config.seed)[1] for dataset in datasets]
-    scores = sequence_scores(model, LabelledData(held, config, domain, not args.quiet), progress=not args.quiet)
-    violating = scores.violating
-    found = calibrate(scores.score[violating], scores.trajectory[violating], args.alpha, args.delta)
-    false_alarms = 100 * float((scores.score[~violating] > found.tau).mean())
-    print(
-        f"threshold {found.tau:.4f}: at most {args.alpha:.0%} of violating sequences are accepted, with confidence "
-        f"{1 - args.delta:.0%}; {found.n} held-out trajectories, {found.sequences} violating sequences, "
-        f"{found.empirical_miss:.2%} of them accepted, {false_alarms:.1f}% of complying ones rejected"
-    )
-    digest = ",".join(dataset.digest for dataset in datasets)
-    return found.tau, calibration_type(
-        alpha=found.alpha, delta=found.delta, n_trajectories=found.n, dataset=digest, method=found.method
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -22,11 +22,22 @@ class SequenceScores:
         score: float32 [S], max_k v as the model foretold it.
         violating: bool [S], whether any control step of the sequence broke the instruction.
         trajectory: int64 [S], which held-out trajectory.
+        instruction: str [S].
     """
 
     score: np.ndarray
     violating: np.ndarray
     trajectory: np.ndarray
+    instruction: np.ndarray
+
+    @property
+    def violations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the violating sequences and their trajectories: what a threshold is calibrated on."""
+        return self.score[self.violating], self.trajectory[self.violating]
+
+    def where(self, chosen: np.ndarray) -> SequenceScores:
+        """The sequences where ``chosen`` [S] holds."""
+        return SequenceScores(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
 @torch.no_grad()
@@ -35,7 +46,7 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
     model.eval()
     skip, horizon = model.config.frame_skip, model.config.horizon
     sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
-    rows: list[tuple[np.ndarray, np.ndarray, int]] = []
+    rows: list[SequenceScores] = []
     places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
     for owner, (d, t) in enumerate(tqdm(places, desc="calibrate", unit="trajectory", disable=not progress)):
         batch = data.whole(sampler, d, t)
@@ -50,12 +61,12 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
         v, _ = model.judge(imagined.flatten(0, 1), latents.context.flatten(0, 1))
         score = v.unflatten(0, (instructions, len(starts))).amax(-1).numpy()
         label = data.labels[d].violation[t]  # [M, control steps]
+        texts = np.array(data.labels[d].texts[t])
         for s, start in enumerate((starts * skip).tolist()):
             future = label[:, start + 1 : start + horizon * skip + 1]
             known = (label[:, start] == 0) & (future >= 0).all(1)
-            rows.append((score[known, s], (future[known] == 1).any(1), owner))
+            owners = np.full(known.sum(), owner)
+            rows.append(SequenceScores(score[known, s], (future[known] == 1).any(1), owners, texts[known]))
     return SequenceScores(
-        score=np.concatenate([row[0] for row in rows]).astype(np.float32),
-        violating=np.concatenate([row[1] for row in rows]),
-        trajectory=np.concatenate([np.full(len(row[0]), row[2]) for row in rows]),
+        **{field.name: np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(SequenceScores)}
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,13 +18,22 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tc_mmwm_core.config import parse
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.evaluation.calibration import calibrate
+from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.models.vocabulary import tokenizer_file
 from tc_mmwm_core.models.world_model import WorldModel
+from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime import bundle as bundles
+from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.weights import WEIGHTS
+from tc_mmwm_core.training.data import LabelledData, split
+from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.weights import WEIGHTS, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
@@ -181,3 +191,56 @@ def export_bundle(
             versions=record["packages"],
         )
         return bundles.write_bundle(output, manifest, files)
+
+
+def export_run(
+    run: Path,
+    datasets: Sequence[Dataset],
+    output: Path,
+    name: str | None = None,
+    *,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    threshold: float | None = None,
+    progress: bool = True,
+) -> tuple[bundles.Bundle, str]:
+    """Write the averaged weights of a run folder as a bundle, by default under the name of the ``output`` folder.
+
+    Args:
+        datasets: those trained on: their held-out share calibrates the threshold for the bound of ``alpha`` and
+            ``delta`` (see :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
+
+    Returns:
+        The bundle, and what its threshold rests on, in words.
+
+    Raises:
+        CalibrationError: the held-out share is too small for the bound.
+        CheckpointError: ``run`` holds no run.
+    """
+    config = parse(read_checkpoint(run / LAST)["config"], TrainConfig, str(run / LAST))
+    interface = datasets[0].interface if datasets else RobotInterface.load(robot_file(f"{config.data.domain}.yaml"))
+    model = build_model(config, interface)
+    model.load_state_dict(read_weights(run)[1])
+    calibration, words = None, "threshold set by hand"
+    if threshold is None:
+        domain = load_domain(config.data.domain) if config.data.domain else None
+        held = [split(dataset, config.data.holdout, config.seed)[1] for dataset in datasets]
+        scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
+        violating = scores.violating
+        found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
+        threshold = found.tau
+        false_alarms = (scores.score[~violating] > threshold).mean()
+        words = (
+            f"threshold {threshold:.4f}: at most {alpha:.0%} of violating sequences are accepted, with confidence "
+            f"{1 - delta:.0%}; {found.n} held-out trajectories, {found.sequences} violating sequences, "
+            f"{found.empirical_miss:.2%} of them accepted, {false_alarms:.1%} of complying ones rejected"
+        )
+        calibration = bundles.Calibration(
+            alpha=alpha,
+            delta=delta,
+            n_trajectories=found.n,
+            dataset=",".join(dataset.digest for dataset in datasets),
+            method=found.method,
+        )
+    name = name or output.resolve().name
+    return export_bundle(model, interface, config, output, name, threshold, calibration), words
