@@ -1,0 +1,228 @@
+"""tc-mmwm prove."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "show, by many small trainings, what each part of the method does"
+EXAMPLES = """\
+  tc-mmwm prove collapse           what keeps the latent from collapsing
+  tc-mmwm prove constraint         whether the constraint function means something, and a bundle's bound holds
+  tc-mmwm prove interventions      whether actions are interventions, and how far ahead the model sees
+  tc-mmwm prove losses             what each loss and each stage of the curriculum is worth
+  tc-mmwm prove losses --seeds 0 1 2 3 4 --json docs/results/ablation.json
+Killed, the same command goes on. What several of them need (data, runs) is made once, under --output.
+"""
+WHAT = ("collapse", "constraint", "interventions", "losses")
+TRAIN_SEED, FRESH_SEED, ALTERNATIVES_SEED, LONG_SEED = 100_000, 300_000, 350_000, 360_000
+OPEN_LOOP = 50
+FITTED = 200  # trajectories that linear map and probe are fitted to
+JUDGED = 600  # fresh trajectories that each variant's constraint function is judged on
+RESAMPLES = (20, 1000)
+TABLES = {
+    "collapse": (
+        "effective_rank_fused",
+        "sigreg_fused",
+        "probe_r2_fused",
+        "probe_r2_visual",
+        "latent_variance_fused",
+        "prediction_ratio",
+    ),
+    "constraint": ("auroc_all", "auroc_zone", "auroc_speed", "auroc_clearance", "miss_rate", "false_alarm_rate"),
+    "interventions": (
+        "outcome_rank",
+        "latent_match",
+        "latent_distance_rank",
+        "latent_spread",
+        "latent_error",
+        "latent_model_1",
+        "latent_model_5",
+        "latent_model_50",
+    ),
+    "losses": (
+        "prediction_ratio",
+        "progress_correlation",
+        "violation_auroc",
+        "referring_error",
+        "probe_r2_fused",
+        "effective_rank_fused",
+    ),
+}
+JUDGED_BY = {  # what a term is asked to better, and whether higher is better
+    "constraint": {"auroc_all": True, "false_alarm_rate": False},
+    "interventions": {"outcome_rank": True, "latent_match": True, "latent_error": False, "latent_model_50": False},
+    "losses": {
+        "prediction_ratio": False,
+        "progress_correlation": True,
+        "violation_auroc": True,
+        "probe_r2_fused": True,
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tc-mmwm prove``."""
+    parser.add_argument("what", choices=WHAT, help="what to show")
+    parser.add_argument("--config", type=Path, help="YAML of the full training (default: the shipped train/proof.yaml)")
+    parser.add_argument("--variants", type=Path, help="YAML of the variants (default: the shipped ablate/<what>.yaml)")
+    parser.add_argument("--output", type=Path, default=Path("runs/proof"), help="runs and data (default: %(default)s)")
+    parser.add_argument("--data", type=Path, nargs="+", help="datasets to train on (default: collected in the domain)")
+    parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect for training (%(default)s)")
+    parser.add_argument("--fresh", type=int, default=1200, help="episodes to collect that none trains on (%(default)s)")
+    parser.add_argument("--states", type=int, default=60, help="states to put back and try actions at (%(default)s)")
+    parser.add_argument("--alternatives", type=int, default=16, help="action sequences at each (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="whose bound is tried (default: the domain's shipped one)")
+    parser.add_argument("--alpha", type=float, help="share of violations that may be missed (default: the bundle's)")
+    parser.add_argument("--delta", type=float, help="risk that more are missed (default: the bundle's)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that collect (default: a core)")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--json", type=Path, help="write what was found here; a figure goes beside it as .png")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect and train what is not there yet, measure, print the table, write the results."""
+    import dataclasses
+
+    import torch
+
+    from tc_mmwm_core.config import ConfigError, load
+    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.evaluation import proof_figures, proofs
+    from tc_mmwm_core.evaluation.results import write_results
+    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.training.ablation import Switches, run_ablations, run_folder, table, variants
+    from tc_mmwm_core.training.config import TrainConfig
+    from tc_mmwm_core.training.run import METRICS, read_metrics
+
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config_file = args.config or resource("config", "train", "proof.yaml")
+    base = load(config_file, TrainConfig)
+    if base.data.domain is None:
+        raise ConfigError(f"{config_file}: data.domain is missing; a proof needs a simulator's truth")
+    domain = load_domain(base.data.domain)
+    file = args.variants or resource("config", "ablate", f"{args.what}.yaml")
+    switches = load(file, Switches)
+    configs = variants(base, switches, str(file))
+    paths = args.data or [_collected(args, domain, "train", args.episodes, 50, TRAIN_SEED)]
+    datasets = [Dataset.open(path) for path in paths]
+    rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, not args.quiet)
+    found = {
+        "config": base.model_dump(mode="json"),
+        "variants": switches.switches,
+        "seeds": args.seeds,
+        "data": {"train": [dataset.digest for dataset in datasets]},
+    }
+    figure = None
+    if args.what == "constraint":
+        rows = _constraint(args, base, domain, rows, found)
+    elif args.what == "interventions":
+        rows, figure = _interventions(args, base, domain, datasets, rows, found)
+    elif args.what == "collapse":
+        runs = [(row.ablation, run_folder(args.output, row.ablation, row.seed) / METRICS) for row in rows]
+        figure = proof_figures.collapse_figure([(name, list(read_metrics(path))) for name, path in runs])
+    print(table(rows, TABLES[args.what]))
+    found["verdicts"] = {
+        measure: proofs.verdict(rows, measure, higher) for measure, higher in JUDGED_BY.get(args.what, {}).items()
+    }
+    for measure, verdicts in found["verdicts"].items():
+        print(f"{measure}: " + ", ".join(f"{name} {said}" for name, said in verdicts.items()))
+    if args.json:
+        write_results(args.json, found | {"rows": [dataclasses.asdict(row) for row in rows]})
+        if figure is not None:
+            figure.savefig(args.json.with_suffix(".png"), dpi=90)
+    return 0
+
+
+def _collected(args, domain, name: str, episodes: int, steps: int, seed: int) -> Path:
+    """The dataset ``name`` under the output folder, collected as far as it is not there."""
+    from tc_mmwm_core.data.collect import collect
+    from tc_mmwm_core.resources import robot_file
+
+    path = args.output / "data" / name
+    collect(domain.name, robot_file(domain.robot), path, episodes, steps, seed, args.workers, not args.quiet)
+    return path
+
+
+def _labelled(args, config, domain, dataset):
+    from tc_mmwm_core.training.data import LabelledData
+
+    return LabelledData([dataset], config, domain, not args.quiet)
+
+
+def _constraint(args, base, domain, rows, found):
+    """The variants' constraint functions on fresh trajectories, and the bound of a bundle on them."""
+    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.evaluation.bundle_scores import bundle_scores
+    from tc_mmwm_core.evaluation.constraint import bound, discrimination, verdicts
+    from tc_mmwm_core.evaluation.proofs import Bound, constraint_rows
+    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.runtime.bundle import Bundle
+    from tc_mmwm_core.runtime.screener import Screener
+
+    fresh = Dataset.open(_collected(args, domain, "fresh", args.fresh, 50, FRESH_SEED))
+    found["data"]["fresh"] = fresh.digest
+    data = _labelled(args, base, domain, fresh)
+    bundle = Bundle.load(args.bundle or resource("bundles", domain.name))
+    scores = bundle_scores(Screener(bundle), fresh, data.labels[0], progress=not args.quiet)
+    calibration = bundle.manifest.calibration
+    bundles = Bound(calibration.alpha, calibration.delta) if calibration else Bound()
+    asked = Bound(args.alpha or bundles.alpha, args.delta or bundles.delta)
+    found["bundle"] = {
+        "identity": bundle.identity,
+        "auroc": discrimination(scores, domain),
+        "violating_sequences": int(scores.violating.sum()),
+        "at_its_threshold": {"tau": bundle.manifest.threshold} | verdicts(scores, bundle.manifest.threshold),
+        "bound": [bound(scores, asked.alpha, asked.delta, count, share=0.25, seed=0) for count in RESAMPLES],
+    }
+    for each in found["bundle"]["bound"]:
+        print(
+            f"{bundle.identity}: over {each['resamples']} resampled calibration sets of "
+            f"{each['calibration_trajectories']} trajectories, {each['exceeding']:.1%} miss more than "
+            f"{asked.alpha:.0%} on the rest; at most {asked.delta:.0%} may"
+        )
+    own = found["bundle"]["at_its_threshold"]
+    print(f"at its own threshold: {own['miss_rate']:.2%} missed, {own['false_alarm_rate']:.1%} false alarms")
+    judged = _labelled(args, base, domain, fresh.subset(range(min(JUDGED, len(fresh)))))
+    return constraint_rows(rows, args.output, judged, domain, asked, not args.quiet)
+
+
+def _interventions(args, base, domain, datasets, rows, found):
+    """Restored and replayed alternatives, and open-loop prediction."""
+    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.evaluation.interventions import collect_alternatives
+    from tc_mmwm_core.evaluation.proof_figures import open_loop_figure
+    from tc_mmwm_core.evaluation.proofs import intervention_rows, open_loop_results
+    from tc_mmwm_core.resources import robot_file
+
+    model = base.model
+    path = args.output / "data" / "alternatives"
+    collect_alternatives(
+        domain,
+        robot_file(domain.robot),
+        path,
+        args.states,
+        args.alternatives,
+        model.horizon,
+        model.frame_skip,
+        ALTERNATIVES_SEED,
+        not args.quiet,
+    )
+    steps = (OPEN_LOOP + 1) * model.frame_skip
+    parts = {
+        "alternatives": Dataset.open(path),
+        "long": Dataset.open(_collected(args, domain, "long", args.states * 2, steps, LONG_SEED)),
+    }
+    found["data"] |= {name: dataset.digest for name, dataset in parts.items()}
+    fitted = datasets[0].subset(range(min(FITTED, len(datasets[0]))))
+    labelled = [_labelled(args, base, domain, dataset) for dataset in (parts["alternatives"], fitted, parts["long"])]
+    rows, curves = intervention_rows(rows, args.output, *labelled, OPEN_LOOP)
+    found["open_loop"] = open_loop_results(curves)
+    return rows, open_loop_figure(curves)

@@ -1,0 +1,51 @@
+"""Scores of recorded sequences as a bundle gives them on the robot: through its graphs and its runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+from tqdm import tqdm
+
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.evaluation.held_out import SequenceScores
+from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.labels import Labels
+
+
+def bundle_scores(
+    screener: Screener,
+    dataset: Dataset,
+    labels: Labels,
+    stride: int = 4,
+    complying_share: float = 0.1,
+    seed: int = 0,
+    progress: bool = True,
+) -> SequenceScores:
+    """Score the recorded actions from every ``stride``-th latent step of every trajectory under each instruction.
+
+    As :func:`tc_mmwm_core.evaluation.held_out.sequence_scores`, which scores a model in training; here each sequence is
+    a decision of its own, so only ``complying_share`` of those that comply are scored.
+    """
+    manifest = screener.bundle.manifest
+    skip, horizon = manifest.frame_skip, manifest.horizon
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[np.float32, bool, int, str]] = []
+    for owner in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
+        trajectory, judged = dataset[owner], labels.violation[owner]
+        length = len(trajectory.valid) if trajectory.valid.all() else int(np.argmin(trajectory.valid))
+        actions = screener.bundle.interface.normalise_action(trajectory.action)
+        for start in range(0, length - horizon * skip, stride * skip):
+            images = {name: image[start] for name, image in trajectory.images.items()}
+            step = Step(0, images, trajectory.sensor[start], {})
+            sequence = actions[start : start + horizon * skip].reshape(1, horizon, skip, -1).mean(2)
+            for text, label in zip(labels.texts[owner], judged, strict=True):
+                future = label[start + 1 : start + horizon * skip + 1]
+                violating = bool((future == 1).any())
+                wanted = violating or rng.random() < complying_share
+                if label[start] != 0 or (future < 0).any() or not wanted:
+                    continue
+                scene = screener.encode(step, screener.instruct(text))
+                score = screener.screen(scene, sequence.astype(np.float32)).violation.max()
+                rows.append((score, violating, owner, text))
+    score, violating, owners, texts = zip(*rows, strict=True)
+    return SequenceScores(np.array(score, np.float32), np.array(violating), np.array(owners), np.array(texts))

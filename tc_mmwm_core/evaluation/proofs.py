@@ -1,0 +1,106 @@
+"""What `tc-mmwm prove` asks of a set of trained runs: each answer a mean and its spread over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.evaluation.calibration import CalibrationError
+from tc_mmwm_core.evaluation.constraint import calibrated, discrimination
+from tc_mmwm_core.evaluation.held_out import sequence_scores
+from tc_mmwm_core.evaluation.interventions import foretold
+from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.training.ablation import Row, run_folder
+from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.weights import load_run
+
+HORIZONS = (1, 2, 5, 10, 25, 50)
+COMPARED = ("model", "copy", "linear")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound asked for: at most ``alpha`` missed, with confidence 1 − ``delta``."""
+
+    alpha: float = 0.05
+    delta: float = 0.05
+
+
+def constraint_rows(
+    rows: Sequence[Row], output: Path, data: LabelledData, domain: Domain, asked: Bound, progress: bool = True
+) -> list[Row]:
+    """AUROC of violating sequences, in all and by rule, and verdicts at a threshold calibrated on half of ``data``."""
+    found = []
+    for row, model, fresh in _models(rows, output, data):
+        scores = sequence_scores(model, fresh, progress=progress)
+        measures = {f"auroc_{name}": value for name, value in discrimination(scores, domain).items()}
+        try:
+            measures |= calibrated(scores, asked.alpha, asked.delta, share=0.5, seed=row.seed)
+        except CalibrationError as error:  # a model may be too poor for any threshold
+            print(f"{row.ablation}, seed {row.seed}: {error}")
+        found.append(Row(row.ablation, row.seed, measures))
+    return found
+
+
+def intervention_rows(
+    rows: Sequence[Row], output: Path, alternatives: LabelledData, fitted: LabelledData, long: LabelledData, steps: int
+) -> tuple[list[Row], dict[str, list[OpenLoop]]]:
+    """Measures of :func:`foretold`, and of :func:`open_loop` at some k; and the whole curves by variant."""
+    found: list[Row] = []
+    curves: dict[str, list[OpenLoop]] = {}
+    for row, model, data in _models(rows, output, alternatives):
+        config = data.config
+        measures = foretold(model, data)
+        errors = open_loop(model, fitted.under(config), long.under(config), steps)
+        for k in (k for k in HORIZONS if k <= steps):
+            measures |= {f"latent_{name}_{k}": float(errors.latent[name][k - 1]) for name in COMPARED}
+        curves.setdefault(row.ablation, []).append(errors)
+        found.append(Row(row.ablation, row.seed, measures))
+    return found, curves
+
+
+def open_loop_results(curves: Mapping[str, Sequence[OpenLoop]]) -> dict[str, Any]:
+    """Means over the seeds of latent and state errors at k = 1..K, by variant and predictor."""
+
+    def mean(values: Iterable[np.ndarray]) -> list:
+        return np.round(np.mean(list(values), 0), 5).tolist()
+
+    first = next(iter(curves.values()))[0]
+    return {
+        "windows": first.windows,
+        "state": [f"{name} [{unit}]" if unit else name for name, unit in zip(first.names, first.units, strict=True)],
+        "variants": {
+            variant: {
+                "latent": {name: mean(one.latent[name] for one in each) for name in first.latent if name != "encoder"},
+                "state_rmse": {name: mean(one.state[name] for one in each) for name in first.state},
+            }
+            for variant, each in curves.items()
+        },
+    }
+
+
+def verdict(rows: Sequence[Row], measure: str, higher_is_better: bool, first: str = "full") -> dict[str, str]:
+    """Whether what each variant leaves out pays, by ``measure``: plainly, from the seeds both were trained under.
+
+    "pays": better with it under every seed; "costs": worse under every seed; "no clear difference" else.
+    """
+    values = {(row.ablation, row.seed): row.measures.get(measure, np.nan) for row in rows}
+    found = {}
+    for name in dict.fromkeys(row.ablation for row in rows if row.ablation != first):
+        seeds = [seed for variant, seed in values if variant == name and (first, seed) in values]
+        gain = np.array([values[first, seed] - values[name, seed] for seed in seeds]) * (1 if higher_is_better else -1)
+        found[name] = "pays" if (gain > 0).all() else "costs" if (gain < 0).all() else "no clear difference"
+    return found
+
+
+def _models(rows: Sequence[Row], output: Path, data: LabelledData) -> Iterable[tuple[Row, Any, LabelledData]]:
+    interface: RobotInterface = data.datasets[0].interface
+    for row in rows:
+        config, model = load_run(run_folder(output, row.ablation, row.seed), interface)
+        yield row, model, data.under(config)
