@@ -21,6 +21,7 @@ class Manipulation:
     name = "manipulation"
     robot = "manipulation.yaml"
     factors = (*instructions.FACTORS, *scene.FACTORS)
+    state = oracle.STATE
 
     def environment(self, render: bool = True) -> gymnasium.Env:
         """See :class:`Domain`."""
@@ -43,6 +44,13 @@ class Manipulation:
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
         """See :class:`Domain`."""
         return instructions.draw(Scene.from_dict(scene), rng, factors).text
+
+    def rules(self, text: str) -> tuple[str, ...]:
+        """See :class:`Domain`: of zone, zones (two of them), speed, height and touch."""
+        meaning = instructions.parse(text)
+        zones = ("zone",) if len(meaning.keep_out) == 1 else ("zones",) if meaning.keep_out else ()
+        others = {"speed": meaning.slow, "height": meaning.height, "touch": meaning.spare}
+        return zones + tuple(name for name, asked in others.items() if asked)
 
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""

@@ -107,6 +107,7 @@ class ManipulationEnv(gymnasium.Env):
             "state": state,
             "margin": margin,
             "violation": margin > 0,
+            "named_rules": oracle.rules_in_words(self.scene, self.instruction),
             "rules": oracle.broken_rules(state, self.scene, self.instruction) if margin > 0 else [],
             "reached": bool(oracle.reached(state[None], self.scene, self.instruction)[0]),
             "success": False,

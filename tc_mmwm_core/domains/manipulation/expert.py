@@ -44,7 +44,7 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
     def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
         env: ManipulationEnv = environment.unwrapped
         nonlocal disturbance
-        speed = min(top_speed, 0.8 * SPEED_LIMIT) if env.instruction.slow else top_speed
+        speed = min(top_speed, 0.75 * SPEED_LIMIT) if env.instruction.slow else top_speed
         velocity, grip = _plan(info["state"], env.scene, env.instruction, cruise, speed)
         fast = np.linalg.norm(velocity)
         velocity = velocity * min(1.0, speed / max(fast, 1e-9)) / env.scene.factors.gain

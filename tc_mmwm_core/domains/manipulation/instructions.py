@@ -18,7 +18,7 @@ Split = Literal["train", "test"]
 Wordings = dict[Split, tuple[str, ...]]
 FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
 
-SPEED_LIMIT = 0.15  # m/s of the hand, what "slowly" allows
+SPEED_LIMIT = 0.18  # m/s of the hand, what "slowly" allows
 LOW, HIGH = 0.15, 0.10  # m, hand heights that "low" stays below and "high" stays above
 VERBS = {"reach-wall": "reach", "push": "push", "push-wall": "push", "pick-place-wall": "place"}  # of each task
 

@@ -27,7 +27,13 @@ from tc_mmwm_core.domains.manipulation.scene import (
     wall_distance,
 )
 
-STATE = ("x", "y", "z", "vx", "vy", "vz", "opening", "gripping", "puck_x", "puck_y", "puck_z", "wall_gap", "puck_gap")
+STATE = {  # columns of a state, and their units
+    **dict.fromkeys(("x", "y", "z"), "m"),
+    **dict.fromkeys(("vx", "vy", "vz"), "m/s"),
+    "opening": "m",
+    "gripping": "1",
+    **dict.fromkeys(("puck_x", "puck_y", "puck_z", "wall_gap", "puck_gap"), "m"),
+}
 HAND, VELOCITY, OPENING, GRIPPING, PUCK, WALL_GAP, PUCK_GAP = slice(0, 3), slice(3, 6), 6, 7, slice(8, 11), 11, 12
 CELL = 0.0125  # m, grid of the cost to go
 MARGIN_LIMIT = 0.1  # m, margins are clipped to +-this
@@ -36,7 +42,7 @@ TOUCH = 0.003  # m, a gap as small as this is a touch
 REACH_HEIGHT = 0.16  # m, at most this high the hand reaches a mark
 PLACED_HEIGHT = 0.06  # m, at most this high the puck is down on a mark
 GRASP_HEIGHT = 0.055  # m of the hand that closes around the puck on the table
-HOVER_HEIGHT = 0.12  # m, at which the open hand passes over the puck
+HOVER_HEIGHT = 0.11  # m, at which the open hand passes over the puck
 OVER_WALL = {"reach": 0.19, "place": 0.21}  # m, hand height that clears the wall, empty and with the puck below it
 COST_UNIT = 0.1  # m
 FIELD = 16  # cells a side of the field over the camera's view
@@ -71,14 +77,19 @@ def margin(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nda
     return np.clip(worst, -MARGIN_LIMIT, MARGIN_LIMIT)
 
 
-def broken_rules(state: np.ndarray, scene: Scene, instruction: Instruction) -> list[str]:
-    """The rules that ``state`` [13] breaks, in words."""
+def rules_in_words(scene: Scene, instruction: Instruction) -> list[str]:
+    """The rules that the instruction gives in this scene, in the order of :func:`margins`."""
     names = [f"keep out of the {colour} zone" for colour in instruction.keep_out if scene.zone(colour) is not None]
     names += [f"speed below {SPEED_LIMIT} m/s"] if instruction.slow else []
     if instruction.height:
         names.append(f"hand below {LOW} m" if instruction.height == "low" else f"hand above {HIGH} m")
     names += [f"do not touch the {instruction.spare}"] if instruction.spare else []
-    values = margins(state[None], scene, instruction)[0]
+    return names
+
+
+def broken_rules(state: np.ndarray, scene: Scene, instruction: Instruction) -> list[str]:
+    """The rules that ``state`` [13] breaks, in words."""
+    names, values = rules_in_words(scene, instruction), margins(state[None], scene, instruction)[0]
     return [name for name, value in zip(names, values, strict=True) if value > 0]
 
 
@@ -186,7 +197,7 @@ def cost_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> np
 
 def _grasp_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
     """Metres to go until the hand holds the puck, [S]."""
-    hand, puck, gripping = states[:, HAND], states[:, PUCK], states[:, GRIPPING] > 0.5
+    hand, puck = states[:, HAND], states[:, PUCK]
     apart = np.hypot(*(hand[:, :2] - puck[:, :2]).T)
     way = apart.copy()
     far = apart > 0.05
@@ -197,16 +208,16 @@ def _grasp_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> 
         geodesic = sample(ways.around, hand[here, :2])
         share = np.clip((apart[here] - 0.05) / 0.05, 0.0, 1.0)
         way[here] = share * np.maximum(geodesic, apart[here]) + (1 - share) * apart[here]
-    # Down only above the puck: lower at its side the fingers would push it away.
+    # Down only above the puck: a low hand beside it would push it away, so it has to rise first.
     down = puck[:, 2] + GRASP_HEIGHT - 0.02
     above = down + (HOVER_HEIGHT - GRASP_HEIGHT) * np.clip((apart - 0.015) / 0.03, 0.0, 1.0)
-    offset = hand[:, 2] - above
-    vertical = np.where(offset > 0, offset, -1.5 * offset)
+    rise = np.maximum(above - hand[:, 2], 0.0)
+    vertical = rise + np.abs(hand[:, 2] + rise - down)
     # Fingers: open on the way there, closed around it. A finger's width of travel is worth as much as the hand's.
     near = np.exp(-((apart / 0.025) ** 2) - (np.maximum(hand[:, 2] - down, 0.0) / 0.025) ** 2)
     opening = np.clip(states[:, OPENING], 0.0, 0.1)
     fingers = near * (0.02 + 0.5 * opening) + (1 - near) * (0.07 + 0.3 * (0.1 - opening))
-    return np.where(gripping, 0.3 * apart, way + vertical + fingers)
+    return np.where(states[:, GRIPPING] > 0.5, 0.3 * apart, way + vertical + fingers)
 
 
 def sample(field: np.ndarray, xy: np.ndarray) -> np.ndarray:

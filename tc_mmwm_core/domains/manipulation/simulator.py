@@ -38,7 +38,8 @@ GAP_LIMIT = 0.3  # m, beyond which gaps are not measured
 PLACE_HEIGHT = 0.02  # m, of the puck on the table
 _CAMERA_HEIGHT = 3.0  # m above the table: far off and narrow, so that a hand 0.2 m up is seen less than 3 cm outwards
 _HAND = ("right_hand", "rightclaw", "rightpad", "leftclaw", "leftpad")  # bodies whose touch counts
-_UNSEEN = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link", "head", "screen")
+_BRIGHTNESS = 0.7  # of Meta-World's lights: with all of theirs bright colours are over-exposed and look alike
+_UNSEEN = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link", "right_l0", "head", "screen")
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ class Simulator:
     def step(self, action: np.ndarray) -> None:
         """Hold ``action`` (velocity x, y, z m/s; grip -1 open to 1 closed) for one control period."""
         self._last_hand = self.task.get_endeff_pos().copy()
+        task, grip = self.task, float(action[3])
         velocity = np.asarray(action[:3], np.float64) * self.scene.factors.gain / FULL_SPEED
-        for _ in range(STEPS):
-            self.task.step(np.append(velocity, action[3]))
+        for _ in range(STEPS):  # Meta-World's step without its reward, which takes seven eighths of the time
+            task.set_xyz_action(velocity)
+            task.do_simulation([grip, -grip], task.frame_skip)
+            mujoco.mj_forward(task.model, task.data)
 
     def read(self, images: bool = True) -> Reading:
         """Sense now; ``images=False`` saves the rendering."""
@@ -130,31 +134,26 @@ class Simulator:
             return self._table.photograph(self.scene, renderer)
 
     def save(self) -> tuple:
-        """Physics and Meta-World's own attributes, for :meth:`restore`; bit-exact."""
+        """The physics state and what the velocity is measured from, for :meth:`restore`; bit-exact."""
         kind, task = mujoco.mjtState.mjSTATE_INTEGRATION, self.task
         state = np.empty(mujoco.mj_stateSize(task.model, kind))
         mujoco.mj_getState(task.model, task.data, state, kind)
-        return state, self._last_hand.copy(), {name: np.copy(getattr(task, name)) for name in _ATTRIBUTES}
+        return state, self._last_hand.copy()
 
     def restore(self, saved: tuple) -> None:
         """Back to a saved state of the same scene (set, forward, set: contacts and warm starts come back exactly)."""
         kind, task = mujoco.mjtState.mjSTATE_INTEGRATION, self.task
-        state, last_hand, attributes = saved
+        state, last_hand = saved
         mujoco.mj_setState(task.model, task.data, state, kind)
         mujoco.mj_forward(task.model, task.data)
         mujoco.mj_setState(task.model, task.data, state, kind)
         self._last_hand = last_hand.copy()
-        for name, value in attributes.items():
-            setattr(task, name, int(value) if value.ndim == 0 else value.copy())
 
     def close(self) -> None:
         """Free the renderers."""
         for table in self._tables.values():
             table.close()
         self._tables = {}
-
-
-_ATTRIBUTES = ("curr_path_length", "_prev_obs", "_last_stable_obs")  # what Meta-World's step reads and writes
 
 
 class _Table:
@@ -164,9 +163,7 @@ class _Table:
         self.task: SawyerXYZEnv = ENVIRONMENTS[name]()
         # The limits that every Meta-World environment is made with: no command leads the hand out of the picture.
         self.task.mocap_low, self.task.mocap_high = WORKSPACE
-        self.task._set_task_called = self.task._freeze_rand_vec = True
-        self.task._partially_observable = False
-        self.task.max_path_length = np.iinfo(np.int64).max  # episodes are cut by ManipulationEnv
+        self.task._freeze_rand_vec = True  # layouts are ours, not drawn by its own generator
         model = self.task.model
         self.puck = model.geom("objGeom").id
         self.wall = next(iter(self._geoms_of("wall")), None)
@@ -175,9 +172,9 @@ class _Table:
             model.body("obj").mass.copy(),
             model.body("obj").inertia.copy(),
             model.geom("objGeom").friction.copy(),
-            model.light_diffuse.copy(),
-            model.vis.headlight.diffuse.copy(),
-            model.vis.headlight.ambient.copy(),
+            _BRIGHTNESS * model.light_diffuse,
+            _BRIGHTNESS * model.vis.headlight.diffuse,
+            _BRIGHTNESS * model.vis.headlight.ambient,
         )
         self.renderer: mujoco.Renderer | None = None
         if render:
@@ -215,7 +212,6 @@ class _Table:
         task._last_rand_vec = np.array([*scene.puck, PLACE_HEIGHT, *target])
         task.hand_init_pos = np.array(scene.hand)
         task.reset()
-        task._last_stable_obs = task._prev_obs
 
     def gap(self, movers: list[int], obstacle: int) -> float:
         """Least distance in metres between geoms, below 0 where they overlap, at most :data:`GAP_LIMIT`."""

@@ -10,13 +10,6 @@ from tc_mmwm_core.domains.manipulation.scene import TASKS, draw_scene
 from tc_mmwm_core.interface.robot import RobotInterface
 
 
-@pytest.fixture(scope="module")
-def environment():
-    made = ManipulationEnv()
-    yield made
-    made.close()
-
-
 def same(one, other):
     for name in one[0]:
         np.testing.assert_array_equal(one[0][name], other[0][name])
