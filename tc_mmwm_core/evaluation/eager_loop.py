@@ -183,7 +183,7 @@ def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tens
     cost = rows.cost[:, t]
     add("progress", _huber((progress + cost.nan_to_num()).abs(), 0.2) / 0.2, valid & cost.isfinite())
     located, there = model.reader.place(z), rows.place[:, t]
-    for axis in range(2):
+    for axis in range(located.shape[1]):
         distance = (located[:, axis] - there[:, axis].nan_to_num()).abs()
         add("place", _huber(distance, 0.05) / 0.05, valid & there[:, 0].isfinite())
 

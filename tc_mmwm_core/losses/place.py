@@ -1,4 +1,4 @@
-"""Self-localisation: where in the image a latent says that the robot is, where a simulator knows it."""
+"""Localisation: where in the image a latent says that the robot and what it moves are, where a simulator knows it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DELTA = 0.05
 
 
 def place(located: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Σ_t h_δ(p̂_t − p_t) / δ with the Huber loss h_δ and δ = 0.05, summed over x and y, mean over the batch.
+    """Σ_t h_δ(p̂_t − p_t) / δ with the Huber loss h_δ and δ = 0.05, summed over the coordinates, mean over the batch.
 
     Args:
-        located, target: image coordinates in [-1, 1], [B, ..., 2].
+        located, target: image coordinates in [-1, 1], [B, ..., 2 · bodies].
         mask: bool [B, ...], where the true place is known.
     """
     difference = masked_difference(located, target, mask)

@@ -50,29 +50,40 @@ class InstructionField(nn.Module):
 
 
 class FieldReader(nn.Module):
-    """Where an imagined latent is in the image, and what the field says there."""
+    """Where in the image an imagined latent has the robot and what it moves, and what the field says there.
 
-    def __init__(self, latent: int, shape: tuple[int, int], channels: int) -> None:
+    Read are, of each body, the field's channels at its place; and of each but the first, how far it is from the first.
+    """
+
+    def __init__(self, latent: int, shape: tuple[int, int], channels: int, bodies: int = 1) -> None:
         super().__init__()
         self.shape, self.channels = shape, channels
-        self.locate = mlp(latent, 64, 2, depth=1)  # α scales each modality's share of z: not linear in z alone
+        self.size = bodies * channels + 2 * (bodies - 1)
+        self.locate = mlp(latent, 64, 2 * bodies, depth=1)  # α scales each modality's share of z: not linear in z alone
         grid = coordinates(*shape)[0]
         self.register_buffer("x", grid[0, 0].clone(), persistent=False)
         self.register_buffer("y", grid[1, :, 0].clone(), persistent=False)
 
     def place(self, z: Tensor) -> Tensor:
-        """Position in the first camera's image, x right and y up in [-1, 1], [..., 2]."""
+        """x and y of each body in the first camera's image, x right and y up in [-1, 1], [..., 2 · bodies]."""
         return self.locate(z)
 
     def forward(self, z: Tensor, field: Tensor) -> Tensor:
-        """Bilinear read of ``field`` [N, channels · H · W] at the places of z [N, ..., D]: [N, ..., channels]."""
+        """Bilinear read of ``field`` [N, channels · H · W] at the places of z [N, ..., D], and offsets in cells.
+
+        [N, ..., bodies · channels + 2 · (bodies - 1)].
+        """
         height, width = self.shape
-        place = self.place(z)
+        place = self.place(z).unflatten(-1, (-1, 2))  # [N, ..., bodies, 2]
         across = self._hat(place[..., :1], self.x, width)
         down = self._hat(place[..., 1:], self.y, height)
         weights = (down[..., :, None] * across[..., None, :]).flatten(-2)  # [N, ..., H · W]
         values = field.unflatten(-1, (self.channels, -1)).transpose(1, 2)  # [N, H · W, channels]
-        return (weights.flatten(1, -2) @ values).unflatten(1, z.shape[1:-1])
+        read = (weights.flatten(1, -2) @ values).unflatten(1, place.shape[1:-1]).flatten(-2)
+        if place.shape[-2] == 1:
+            return read
+        offset = (place[..., 1:, :] - place[..., :1, :]) * (width / 2)
+        return torch.cat([read, offset.flatten(-2)], -1)
 
     @staticmethod
     def _hat(at: Tensor, centres: Tensor, cells: int) -> Tensor:

@@ -24,7 +24,7 @@ class Batch:
         margin, cost: float32 [B, M, T], NaN where unknown.
         violation: int64 [B, M, T], 1, 0 or -1 unknown.
         referents: float32 [B, M, R, 4].
-        place: float32 [B, T, 2], NaN where unknown.
+        place: float32 [B, T, 2 · bodies], NaN where unknown.
         field: float32 [B, M, 2, G, G], NaN where unknown.
         expert: bool [B, M].
     """

@@ -28,7 +28,7 @@ class LabelledData:
         self.config, self.domain = config, domain
         tokens = TextTokens(config.model.max_tokens)
         self.labels: list[Labels] = [
-            label(dataset, domain, config.data.instructions, tokens, config.seed + index, progress)
+            label(dataset, domain, config.data.instructions, tokens, config.seed + index, progress, config.model.bodies)
             for index, dataset in enumerate(datasets)
         ]
         self.weights = source_weights(datasets, config.data)
@@ -126,7 +126,7 @@ class _Chosen:
         return np.stack([np.broadcast_to(labels.field[t][c], shape) for labels, t, _, c in self.rows])
 
     def places(self) -> np.ndarray:
-        """[B, T, 2]."""
+        """[B, T, 2 · bodies]."""
         return np.stack([labels.place[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
 
     def over_time(self, name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ class Labels:
         tokens: int64 [N, M, L]; mask: bool [N, M, L].
         margin, cost: per trajectory float32 [M, S]; violation: per trajectory int8 [M, S].
         referents: float32 [N, M, R, 4].
-        place: per trajectory float32 [S, 2], NaN where unknown.
+        place: per trajectory float32 [S, 2 · bodies], NaN where unknown.
         field: float16 [N, M, 2, G, G], cost and margin at each place in view; NaN where unknown.
         expert: bool [N, M], where the recorded motion carried the instruction out with success: worth imitating.
     """
@@ -45,12 +45,21 @@ class Labels:
 
 
 def label(
-    dataset: Dataset, domain: Domain | None, count: int, tokens: TextTokens, seed: int, progress: bool = True
+    dataset: Dataset,
+    domain: Domain | None,
+    count: int,
+    tokens: TextTokens,
+    seed: int,
+    progress: bool = True,
+    bodies: int = 1,
 ) -> Labels:
     """Judge every trajectory under its own instruction and ``count - 1`` others.
 
     Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
-    ``count`` places. ``progress`` shows a bar.
+    ``count`` places. ``progress`` shows a bar; ``bodies`` is how many the model locates.
+
+    Raises:
+        ValueError: the domain's oracle locates another number of bodies.
     """
     columns: list[tuple[list[str], list[Judgement | None]]] = []
     for index in tqdm(range(len(dataset)), desc="labels", unit="trajectory", disable=not progress):
@@ -69,7 +78,7 @@ def label(
         margin.append(np.full((count, length), np.nan, np.float32))
         cost.append(np.full((count, length), np.nan, np.float32))
         violation.append(np.broadcast_to(trajectory.violation, (count, length)).astype(np.int8))
-        place.append(np.full((length, 2), np.nan, np.float32))
+        place.append(np.full((length, 2 * bodies), np.nan, np.float32))
         expert[index, 0] = bool(trajectory.success)
         for which, judgement in enumerate(judgements):
             if judgement is None:
@@ -79,6 +88,9 @@ def label(
             violation[-1][which] = judgement.margin > 0
             rows = judgement.referents[:REFERENTS]
             referents[index, which, : len(rows)] = rows
+            if judgement.place.shape != place[-1].shape:
+                located = judgement.place.shape[1] // 2
+                raise ValueError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
             place[-1] = judgement.place
             field[index, which] = judgement.field_cost, judgement.field_margin
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)

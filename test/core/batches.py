@@ -34,7 +34,9 @@ def tiny_model(cameras: int = 1, seed: int = 0, **switches: object) -> WorldMode
     return model
 
 
-def noise_batch(windows: int = 3, steps: int = 6, several: int = 2, cameras: int = 1, seed: int = 1) -> Batch:
+def noise_batch(
+    windows: int = 3, steps: int = 6, several: int = 2, cameras: int = 1, seed: int = 1, bodies: int = 1
+) -> Batch:
     """Noise everywhere; about a quarter of what may be unknown is, and the last window has an invalid step."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -71,7 +73,7 @@ def noise_batch(windows: int = 3, steps: int = 6, several: int = 2, cameras: int
         cost=sometimes_unknown(normal(*instructions, steps).abs(), judged),
         violation=torch.where(margin.isnan(), integers(-1, 2, *instructions, steps), (margin > 0).long()),
         referents=referents,
-        place=sometimes_unknown(normal(windows, steps, 2) * 0.4, judged[:, 0]),
+        place=sometimes_unknown(normal(windows, steps, 2 * bodies) * 0.4, judged[:, 0]),
         field=sometimes_unknown(normal(*instructions, 2, 8, 8).abs(), judged),
         expert=integers(0, 2, *instructions).bool(),
     )

@@ -257,6 +257,11 @@ def in_image(xy: np.ndarray) -> np.ndarray:
     return (xy - VIEW_CENTRE) / VIEW
 
 
+def places(states: np.ndarray) -> np.ndarray:
+    """Where hand and puck are in the overhead image, [S, 4], see :func:`in_image`."""
+    return np.concatenate([in_image(states[:, body][:, :2]) for body in (HAND, PUCK)], 1)
+
+
 def field(scene: Scene, instruction: Instruction) -> tuple[np.ndarray, np.ndarray]:
     """Cost and margin at each cell of the overhead view, both [FIELD, FIELD], first row at the top.
 

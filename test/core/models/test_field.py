@@ -33,6 +33,20 @@ def test_read_is_scipys_bilinear_interpolation(reader):
             np.testing.assert_allclose(read[n, ..., channel].detach(), expected, atol=1e-6)
 
 
+def test_several_bodies_are_read_each_and_their_offsets_known():
+    several = FieldReader(D, SHAPE, CHANNELS, bodies=2).double()
+    torch.manual_seed(0)
+    z, field = torch.randn(3, 5, D, dtype=torch.float64), torch.randn(3, CHANNELS * SHAPE[0] * SHAPE[1]).double()
+    read, place = several(z, field), several.place(z)
+    assert read.shape == (3, 5, several.size) and place.shape == (3, 5, 4)
+    for body in range(2):
+        single = FieldReader(2, SHAPE, CHANNELS).double()
+        single.locate = torch.nn.Identity()
+        own = place[..., 2 * body : 2 * body + 2]
+        torch.testing.assert_close(read[..., CHANNELS * body : CHANNELS * (body + 1)], single(own, field))
+    torch.testing.assert_close(read[..., -2:], (place[..., 2:] - place[..., :2]) * SHAPE[1] / 2)
+
+
 def test_read_at_a_cells_centre_is_the_cell_and_midway_the_mean(reader):
     field = torch.arange(CHANNELS * SHAPE[0] * SHAPE[1], dtype=torch.float64).reshape(1, -1)
     values = field.reshape(CHANNELS, *SHAPE)

@@ -72,6 +72,11 @@ def test_a_real_recording_has_its_own_instruction_and_nothing_that_nobody_knows(
     assert not labels.referents.any()
 
 
+def test_another_number_of_bodies_than_the_oracle_locates_is_refused(dataset, domain):
+    with pytest.raises(ValueError, match=r"model\.bodies is 2; the oracle of domain 'navigation' locates 1"):
+        label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=2)
+
+
 def test_without_a_domain_nothing_is_judged(dataset):
     labels = label(dataset, None, 1, TextTokens(48), seed=0, progress=False)
     assert all(np.isnan(margin).all() for margin in labels.margin)

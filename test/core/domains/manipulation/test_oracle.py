@@ -215,6 +215,11 @@ def test_referents_are_where_the_named_things_are_in_the_image():
     np.testing.assert_allclose(rows, [*expected, [0, 0, 0, 0]], atol=1e-6)
 
 
+def test_places_are_those_of_hand_and_puck():
+    [place] = oracle.places(state(hand=(0.2, 0.85, 0.1), puck=(-0.1, 0.62, 0.02)))
+    np.testing.assert_allclose(place * VIEW, [0.2, 0.15, -0.1, -0.08], atol=1e-6)
+
+
 def test_the_field_is_cost_and_margin_of_standing_there():
     instruction = Instruction("reach", "green", ("blue",), slow=True)
     cost, margin = oracle.field(SCENE, instruction)
