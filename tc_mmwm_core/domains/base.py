@@ -77,6 +77,14 @@ class Domain(Protocol):
         """Kinds of rule that an instruction asks for, e.g. ("zone", "speed"); none: ()."""
         ...
 
+    def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> np.ndarray | None:
+        """What an expert would do in each of ``states`` [S, P] under an instruction: [S, A] in units, NaN: nothing.
+
+        Teaches the policy on every recorded motion what only successful ones would show it (DAgger, Ross et al., 2011).
+        None: the domain has no expert that can be asked so; the policy then imitates the recorded successes alone.
+        """
+        ...
+
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
         """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""
         ...

@@ -80,12 +80,13 @@ class _Rows:
     referents: Tensor
     field: Tensor
     expert: Tensor
+    advice: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> _Rows:
         repeats = batch.tokens.shape[1]
         of_windows = ("valid", "actions", "plan", "plan_valid", "place")
-        of_instructions = ("tokens", "mask", "margin", "cost", "violation", "referents", "field", "expert")
+        of_instructions = ("tokens", "mask", "margin", "cost", "violation", "referents", "field", "expert", "advice")
         return cls(
             repeats,
             **{name: getattr(batch, name).repeat_interleave(repeats, 0) for name in of_windows},
@@ -168,9 +169,13 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
         add("field", (_huber(gap, 0.2) / 0.2).mean((1, 2)), known)
 
     proposed = model.propose(z, context)
+    advice = rows.advice[:, t]
+    advised = rows.valid[:, t] & advice.isfinite().all(1)
     for k in range(proposed.shape[1]):
-        error = (proposed[:, k] - rows.plan[:, t, k]).square().sum(1)
-        add("proposal", error, rows.plan_valid[:, t, k] & rows.expert)
+        wanted, known = rows.plan[:, t, k], rows.plan_valid[:, t, k] & rows.expert
+        if k == 0:
+            wanted, known = torch.where(advised[:, None], advice, wanted), known | advised
+        add("proposal", (proposed[:, k] - wanted).square().sum(1), known)
 
 
 def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:

@@ -27,6 +27,7 @@ class Batch:
         place: float32 [B, T, 2 · bodies], NaN where unknown.
         field: float32 [B, M, 2, G, G], NaN where unknown.
         expert: bool [B, M].
+        advice: float32 [B, M, T, A], normalised, what an expert would do at each step; NaN where unknown.
     """
 
     images: list[Tensor]
@@ -44,6 +45,7 @@ class Batch:
     place: Tensor
     field: Tensor
     expert: Tensor
+    advice: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device."""

@@ -95,6 +95,7 @@ class LabelledData:
             place=torch.from_numpy(chosen.places()),
             field=torch.from_numpy(chosen.fields().astype(np.float32)),
             expert=torch.from_numpy(chosen.of("expert")),
+            advice=torch.from_numpy(interface.normalise_action(chosen.over_time("advice")).astype(np.float32)),
         )
 
 
@@ -130,7 +131,7 @@ class _Chosen:
         return np.stack([labels.place[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
 
     def over_time(self, name: str) -> np.ndarray:
-        """[B, M, T]."""
+        """[B, M, T, ...]."""
         return np.stack(
             [getattr(labels, name)[t][c][:, s : s + self.keep : self.skip] for labels, t, s, c in self.rows]
         )

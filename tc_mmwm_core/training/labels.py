@@ -30,6 +30,7 @@ class Labels:
         place: per trajectory float32 [S, 2 · bodies], NaN where unknown.
         field: float16 [N, M, 2, G, G], cost and margin at each place in view; NaN where unknown.
         expert: bool [N, M], where the recorded motion carried the instruction out with success: worth imitating.
+        advice: per trajectory float32 [M, S, A], units, what an expert would do at each step; NaN where unknown.
     """
 
     texts: list[list[str]]
@@ -42,6 +43,7 @@ class Labels:
     place: list[np.ndarray]
     field: np.ndarray
     expert: np.ndarray
+    advice: list[np.ndarray]
 
 
 def label(
@@ -61,18 +63,19 @@ def label(
     Raises:
         ValueError: the domain's oracle locates another number of bodies.
     """
-    columns: list[tuple[list[str], list[Judgement | None]]] = []
+    columns: list[tuple[list[str], list[Judgement | None], np.ndarray]] = []
     for index in tqdm(range(len(dataset)), desc="labels", unit="trajectory", disable=not progress):
         columns.append(_judge(dataset[index], domain, count, np.random.default_rng([seed, index])))
     texts = [column[0] for column in columns]
     ids, mask = tokens([text for row in texts for text in row])
     shape = (len(texts), count, tokens.max_tokens)
     margin, cost, violation, place = [], [], [], []
-    grid = next((j.field_cost.shape for _, judgements in columns for j in judgements if j is not None), (1, 1))
+    advice = [column[2] for column in columns]
+    grid = next((j.field_cost.shape for _, judgements, _ in columns for j in judgements if j is not None), (1, 1))
     field = np.full((len(texts), count, 2, *grid), np.nan, np.float16)
     referents = np.zeros((len(texts), count, REFERENTS, 4), np.float32)
     expert = np.zeros((len(texts), count), bool)
-    for index, (_, judgements) in enumerate(columns):
+    for index, (_, judgements, _) in enumerate(columns):
         trajectory = dataset[index]
         length = len(trajectory.sensor)
         margin.append(np.full((count, length), np.nan, np.float32))
@@ -94,15 +97,20 @@ def label(
             place[-1] = judgement.place
             field[index, which] = judgement.field_cost, judgement.field_margin
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
-    return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert)
+    return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert, advice)
 
 
 def _judge(
     trajectory: Trajectory, domain: Domain | None, count: int, rng: np.random.Generator
-) -> tuple[list[str], list[Judgement | None]]:
+) -> tuple[list[str], list[Judgement | None], np.ndarray]:
+    advice = np.full((count, *trajectory.action.shape), np.nan, np.float32)
     if domain is None or trajectory.scene is None or trajectory.state is None:
-        return [trajectory.instruction] * count, [None] * count
+        return [trajectory.instruction] * count, [None] * count, advice
     others = [domain.draw_instruction(trajectory.scene, rng) for _ in range(count - 1)]
     texts = [trajectory.instruction, *others]
     states = np.nan_to_num(trajectory.state)  # a step that was not observed holds NaN; `valid` masks its labels
-    return texts, [domain.judge(trajectory.scene, states, text) for text in texts]
+    for which, text in enumerate(texts):
+        advised = domain.advise(trajectory.scene, states, text)
+        if advised is not None:
+            advice[which] = advised
+    return texts, [domain.judge(trajectory.scene, states, text) for text in texts], advice

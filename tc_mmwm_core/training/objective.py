@@ -270,4 +270,11 @@ def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: 
     proposed = model.propose(here.flatten(0, 1), latents.context.flatten(0, 1)).unflatten(0, here.shape[:2])
     plan = batch.plan[:, latents.starts][:, None].expand(-1, several, -1, -1, -1).flatten(0, 1)
     valid = batch.plan_valid[:, latents.starts][:, None].expand(-1, several, -1, -1).flatten(0, 1)
-    return {"proposal": proposal(proposed, plan, valid & batch.expert.flatten()[:, None, None])}
+    valid = valid & batch.expert.flatten()[:, None, None]
+    advice = batch.advice.flatten(0, 1)[:, latents.starts]  # [N, S, A]
+    advised = advice.isfinite().all(-1) & batch.valid[:, latents.starts].repeat_interleave(several, 0)
+    # What an expert would do now; of what it would do then, only its own recordings tell.
+    first = torch.where(advised[..., None], advice, plan[:, :, 0])
+    plan = torch.cat([first[:, :, None], plan[:, :, 1:]], 2)
+    valid = torch.cat([(valid[..., 0] | advised)[..., None], valid[..., 1:]], -1)
+    return {"proposal": proposal(proposed, plan, valid)}

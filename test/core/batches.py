@@ -76,4 +76,7 @@ def noise_batch(
         place=sometimes_unknown(normal(windows, steps, 2 * bodies) * 0.4, judged[:, 0]),
         field=sometimes_unknown(normal(*instructions, 2, 8, 8).abs(), judged),
         expert=integers(0, 2, *instructions).bool(),
+        advice=sometimes_unknown(
+            normal(*instructions, steps, ACTIONS).tanh(), integers(0, 2, *instructions, steps) > 0
+        ),
     )

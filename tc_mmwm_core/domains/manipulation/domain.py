@@ -52,6 +52,13 @@ class Manipulation:
         others = {"speed": meaning.slow, "height": meaning.height, "touch": meaning.spare}
         return zones + tuple(name for name, asked in others.items() if asked)
 
+    def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> np.ndarray:
+        """See :class:`Domain`. Nothing once the goal is reached."""
+        layout, meaning = Scene.from_dict(scene), instructions.parse(text)
+        advice = expert.advise(states, layout, meaning)
+        advice[oracle.reached(states, layout, meaning)] = np.nan
+        return advice
+
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""
         match kind:

@@ -44,14 +44,17 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
     def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
         env: ManipulationEnv = environment.unwrapped
         nonlocal disturbance
-        speed = min(top_speed, 0.75 * SPEED_LIMIT) if env.instruction.slow else top_speed
-        velocity, grip = _plan(info["state"], env.scene, env.instruction, cruise, speed)
-        fast = np.linalg.norm(velocity)
-        velocity = velocity * min(1.0, speed / max(fast, 1e-9)) / env.scene.factors.gain
+        velocity, grip = _command(info["state"], env.scene, env.instruction, cruise, top_speed)
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=4)
         return _act(velocity, grip, disturbance)
 
     return drive
+
+
+def advise(states: np.ndarray, scene: Scene, meaning: Instruction) -> np.ndarray:
+    """What the expert without noise would do in each of ``states`` [S, 13], [S, 4] in units."""
+    cruise, top_speed, none = 0.125, 0.27, np.zeros(4)  # the middle of what the experts have
+    return np.array([_act(*_command(state, scene, meaning, cruise, top_speed), none) for state in states])
 
 
 def heedless(rng: np.random.Generator) -> Driver:
@@ -114,6 +117,15 @@ def visitor(rng: np.random.Generator) -> Driver:
 def _act(velocity: np.ndarray, grip: float, disturbance: np.ndarray) -> np.ndarray:
     action = np.append(velocity, grip) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
     return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+
+def _command(
+    state: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, top_speed: float
+) -> tuple[np.ndarray, float]:
+    """:func:`_plan` within the speed that is allowed, and commanded so that it is what the arm does."""
+    speed = min(top_speed, 0.75 * SPEED_LIMIT) if meaning.slow else top_speed
+    velocity, grip = _plan(state, scene, meaning, cruise, speed)
+    return velocity * min(1.0, speed / max(np.linalg.norm(velocity), 1e-9)) / scene.factors.gain, grip
 
 
 def _plan(

@@ -52,6 +52,9 @@ class Navigation:
         zones = ("zone",) if len(meaning.keep_out) == 1 else ("zones",) if meaning.keep_out else ()
         return zones + ("speed",) * meaning.slow + ("clearance",) * meaning.clear
 
+    def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> None:
+        """See :class:`Domain`: recorded successes suffice here."""
+
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""
         match kind:

@@ -70,6 +70,20 @@ def test_noise_is_graded(dark):
     assert none < 0.5 * some < 0.25 * much
 
 
+def test_advice_is_what_the_expert_does(dark):
+    """Asked of every recorded state afterwards, under the recorded instruction."""
+    infos = drive(dark, "expert", 31, steps=40)
+    domain, states = load_domain("manipulation"), np.array([info["state"] for info in infos])
+    advice = domain.advise(infos[0]["scene"], states, infos[0]["instruction"])
+    live = [expert.expert(np.random.default_rng(0))(dark, info) for info in infos]
+    assert advice.shape == (len(infos), 4) and np.isfinite(advice[:-1]).all()
+    np.testing.assert_allclose(advice[:-1], live[:-1], atol=0.05)  # experts differ in speed and height
+    mark = infos[0]["scene"]["marks"][0]
+    there = states[:1].copy()
+    there[0, :3] = mark["x"], mark["y"], 0.1
+    assert np.isnan(domain.advise(infos[0]["scene"], there, f"reach the {mark['colour']} mark")).all()
+
+
 def test_visitors_break_rules(dark):
     broken = [drive(dark, "visitor", seed, steps=80)[-1]["violations"] > 0 for seed in range(60, 66)]
     assert sum(broken) >= 3, broken
