@@ -74,7 +74,8 @@ class FieldReader(nn.Module):
         [N, ..., bodies · channels + 2 · (bodies - 1)].
         """
         height, width = self.shape
-        place = self.place(z).unflatten(-1, (-1, 2))  # [N, ..., bodies, 2]
+        # reshape, not unflatten, which would make the traced number of candidates a constant
+        place = self.place(z).reshape(*z.shape[:-1], -1, 2)  # [N, ..., bodies, 2]
         across = self._hat(place[..., :1], self.x, width)
         down = self._hat(place[..., 1:], self.y, height)
         weights = (down[..., :, None] * across[..., None, :]).flatten(-2)  # [N, ..., H · W]
