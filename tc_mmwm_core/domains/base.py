@@ -45,11 +45,11 @@ class Judgement:
 
 
 class Domain(Protocol):
-    """A simulated world with language."""
+    """A simulated world with language. A class that inherits from it may leave out what has a default here."""
 
     name: str
     robot: str  # file name of its robot interface under config/robots
-    factors: tuple[str, ...]  # of variation, that can be taken beyond what training sees, e.g. "wording", "size"
+    factors: tuple[str, ...] = ()  # of variation, that can be taken beyond what training sees, e.g. "wording", "size"
     state: dict[str, str]  # columns of the true state by name, with their SI unit; what is in rad is an angle
 
     def environment(self, render: bool = True) -> gymnasium.Env:
@@ -74,16 +74,16 @@ class Domain(Protocol):
         ...
 
     def rules(self, text: str) -> tuple[str, ...]:
-        """Kinds of rule that an instruction asks for, e.g. ("zone", "speed"); none: ()."""
-        ...
+        """Kinds of rule that an instruction asks for, e.g. ("zone", "speed"); none: (), the default."""
+        return ()
 
     def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> np.ndarray | None:
         """What an expert would do in each of ``states`` [S, P] under an instruction: [S, A] in units, NaN: nothing.
 
         Teaches the policy on every recorded motion what only successful ones would show it (DAgger, Ross et al., 2011).
-        None: the domain has no expert that can be asked so; the policy then imitates the recorded successes alone.
+        None, the default: the domain has no expert that can be asked so; the policy then imitates recorded successes.
         """
-        ...
+        return None
 
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
         """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""

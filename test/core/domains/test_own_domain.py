@@ -1,0 +1,68 @@
+"""docs/own_domain.md as it stands: somebody else's environment goes through the whole loop, in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+DOMAIN = "reacher_domain:make"
+
+
+@pytest.fixture(scope="module")
+def folder(repo_root, tmp_path_factory):
+    """What the page tells its reader to write down."""
+    page = (repo_root / "docs" / "own_domain.md").read_text()
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", page, re.DOTALL))
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "reacher_domain.py").write_text(blocks["python"])
+    (folder / "reacher.yaml").write_text(blocks["yaml"])
+    return folder
+
+
+def tc_mmwm(folder, *arguments):
+    command = [sys.executable, "-m", "tc_mmwm_core", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_its_expert_gets_there(folder):
+    said = tc_mmwm(folder, "evaluate", "--domain", DOMAIN, "--driver", "expert", "--episodes", 4, "--quiet")
+    assert re.search(r"task_success +100\.0", said), said
+
+
+def test_its_ball_is_where_the_oracle_says(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    import reacher_domain
+
+    environment = reacher_domain.ReacherEnv()
+    for seed in range(3):
+        observation, info = environment.reset(seed=seed)
+        red, green, blue = np.moveaxis(observation["image.camera"].astype(int), -1, 0)
+        row, column = np.argwhere((red > green + 40) & (red > blue + 40) & (blue < 100)).mean(0) + 0.5
+        verdict = reacher_domain.make().judge(info["scene"], info["state"][None], info["instruction"])
+        x, y = verdict.referents[0, :2]
+        np.testing.assert_allclose([(1 + x) * 32, (1 - y) * 32], [column, row], atol=1.5)
+    environment.arm.close()
+
+
+def test_it_is_collected_from_trained_on_and_driven(folder, repo_root):
+    config = yaml.safe_load((repo_root / "config" / "train" / "navigation.yaml").read_text())
+    small = {"latent": 32, "width": 16, "hidden": 32, "word_dimensions": 16}
+    config |= {"data": {"domain": DOMAIN, "instructions": 2, "holdout": 0.5}, "model": config["model"] | small}
+    for stage in config["stages"]:
+        stage |= {"epochs": 1, "trajectories": 4}
+    (folder / "reacher_train.yaml").write_text(yaml.safe_dump(config))
+    robot = ("--domain", DOMAIN, "--robot", "reacher.yaml")
+    said = tc_mmwm(folder, "collect", *robot, "--output", "data", "--episodes", 8, "--steps", 30, "--workers", 1)
+    assert "it holds 8 trajectories" in said
+    tc_mmwm(folder, "train", "--config", "reacher_train.yaml", "--data", "data", "--output", "run", "--quiet")
+    tc_mmwm(folder, "export", "run", "--data", "data", "--output", "bundle", "--threshold", 0, "--quiet")
+    amounts = ("--episodes", 1, "--probes", 1, "--open-loop", 0, "--candidates", 8, "--quiet")
+    said = tc_mmwm(folder, "evaluate", "--domain", DOMAIN, "--bundle", "bundle", *amounts)
+    assert "task_success" in said and "counterfactual" in said, said
