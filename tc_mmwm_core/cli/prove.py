@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", type=int, default=1200, help="episodes to collect that none trains on (%(default)s)")
     parser.add_argument("--states", type=int, default=60, help="states to put back and try actions at (%(default)s)")
     parser.add_argument("--alternatives", type=int, default=16, help="action sequences at each (default: %(default)s)")
-    parser.add_argument("--bundle", type=Path, help="whose bound is tried (default: the domain's shipped one)")
+    parser.add_argument("--bundle", type=Path, help="judged beside the variants (default: the domain's shipped one)")
     parser.add_argument("--alpha", type=float, help="share of violations that may be missed (default: the bundle's)")
     parser.add_argument("--delta", type=float, help="risk that more are missed (default: the bundle's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
@@ -111,6 +111,9 @@ def run(args: argparse.Namespace) -> int:
     file = args.variants or resource("config", "ablate", f"{args.what}.yaml")
     switches = load(file, Switches)
     configs = variants(base, switches, str(file))
+    args.bundle = args.bundle or resource("bundles", domain.name)
+    if args.what in ("constraint", "interventions"):
+        _refuse_other_horizons(args.bundle, base.model)  # before hours of training
     paths = args.data or [_collected(args, domain, "train", args.episodes, 50, TRAIN_SEED)]
     datasets = [Dataset.open(path) for path in paths]
     rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, not args.quiet)
@@ -129,8 +132,9 @@ def run(args: argparse.Namespace) -> int:
         runs = [(row.ablation, run_folder(args.output, row.ablation, row.seed) / METRICS) for row in rows]
         figure = proof_figures.collapse_figure([(name, list(read_metrics(path))) for name, path in runs])
     print(table(rows, TABLES[args.what]))
+    compared = [row for row in rows if row.ablation in configs]
     found["verdicts"] = {
-        measure: proofs.verdict(rows, measure, higher) for measure, higher in JUDGED_BY.get(args.what, {}).items()
+        measure: proofs.verdict(compared, measure, higher) for measure, higher in JUDGED_BY.get(args.what, {}).items()
     }
     for measure, verdicts in found["verdicts"].items():
         print(f"{measure}: " + ", ".join(f"{name} {said}" for name, said in verdicts.items()))
@@ -139,6 +143,18 @@ def run(args: argparse.Namespace) -> int:
         if figure is not None:
             figure.savefig(args.json.with_suffix(".png"), dpi=90)
     return 0
+
+
+def _refuse_other_horizons(path: Path, model) -> None:
+    from tc_mmwm_core.config import ConfigError
+    from tc_mmwm_core.runtime.bundle import Bundle
+
+    manifest = Bundle.load(path).manifest
+    if (manifest.horizon, manifest.frame_skip) != (model.horizon, model.frame_skip):
+        raise ConfigError(
+            f"--bundle {path}: imagines {manifest.horizon} latent steps of {manifest.frame_skip} control steps, the "
+            f"training configuration {model.horizon} of {model.frame_skip}; they must agree"
+        )
 
 
 def _collected(args, domain, name: str, episodes: int, steps: int, seed: int) -> Path:
@@ -162,15 +178,14 @@ def _constraint(args, base, domain, rows, found):
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.evaluation.bundle_scores import bundle_scores
     from tc_mmwm_core.evaluation.constraint import bound, discrimination, verdicts
-    from tc_mmwm_core.evaluation.proofs import Bound, constraint_rows
-    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.evaluation.proofs import Bound, constraint_rows, trained
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.screener import Screener
 
     fresh = Dataset.open(_collected(args, domain, "fresh", args.fresh, 50, FRESH_SEED))
     found["data"]["fresh"] = fresh.digest
     data = _labelled(args, base, domain, fresh)
-    bundle = Bundle.load(args.bundle or resource("bundles", domain.name))
+    bundle = Bundle.load(args.bundle)
     scores = bundle_scores(Screener(bundle), fresh, data.labels[0], progress=not args.quiet)
     calibration = bundle.manifest.calibration
     bundles = Bound(calibration.alpha, calibration.delta) if calibration else Bound()
@@ -191,16 +206,20 @@ def _constraint(args, base, domain, rows, found):
     own = found["bundle"]["at_its_threshold"]
     print(f"at its own threshold: {own['miss_rate']:.2%} missed, {own['false_alarm_rate']:.1%} false alarms")
     judged = _labelled(args, base, domain, fresh.subset(range(min(JUDGED, len(fresh)))))
-    return constraint_rows(rows, args.output, judged, domain, asked, not args.quiet)
+    models = trained(rows, args.output, fresh.interface)
+    return constraint_rows(models, judged, domain, asked, not args.quiet)
 
 
 def _interventions(args, base, domain, datasets, rows, found):
-    """Restored and replayed alternatives, and open-loop prediction."""
+    """Restored and replayed alternatives, and open-loop prediction: of the variants, and of a bundle's model."""
+    from itertools import chain
+
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.evaluation.interventions import collect_alternatives
     from tc_mmwm_core.evaluation.proof_figures import open_loop_figure
-    from tc_mmwm_core.evaluation.proofs import intervention_rows, open_loop_results
+    from tc_mmwm_core.evaluation.proofs import Trained, intervention_rows, open_loop_results, trained
     from tc_mmwm_core.resources import robot_file
+    from tc_mmwm_core.training.weights import load_bundle
 
     model = base.model
     path = args.output / "data" / "alternatives"
@@ -223,6 +242,7 @@ def _interventions(args, base, domain, datasets, rows, found):
     found["data"] |= {name: dataset.digest for name, dataset in parts.items()}
     fitted = datasets[0].subset(range(min(FITTED, len(datasets[0]))))
     labelled = [_labelled(args, base, domain, dataset) for dataset in (parts["alternatives"], fitted, parts["long"])]
-    rows, curves = intervention_rows(rows, args.output, *labelled, OPEN_LOOP)
+    models = chain(trained(rows, args.output, datasets[0].interface), [Trained("bundle", *load_bundle(args.bundle))])
+    rows, curves = intervention_rows(models, *labelled, OPEN_LOOP)
     found["open_loop"] = open_loop_results(curves)
     return rows, open_loop_figure(curves)

@@ -16,6 +16,7 @@ from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.objective import fuse_batch
 
+HORIZONS = (1, 2, 5, 10, 25, 50)  # k of tables
 PREDICTORS = ("model", "copy", "linear", "encoder")
 """g_k; the first latent kept; a linear map of latent and action, iterated; and the latent of the frame that came, which
 is not a prediction: its state error is what the probe itself costs."""

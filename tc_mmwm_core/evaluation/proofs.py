@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.constraint import calibrated, discrimination
 from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.evaluation.interventions import foretold
-from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
+from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop, open_loop
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.ablation import Row, run_folder
+from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_run
 
-HORIZONS = (1, 2, 5, 10, 25, 50)
 COMPARED = ("model", "copy", "linear")
 
 
@@ -32,36 +33,50 @@ class Bound:
     delta: float = 0.05
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A model by the name of its variant."""
+
+    name: str
+    config: TrainConfig
+    model: WorldModel
+
+
+def trained(rows: Sequence[Row], output: Path, interface: RobotInterface) -> Iterator[Trained]:
+    """The models of runs under ``output``, one after the other."""
+    for row in rows:
+        yield Trained(row.ablation, *load_run(run_folder(output, row.ablation, row.seed), interface))
+
+
 def constraint_rows(
-    rows: Sequence[Row], output: Path, data: LabelledData, domain: Domain, asked: Bound, progress: bool = True
+    models: Iterable[Trained], data: LabelledData, domain: Domain, asked: Bound, progress: bool = True
 ) -> list[Row]:
     """AUROC of violating sequences, in all and by rule, and verdicts at a threshold calibrated on half of ``data``."""
     found = []
-    for row, model, fresh in _models(rows, output, data):
-        scores = sequence_scores(model, fresh, progress=progress)
+    for each in models:
+        scores = sequence_scores(each.model, data.under(each.config), progress=progress)
         measures = {f"auroc_{name}": value for name, value in discrimination(scores, domain).items()}
         try:
-            measures |= calibrated(scores, asked.alpha, asked.delta, share=0.5, seed=row.seed)
+            measures |= calibrated(scores, asked.alpha, asked.delta, share=0.5, seed=each.config.seed)
         except CalibrationError as error:  # a model may be too poor for any threshold
-            print(f"{row.ablation}, seed {row.seed}: {error}")
-        found.append(Row(row.ablation, row.seed, measures))
+            print(f"{each.name}, seed {each.config.seed}: {error}")
+        found.append(Row(each.name, each.config.seed, measures))
     return found
 
 
 def intervention_rows(
-    rows: Sequence[Row], output: Path, alternatives: LabelledData, fitted: LabelledData, long: LabelledData, steps: int
+    models: Iterable[Trained], alternatives: LabelledData, fitted: LabelledData, long: LabelledData, steps: int
 ) -> tuple[list[Row], dict[str, list[OpenLoop]]]:
     """Measures of :func:`foretold`, and of :func:`open_loop` at some k; and the whole curves by variant."""
     found: list[Row] = []
     curves: dict[str, list[OpenLoop]] = {}
-    for row, model, data in _models(rows, output, alternatives):
-        config = data.config
-        measures = foretold(model, data)
-        errors = open_loop(model, fitted.under(config), long.under(config), steps)
+    for each in models:
+        measures = foretold(each.model, alternatives.under(each.config))
+        errors = open_loop(each.model, fitted.under(each.config), long.under(each.config), steps)
         for k in (k for k in HORIZONS if k <= steps):
             measures |= {f"latent_{name}_{k}": float(errors.latent[name][k - 1]) for name in COMPARED}
-        curves.setdefault(row.ablation, []).append(errors)
-        found.append(Row(row.ablation, row.seed, measures))
+        curves.setdefault(each.name, []).append(errors)
+        found.append(Row(each.name, each.config.seed, measures))
     return found, curves
 
 
@@ -97,10 +112,3 @@ def verdict(rows: Sequence[Row], measure: str, higher_is_better: bool, first: st
         gain = np.array([values[first, seed] - values[name, seed] for seed in seeds]) * (1 if higher_is_better else -1)
         found[name] = "pays" if (gain > 0).all() else "costs" if (gain < 0).all() else "no clear difference"
     return found
-
-
-def _models(rows: Sequence[Row], output: Path, data: LabelledData) -> Iterable[tuple[Row, Any, LabelledData]]:
-    interface: RobotInterface = data.datasets[0].interface
-    for row in rows:
-        config, model = load_run(run_folder(output, row.ablation, row.seed), interface)
-        yield row, model, data.under(config)

@@ -85,16 +85,13 @@ def variants(base: TrainConfig, file: Switches, origin: str) -> dict[str, TrainC
 def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainConfig:
     """``base`` with ``change`` merged into it.
 
-    ``stages`` of it may be a list of names, of those that are left, or a mapping from names to what changes in them.
+    ``stages`` of it names the stages that are left, as a list or with what changes in each.
     """
     change = dict(change)
-    stages = change.get("stages")
-    if isinstance(stages, list) and all(isinstance(name, str) for name in stages):
-        base = base.model_copy(update={"stages": select_stages(base.stages, change.pop("stages"))})
-    elif isinstance(stages, Mapping):
-        select_stages(base.stages, list(stages))  # refuses unknown names
-        given = [stage.model_dump(mode="json") for stage in base.stages]
-        change["stages"] = [_merged(stage, stages.get(stage["name"], {})) for stage in given]
+    if stages := change.get("stages"):
+        stages = stages if isinstance(stages, Mapping) else {name: {} for name in stages}
+        left = select_stages(base.stages, list(stages))
+        change["stages"] = [_merged(stage.model_dump(mode="json"), stages[stage.name]) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from tc_mmwm_core.config import parse
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.world_model import ModelConfig, WorldModel
-from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
+from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.trainer import build_model
 
@@ -29,6 +30,23 @@ def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, Worl
     return config, model
 
 
+def load_bundle(path: Path) -> tuple[TrainConfig, WorldModel]:
+    """Training configuration and model of the bundle at ``path``.
+
+    Raises:
+        BundleError: see :meth:`Bundle.load`.
+        CheckpointError: its weights are of a model that this version builds otherwise; names what differs.
+    """
+    bundle = Bundle.load(path)
+    config = parse(yaml.safe_load(bundle.manifest.training.config), TrainConfig, f"{path}: training.config")
+    model = build_model(config, RobotInterface.load(path / "robot.yaml"))
+    weights = load_file(path / WEIGHTS)
+    if differing := shape_differences(weights, model.state_dict()):
+        raise CheckpointError(f"{path / WEIGHTS}: of a model that this version builds otherwise: {differing[0]}")
+    model.load_state_dict(weights)
+    return config, model
+
+
 def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """Model configuration and averaged weights of the bundle or run folder at ``path``.
 
@@ -36,8 +54,6 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
         CheckpointError: it is neither.
     """
     if (path / WEIGHTS).exists():
-        from tc_mmwm_core.runtime.bundle import Bundle
-
         config = yaml.safe_load(Bundle.load(path).manifest.training.config)
         return parse(config, TrainConfig, f"{path}: training.config").model, load_file(path / WEIGHTS)
     checkpoint = _checkpoint(path)

@@ -61,8 +61,21 @@ def test_runs_are_trained_once_for_all_proofs_and_results_say_what_they_rest_on(
     assert (prove.folder / "collapse.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_interventions_are_collected_and_judged(prove):
-    found = prove("interventions", "--states", "3", "--alternatives", "4")
+@pytest.fixture(scope="module")
+def bundle(prove):
+    """Of the small run, untrained as it is."""
+    prove("losses")
+    path = prove.folder / "bundle"
+    run = prove.folder / "proof" / "full" / "seed-0"
+    assert main(["export", str(run), "--threshold", "0.1", "--output", str(path), "--quiet"]) == 0
+    return path
+
+
+def test_interventions_are_collected_and_judged(prove, bundle):
+    found = prove("interventions", "--states", "3", "--alternatives", "4", "--bundle", str(bundle))
+    rows = {row["ablation"]: row["measures"] for row in found["rows"]}
+    assert rows.keys() == {"full", "no_action", "bundle"} and rows["bundle"] == pytest.approx(rows["full"], nan_ok=True)
+    assert found["verdicts"]["outcome_rank"].keys() == {"no_action"}
     for row in found["rows"]:
         assert 0 <= row["measures"]["latent_match"] <= 1 and row["measures"]["latent_match_chance"] == 0.25
         assert row["measures"]["latent_copy_50"] > 0
@@ -73,10 +86,7 @@ def test_interventions_are_collected_and_judged(prove):
     assert (prove.folder / "interventions.png").exists()
 
 
-def test_the_constraint_and_a_bundles_bound_are_tried_on_fresh_data(prove):
-    prove("losses")
-    run, bundle = prove.folder / "proof" / "full" / "seed-0", prove.folder / "bundle"
-    assert main(["export", str(run), "--threshold", "0.1", "--output", str(bundle), "--quiet"]) == 0
+def test_the_constraint_and_a_bundles_bound_are_tried_on_fresh_data(prove, bundle):
     more = ["--bundle", str(bundle), "--fresh", "24", "--alpha", "0.4", "--delta", "0.4"]
     found = prove("constraint", *more)
     twenty, thousand = found["bundle"]["bound"]
@@ -85,6 +95,12 @@ def test_the_constraint_and_a_bundles_bound_are_tried_on_fresh_data(prove):
     assert found["bundle"]["at_its_threshold"]["tau"] == pytest.approx(0.1)
     assert {row["ablation"] for row in found["rows"]} == {"full", "no_action"}
     assert all(0 <= row["measures"]["auroc_all"] <= 1 for row in found["rows"])
+
+
+def test_a_bundle_that_looks_otherwise_far_ahead_is_refused(prove, capsys):
+    with pytest.raises(AssertionError):
+        prove("interventions")  # the shipped one
+    assert "imagines 5 latent steps of 2 control steps, the training configuration 3 of 2" in capsys.readouterr().err
 
 
 def test_a_config_without_a_simulator_is_refused(prove, capsys):

@@ -35,11 +35,12 @@ def test_what_a_stage_does_not_read_does_not_divide_runs(config):
     assert shared({"objective": {"counterfactuals": 8}}) == [1, 2]
     assert shared({"weights": {"state": 0}}) == [1]
     assert shared({"objective": {"stop_gradient": True}}) == [1]
-    assert shared({"stages": {"full": {"learning_rate": 1e-5}}}) == [1, 2]
+    assert shared({"stages": {"reconstruction": {}, "world_model": {}, "full": {"learning_rate": 1e-5}}}) == [1, 2]
     assert shared({"weights": {"sigreg_visual": 0}}) == []
     assert shared({"seed": 5}) == []
     assert shared({"model": {"horizon": 2}}) == []
-    assert shared({"stages": {"reconstruction": {"weights": {"place": 0}}}}) == []
+    assert shared({"stages": {"reconstruction": {}, "full": {}}}) == [1]
+    assert shared({"stages": {"reconstruction": {"weights": {"place": 0}}, "world_model": {}, "full": {}}}) == []
 
 
 def test_a_set_trains_what_is_shared_once(config, dataset, tmp_path, weights_of, assert_same_weights):
