@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ class ModelConfig(Config):
     hidden: int = Field(256, ge=16, description="hidden width of dynamics and heads")
     slots: int = Field(6, ge=3, description="slots of the grounding; the first three point at what is named")
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
-    field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
+    field_channels: int = Field(8, ge=2, description="values of the instruction's field that are learned")
     bodies: int = Field(1, ge=1, description="bodies that the field is read at: the robot, then what it moves")
     word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
     max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
@@ -59,14 +60,14 @@ class WorldModel(nn.Module):
         latent, hidden = config.latent, config.hidden
         map_shape = (image[0] // 4, image[1] // 4)
         self.summary_size = latent + config.slots * config.slot_width
-        self.context_size = self.summary_size + config.field_channels * map_shape[0] * map_shape[1]
         self.vision = VisionEncoder(cameras, image, config.width, latent)
         self.sensor = SensorEncoder(sensors, hidden, latent)
         words = word_embeddings(config.word_dimensions) if words is None else words
         self.language = LanguageEncoder(words, config.width, latent, config.max_tokens)
         self.grounding = Grounding(config.width, config.slots, config.slot_width)
         self.field = InstructionField(config.width, map_shape, config.field_channels)
-        self.reader = FieldReader(latent, map_shape, config.field_channels, config.bodies)
+        self.reader = FieldReader(latent, self.field.shape, self.field.channels, config.bodies)
+        self.context_size = self.summary_size + self.field.channels * math.prod(self.field.shape)
         self.composition = CausalComposition(latent, config.composition)
         self.dynamics = Dynamics(latent, actions, hidden)
         self.constraint_function = ConstraintFunction(latent, self.summary_size, self.reader.size, hidden)
@@ -98,7 +99,7 @@ class WorldModel(nn.Module):
         return self.grounding.refer(context[..., self.config.latent : self.summary_size])
 
     def field_of(self, context: Tensor) -> Tensor:
-        """The instruction's field over the first camera's map, [..., F, H, W]."""
+        """The instruction's field over the first camera's view, [..., F, H, W]."""
         return context[..., self.summary_size :].unflatten(-1, (-1, *self.field.shape))
 
     def compose(self, z_v: Tensor, z_l: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:

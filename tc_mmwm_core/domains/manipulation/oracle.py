@@ -45,7 +45,7 @@ GRASP_HEIGHT = 0.055  # m of the hand that closes around the puck on the table
 HOVER_HEIGHT = 0.11  # m, at which the open hand passes over the puck
 OVER_WALL = {"reach": 0.19, "place": 0.21}  # m, hand height that clears the wall, empty and with the puck below it
 COST_UNIT = 0.1  # m
-FIELD = 16  # cells a side of the field over the camera's view
+FIELD = 32  # cells a side of the field over the camera's view
 _X, _Y = (np.arange(low, high + CELL / 2, CELL) for low, high in (WORKSPACE[:, :2] + np.array([[-0.05], [0.05]])).T)
 
 

@@ -52,8 +52,10 @@ class Navigation:
         zones = ("zone",) if len(meaning.keep_out) == 1 else ("zones",) if meaning.keep_out else ()
         return zones + ("speed",) * meaning.slow + ("clearance",) * meaning.clear
 
-    def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> None:
-        """See :class:`Domain`: recorded successes suffice here."""
+    def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> np.ndarray:
+        """See :class:`Domain`."""
+        meaning = instructions.parse(text)
+        return expert.advise(states, oracle.cost_field(Scene.from_dict(scene), meaning), meaning.slow)
 
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""

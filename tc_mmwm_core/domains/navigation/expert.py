@@ -14,13 +14,23 @@ from tc_mmwm_core.domains.navigation.environment import ACTION_HIGH, ACTION_LOW,
 from tc_mmwm_core.domains.navigation.instructions import SPEED_LIMIT
 from tc_mmwm_core.domains.navigation.scene import ARENA
 
+CRUISE = 0.6  # m/s
+SLOW = 0.75 * SPEED_LIMIT
 Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]
 
 
-def steer(state: np.ndarray, heading: float, speed: float) -> np.ndarray:
-    """Action [2] that turns ``state`` [5] towards ``heading`` (rad) and drives at ``speed`` (m/s) when it faces it."""
-    error = math.remainder(heading - float(state[2]), 2 * math.pi)
-    return np.array([speed * max(0.0, math.cos(error)) ** 2, np.clip(3.0 * error, -2.5, 2.5)], np.float32)
+def steer(states: np.ndarray, heading: np.ndarray | float, speed: float) -> np.ndarray:
+    """Actions [..., 2] that turn ``states`` [..., 5] to ``heading`` (rad) and, facing it, drive at ``speed`` (m/s)."""
+    error = heading - states[..., 2]
+    error = np.arctan2(np.sin(error), np.cos(error))
+    forward = speed * np.maximum(0.0, np.cos(error)) ** 2
+    return np.stack([forward, np.clip(3.0 * error, ACTION_LOW[1], ACTION_HIGH[1])], -1).astype(np.float32)
+
+
+def advise(states: np.ndarray, field: np.ndarray, slow: bool) -> np.ndarray:
+    """What the expert would do in each of ``states`` [S, 5], given the cost to go ``field``: [S, 2]."""
+    way = oracle.descent(field, states[:, :2])
+    return steer(states, np.arctan2(way[:, 1], way[:, 0]), SLOW if slow else CRUISE)
 
 
 def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
@@ -33,7 +43,7 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
         nonlocal disturbance
         state = info["state"]
         way = oracle.descent(env.field, state[None, :2])[0]
-        speed = min(top_speed, 0.75 * SPEED_LIMIT) if env.instruction.slow else top_speed
+        speed = min(top_speed, SLOW) if env.instruction.slow else top_speed
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=2)
         action = steer(state, math.atan2(way[1], way[0]), speed) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
         return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)

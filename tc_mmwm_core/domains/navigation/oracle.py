@@ -27,7 +27,7 @@ CELL = 0.05  # m, grid of the cost-to-go
 MARGIN_LIMIT = 0.5  # m, margins are clipped to +-this
 SPEED_TO_MARGIN = 1.0  # m per m/s: puts speed excess on the scale of distances
 TURN_COST = 0.25  # m, what facing the wrong way is worth
-FIELD = 16  # cells a side of the field over the camera's view
+FIELD = 32  # cells a side of the field over the camera's view
 _SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
 
 

@@ -34,6 +34,20 @@ def test_expert_reaches_without_violation(environment):
     assert successes >= 0.95 * len(outcomes), outcomes
 
 
+def test_following_advice_reaches_without_violation(environment):
+    domain, successes = load_domain("navigation"), 0
+    for seed in LAYOUTS[:12]:
+        _, info = environment.reset(seed=seed)
+        over, violations = False, 0
+        while not over:
+            advice = domain.advise(info["scene"], info["state"][None], info["instruction"])
+            *_, terminated, truncated, info = environment.step(advice[0])
+            violations += info["violation"]
+            over = terminated or truncated
+        successes += info["reached"] and not violations
+    assert successes >= 11
+
+
 def test_visitor_breaks_rules(environment):
     outcomes = list(episodes(environment, "visitor", range(15)))
     assert sum(violations > 0 for _, violations in outcomes) >= 5
