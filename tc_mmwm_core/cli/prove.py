@@ -50,7 +50,8 @@ TABLES = {
         "effective_rank_fused",
     ),
 }
-JUDGED_BY = {  # what a term is asked to better, and whether higher is better
+JUDGED_BY = {  # what the missing part is asked to better, and whether higher is better
+    "collapse": {"effective_rank_fused": True, "probe_r2_fused": True, "probe_r2_visual": True},
     "constraint": {"auroc_all": True, "false_alarm_rate": False},
     "interventions": {"outcome_rank": True, "latent_match": True, "latent_error": False, "latent_model_50": False},
     "losses": {
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation import proof_figures, proofs
     from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource
-    from tc_mmwm_core.training.ablation import Switches, run_ablations, run_folder, table, variants
+    from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.run import METRICS, read_metrics
 
@@ -129,15 +130,22 @@ def run(args: argparse.Namespace) -> int:
     elif args.what == "interventions":
         rows, figure = _interventions(args, base, domain, datasets, rows, found)
     elif args.what == "collapse":
-        runs = [(row.ablation, run_folder(args.output, row.ablation, row.seed) / METRICS) for row in rows]
-        figure = proof_figures.collapse_figure([(name, list(read_metrics(path))) for name, path in runs])
+        folders = [run_folder(args.output, row.ablation, row.seed) for row in rows]
+        points = [proofs.over_training(read_metrics(folder / METRICS), TABLES["collapse"]) for folder in folders]
+        found["over_training"] = [
+            {"ablation": row.ablation, "seed": row.seed, "validations": each}
+            for row, each in zip(rows, points, strict=True)
+        ]
+        figure = proof_figures.collapse_figure([(row.ablation, each) for row, each in zip(rows, points, strict=True)])
     print(table(rows, TABLES[args.what]))
     compared = [row for row in rows if row.ablation in configs]
-    found["verdicts"] = {
-        measure: proofs.verdict(compared, measure, higher) for measure, higher in JUDGED_BY.get(args.what, {}).items()
+    found["gains"] = {
+        measure: proofs.gains(compared, measure, higher, FULL) for measure, higher in JUDGED_BY[args.what].items()
     }
-    for measure, verdicts in found["verdicts"].items():
-        print(f"{measure}: " + ", ".join(f"{name} {said}" for name, said in verdicts.items()))
+    for measure, gains in found["gains"].items():
+        print(f"\n{measure}: what each part gains, by the variant without it")
+        for name, each in gains.items():
+            print(f"{name:24s} {each['gain']:+8.3f} [{each['low']:+.3f}, {each['high']:+.3f}]  {each['verdict']}")
     if args.json:
         write_results(args.json, found | {"rows": [dataclasses.asdict(row) for row in rows]})
         if figure is not None:

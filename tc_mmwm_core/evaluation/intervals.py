@@ -1,4 +1,4 @@
-"""95 % confidence intervals: Wilson's for shares of episodes, the percentile bootstrap for everything else."""
+"""95 % confidence intervals: Wilson's for shares of episodes, Student's over seeds, else the percentile bootstrap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # scipy: intervals that others have checked.
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 RESAMPLES = 2000
 
@@ -20,6 +20,15 @@ def share(values: Sequence[bool]) -> dict[str, float]:
         return {"mean": np.nan, "low": np.nan, "high": np.nan, "n_episodes": 0}
     found = binomtest(int(sum(values)), n).proportion_ci(method="wilson")
     return {"mean": 100 * sum(values) / n, "low": 100 * found.low, "high": 100 * found.high, "n_episodes": n}
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of the mean of ``values``, e.g. one of each training seed; of fewer than two: NaN."""
+    n = len(values)
+    if n < 2:
+        return np.nan, np.nan
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def bootstrap(statistic: Callable[..., float], *samples: Sequence[object], seed: int = 0) -> dict[str, float]:

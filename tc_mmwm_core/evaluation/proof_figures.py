@@ -23,12 +23,15 @@ COLLAPSE = (
 
 
 def collapse_figure(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
-    """Held-out measures over training. ``runs``: variant and metrics of each run; a colour a variant, a line a seed."""
+    """Held-out measures over training; a colour a variant, a line a seed.
+
+    ``runs``: variant of each run, and its validations, see :func:`tc_mmwm_core.evaluation.proofs.over_training`.
+    """
     names = list(dict.fromkeys(name for name, _ in runs))
     canvas = Figure(figsize=(11, 7), layout="constrained")
     for ax, (measure, label, logarithmic) in zip(canvas.subplots(2, 2).flat, COLLAPSE, strict=True):
-        for name, records in runs:
-            points = [(r["step"], r[f"valid/{measure}"]) for r in records if r.get(f"valid/{measure}") is not None]
+        for name, validations in runs:
+            points = [(each["step"], each[measure]) for each in validations if each[measure] is not None]
             if points:
                 known = {line.get_label() for line in ax.get_lines()}
                 ax.plot(*zip(*points, strict=True), ".-", color=f"C{names.index(name)}", lw=1, label=_once(name, known))

@@ -13,6 +13,7 @@ from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.constraint import calibrated, discrimination
 from tc_mmwm_core.evaluation.held_out import sequence_scores
+from tc_mmwm_core.evaluation.intervals import student
 from tc_mmwm_core.evaluation.interventions import foretold
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop, open_loop
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -100,15 +101,25 @@ def open_loop_results(curves: Mapping[str, Sequence[OpenLoop]]) -> dict[str, Any
     }
 
 
-def verdict(rows: Sequence[Row], measure: str, higher_is_better: bool, first: str = "full") -> dict[str, str]:
-    """Whether what each variant leaves out pays, by ``measure``: plainly, from the seeds both were trained under.
+def over_training(records: Iterable[Mapping[str, Any]], measures: Sequence[str]) -> list[dict[str, Any]]:
+    """``step`` and ``measures`` of each validation among the records of a run's metrics.jsonl."""
+    validated = [record for record in records if f"valid/{measures[0]}" in record]
+    return [{"step": record["step"]} | {name: record.get(f"valid/{name}") for name in measures} for record in validated]
 
-    "pays": better with it under every seed; "costs": worse under every seed; "no clear difference" else.
+
+def gains(rows: Sequence[Row], measure: str, higher_is_better: bool, full: str) -> dict[str, dict[str, Any]]:
+    """What each variant's missing part gains the ``full`` one in ``measure``, positive where it is better with it.
+
+    Over the seeds that both were trained under, seed by seed: the mean difference and Student's 95 % interval of it. It
+    "pays" where the interval lies above 0, "costs" where below, and makes "no clear difference" else; from one seed
+    alone nothing is clear.
     """
     values = {(row.ablation, row.seed): row.measures.get(measure, np.nan) for row in rows}
     found = {}
-    for name in dict.fromkeys(row.ablation for row in rows if row.ablation != first):
-        seeds = [seed for variant, seed in values if variant == name and (first, seed) in values]
-        gain = np.array([values[first, seed] - values[name, seed] for seed in seeds]) * (1 if higher_is_better else -1)
-        found[name] = "pays" if (gain > 0).all() else "costs" if (gain < 0).all() else "no clear difference"
+    for name in dict.fromkeys(row.ablation for row in rows if row.ablation != full):
+        seeds = [seed for variant, seed in values if variant == name and (full, seed) in values]
+        gain = np.array([values[full, seed] - values[name, seed] for seed in seeds]) * (1 if higher_is_better else -1)
+        low, high = student(gain)
+        said = "pays" if low > 0 else "costs" if high < 0 else "no clear difference"
+        found[name] = {"gain": float(gain.mean()), "low": low, "high": high, "seeds": len(seeds), "verdict": said}
     return found

@@ -50,7 +50,7 @@ def test_runs_are_trained_once_for_all_proofs_and_results_say_what_they_rest_on(
     assert {(row["ablation"], row["seed"]) for row in first["rows"]} == {("full", 0), ("no_action", 0)}
     assert first["seeds"] == [0] and first["config"]["model"]["latent"] == 16 and first["data"]["train"]
     assert first["environment"]["packages"]["torch"] and first["environment"]["command"]
-    assert first["verdicts"]["prediction_ratio"]["no_action"] in ("pays", "costs", "no clear difference")
+    assert first["gains"]["prediction_ratio"]["no_action"]["verdict"] == "no clear difference"  # of one seed
     assert "no_action" in capsys.readouterr().out
 
     monkeypatch.setattr("tc_mmwm_core.training.ablation.train", None)  # nothing is trained again
@@ -58,6 +58,9 @@ def test_runs_are_trained_once_for_all_proofs_and_results_say_what_they_rest_on(
     assert again["rows"] == first["rows"]
     collapse = prove("collapse")
     assert collapse["rows"] == first["rows"]
+    whole, _ = collapse["over_training"]
+    assert whole["ablation"] == "full" and len(whole["validations"]) >= 2  # at the end of each stage
+    assert whole["validations"][-1]["sigreg_fused"] == pytest.approx(first["rows"][0]["measures"]["sigreg_fused"])
     assert (prove.folder / "collapse.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -75,7 +78,7 @@ def test_interventions_are_collected_and_judged(prove, bundle):
     found = prove("interventions", "--states", "3", "--alternatives", "4", "--bundle", str(bundle))
     rows = {row["ablation"]: row["measures"] for row in found["rows"]}
     assert rows.keys() == {"full", "no_action", "bundle"} and rows["bundle"] == pytest.approx(rows["full"], nan_ok=True)
-    assert found["verdicts"]["outcome_rank"].keys() == {"no_action"}
+    assert found["gains"]["outcome_rank"].keys() == {"no_action"}
     for row in found["rows"]:
         assert 0 <= row["measures"]["latent_match"] <= 1 and row["measures"]["latent_match_chance"] == 0.25
         assert row["measures"]["latent_copy_50"] > 0

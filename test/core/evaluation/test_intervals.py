@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.evaluation.intervals import bootstrap, share
+from tc_mmwm_core.evaluation.intervals import bootstrap, share, student
 
 
 def test_wilson_s_interval_is_the_published_one():
@@ -11,6 +11,11 @@ def test_wilson_s_interval_is_the_published_one():
     assert found["mean"] == 75 and found["n_episodes"] == 20
     assert (found["low"], found["high"]) == pytest.approx((53.13, 88.81), abs=0.01)
     assert np.isnan(share([])["mean"])
+
+
+def test_student_s_interval_is_the_published_one():
+    assert student([4.0, 5.0, 6.0]) == pytest.approx((2.516, 7.484), abs=0.001)  # R, t.test(c(4, 5, 6))
+    assert np.isnan(student([4.0])).all()
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
