@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--perturbed-episodes", type=int, default=0, help="layouts under each perturbation (default: none)"
     )
     parser.add_argument("--probes", type=int, default=40, help="states for language and counterfactual truth; 0: none")
+    parser.add_argument(
+        "--open-loop", type=int, default=80, help="long episodes for the error of prediction at k = 1..50; 0: none"
+    )
     parser.add_argument("--candidates", type=int, help="candidates a decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
     parser.add_argument("--planner", type=Path, help="YAML of the planner's settings (default: its defaults)")
@@ -47,12 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and write what is asked for."""
+    import tempfile
+
     from tc_mmwm_core import config as configs
     from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
     from tc_mmwm_core.evaluation.report import report, write_report
-    from tc_mmwm_core.evaluation.suite import Driver, Suite, evaluate
+    from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite, evaluate
     from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.planner import PlannerConfig
+    from tc_mmwm_core.training.checkpoint import CheckpointError
 
     planner = configs.load(args.planner, PlannerConfig) if args.planner else PlannerConfig()
     if args.candidates:
@@ -70,10 +78,23 @@ def run(args: argparse.Namespace) -> int:
         "factor_episodes": args.factor_episodes,
         "perturbed_episodes": args.perturbed_episodes,
         "probes": args.probes,
+        "open_loop": args.open_loop,
     }
     suite = configs.parse(amounts, Suite, "tc-mmwm evaluate")
     log = args.output / "episodes.jsonl" if args.output else None
-    found = report(driver, suite, evaluate(driver, suite, log, args.workers, progress=not args.quiet))
+    progress = not args.quiet
+    records = evaluate(driver, suite, log, args.workers, progress)
+    prediction = None
+    if driver.kind == PLANNER and suite.open_loop:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = args.output / "long" if args.output else Path(scratch)
+            skip = Bundle.load(driver.bundle).manifest.frame_skip
+            long = collect_long(args.domain, folder, suite.open_loop, skip, suite.seed, args.workers, progress)
+            try:
+                prediction = long_horizon(driver.bundle, args.domain, long, progress)
+            except CheckpointError as error:  # older than this code: its graphs still drive
+                print(f"the error of prediction is not measured: {error}")
+    found = report(driver, suite, records, prediction)
     print(found.table())
     if args.output:
         write_report(found, args.output / "evaluation.json", args.output / "evaluation.png")

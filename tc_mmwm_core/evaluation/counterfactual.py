@@ -31,6 +31,7 @@ class Truth:
     broken: list[np.ndarray]  # bool [N]
     progress: np.ndarray  # [N], at step K, under instruction 0
     outcome: np.ndarray  # [N], minus the cost to go after K steps, under instruction 0
+    start: float  # minus the cost to go in the state itself
 
 
 def replay(environment: gymnasium.Env, saved: Any, sequence: np.ndarray, frame_skip: int) -> np.ndarray:
@@ -80,7 +81,8 @@ def probe(
         if text == texts[0]:
             progress = rollouts.progress[:, -1]
             outcome = -judged.cost.reshape(candidates, -1)[:, -1]
-    return Truth(seed, foretold, broken, progress, outcome)
+    start = -float(domain.judge(info["scene"], info["state"][None], texts[0]).cost[0])
+    return Truth(seed, foretold, broken, progress, outcome, start)
 
 
 def turned(truth: Truth, threshold: float) -> tuple[int, int]:
@@ -93,6 +95,11 @@ def turned(truth: Truth, threshold: float) -> tuple[int, int]:
 def rank_correlation(truth: Truth) -> float:
     """Spearman's correlation between foretold progress and what came; NaN where every outcome is the same."""
     return float(spearmanr(truth.progress, truth.outcome).statistic) if np.ptp(truth.outcome) > 0 else float("nan")
+
+
+def prediction_error(truth: Truth) -> tuple[float, float]:
+    """Mean distance, in the unit of the domain's cost, from what came to what was foretold, and to the start."""
+    return float(np.abs(truth.progress - truth.outcome).mean()), float(np.abs(truth.start - truth.outcome).mean())
 
 
 def sequences(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The figure of an evaluation: success over horizon, compliance by rule, contributions over the task, ROC."""
+"""The figure of an evaluation: success over horizon, compliance by rule, contributions, error over k, ROC."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def draw_evaluation(curves: Mapping[str, Any], modalities: Sequence[str], title:
         (_success_by_distance, curves.get("success_by_distance")),
         (_compliance, curves.get("compliance_by_rule")),
         (lambda axes, rows: _contributions(axes, rows, modalities), _present(curves.get("contributions_by_phase"))),
+        (_open_loop, curves.get("open_loop")),
         (lambda axes, roc: _roc(axes, roc, curves["calibrated_point"]), curves.get("roc")),
     ]
     shown = [(draw, content) for draw, content in panels if content]
@@ -70,6 +71,14 @@ def _roc(axes: Axes, roc: Mapping[str, Sequence[float]], point: Mapping[str, flo
     axes.set(xlim=(-1, 101), ylim=(0, 101), title="Violations foretold, replayed candidates")
     axes.set(xlabel="complying sequences rejected, %", ylabel="violating sequences rejected, %")
     axes.legend(loc="lower right")
+
+
+def _open_loop(axes: Axes, errors: Mapping[str, Any]) -> None:
+    for name, values in errors["latent"].items():
+        axes.plot(range(1, len(values) + 1), values, label=name)
+    axes.set(xlabel="k, latent steps ahead", ylabel="squared error / variance", ylim=(0, None))
+    axes.set_title("Open-loop prediction")
+    axes.legend()
 
 
 def _with_intervals(axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, float]]) -> None:

@@ -9,15 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from tc_mmwm_core.evaluation import counterfactual
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.intervals import bootstrap, share
 from tc_mmwm_core.evaluation.perturbations import KINDS
 from tc_mmwm_core.evaluation.suite import HOME, Records
+from tc_mmwm_core.training.validation import area_under_curve
 
 Measure = dict[str, float]
+FRACTIONS = (  # not percent; errors are in the unit of the domain's cost
+    "counterfactual_rank_correlation",
+    "counterfactual_error",
+    "counterfactual_error_of_staying",
+    "screening_auroc",
+)
 DISTANCES = 4  # groups of equal size that episodes are put into by the distance of their goal
 
 
@@ -50,14 +56,22 @@ def foresight(records: Records) -> dict[str, Measure]:
     """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts."""
     truths, tau = records.truths, records.threshold
     turns = [counterfactual.turned(truth, tau) for truth in truths]
+    sequences = counterfactual.sequences(truths)
+    errors = [counterfactual.prediction_error(truth) for truth in truths]
     ranks = [rank for rank in map(counterfactual.rank_correlation, truths) if np.isfinite(rank)]
     return {
         "language_truth": bootstrap(pooled, turns) | {"n_candidates": sum(turn[0] for turn in turns)},
-        "counterfactual_rank_correlation": bootstrap(lambda values: float(np.mean(values or [np.nan])), ranks),
+        "counterfactual_rank_correlation": bootstrap(_mean, ranks),
+        "counterfactual_error": bootstrap(_mean, [error for error, _ in errors]),
+        "counterfactual_error_of_staying": bootstrap(_mean, [error for _, error in errors]),
         "miss_rate": bootstrap(pooled, [counterfactual.missed(truth, tau) for truth in truths]),
         "false_alarm_rate": bootstrap(pooled, [counterfactual.alarmed(truth, tau) for truth in truths]),
-        "screening_auroc": {"mean": auroc(*counterfactual.sequences(truths)), "n_episodes": len(truths)},
+        "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(truths)},
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def cost(records: Records) -> dict[str, float]:
@@ -169,12 +183,6 @@ def roc(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if not len(ends) or not hits[-1] or not alarms[-1]:
         return np.zeros(0), np.zeros(0)
     return np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1])
-
-
-def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve, 0..1; NaN without both kinds."""
-    false_alarms, hits = roc(score, positive)
-    return float(trapezoid(hits, false_alarms)) if len(hits) else float("nan")
 
 
 def roc_curve(score: np.ndarray, positive: np.ndarray) -> dict[str, list[float]]:

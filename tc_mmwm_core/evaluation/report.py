@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tc_mmwm_core.evaluation import figures
-from tc_mmwm_core.evaluation.measures import Measure, cost, curves, measures
+from tc_mmwm_core.evaluation.long_horizon import curve
+from tc_mmwm_core.evaluation.measures import FRACTIONS, Measure, cost, curves, measures
+from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop
 from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
-
-FRACTIONS = ("counterfactual_rank_correlation", "screening_auroc")  # not percent
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,16 @@ class Report:
             interval = f"[{value['low']:.{digits}f}, {value['high']:.{digits}f}]" if "low" in value else ""
             lines.append(f"{name:34} {mean:>6}   {interval:16} {value['n_episodes']:6}")
         lines += [f"{name:34} {value:6.1f}" for name, value in self.cost.items()]
+        if errors := self.curves.get("open_loop"):
+            lines.append(f"{'open-loop error, share of variance':34} " + "".join(f"{n:>9}" for n in errors["latent"]))
+            for k in (k for k in HORIZONS if k <= len(errors["latent"]["model"])):
+                cells = "".join(f"{values[k - 1]:9.3f}" for values in errors["latent"].values())
+                lines.append(f"  {f'k = {k}':32} {cells}")
         return "\n".join(lines)
 
 
-def report(driver: Driver, suite: Suite, records: Records) -> Report:
-    """Measure ``records``."""
+def report(driver: Driver, suite: Suite, records: Records, prediction: OpenLoop | None = None) -> Report:
+    """Measure ``records``; ``prediction``: what there is to say of the error over k."""
     who: dict[str, Any] = {"domain": driver.domain, "kind": driver.kind}
     if driver.learned:
         bundle = Bundle.load(driver.bundle)
@@ -50,7 +55,7 @@ def report(driver: Driver, suite: Suite, records: Records) -> Report:
         suite=suite.model_dump(mode="json"),
         measures=measures(records),
         cost=cost(records),
-        curves=curves(records),
+        curves=curves(records) | ({} if prediction is None else {"open_loop": curve(prediction)}),
         episodes={name: [asdict(e) for e in episodes] for name, episodes in records.episodes.items()},
     )
 

@@ -50,6 +50,7 @@ class Suite(Config):
     perturbed_episodes: int = Field(0, ge=0, description="episodes under each perturbation; 0: none")
     perturbations: Perturbations = Perturbations()
     probes: int = Field(40, ge=0, description="states for counterfactual and language truth; 0: none")
+    open_loop: int = Field(0, ge=0, description="long episodes for the error of prediction at k = 1..50; 0: none")
     candidates: int = Field(48, ge=2, description="action sequences replayed from each of these states")
 
 
@@ -81,6 +82,9 @@ class Condition:
     perturbation: perturbations.Kind | None = None
 
 
+Job = tuple[Condition | None, int]  # under what (None: a probe), in the layout of which seed
+
+
 @dataclass
 class Records:
     """What came of it all."""
@@ -104,6 +108,15 @@ def conditions(suite: Suite, domain: Domain, driver: Driver) -> list[Condition]:
         found += [Condition(factor, suite.factor_episodes, (factor,)) for factor in factors]
     if suite.perturbed_episodes and driver.learned:
         found += [Condition(kind, suite.perturbed_episodes, perturbation=kind) for kind in perturbations.KINDS]
+    return found
+
+
+def jobs(driver: Driver, suite: Suite) -> list[Job]:
+    """Every episode and probe, in the order in which they are worked off. Raises EvaluationError: no such factor."""
+    domain = load_domain(driver.domain)
+    found: list[Job] = [(c, suite.seed + i) for c in conditions(suite, domain, driver) for i in range(c.episodes)]
+    if driver.kind == PLANNER:
+        found += [(None, suite.seed + i) for i in range(suite.probes)]
     return found
 
 
@@ -168,10 +181,7 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
     Raises:
         EvaluationError: no such factor, or ``log`` is of something else.
     """
-    domain = load_domain(driver.domain)
-    wanted = [(c, suite.seed + i) for c in conditions(suite, domain, driver) for i in range(c.episodes)]
-    if driver.kind == PLANNER:
-        wanted += [(None, suite.seed + i) for i in range(suite.probes)]
+    wanted = jobs(driver, suite)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(log, _identity(driver, suite)))
         left = [job for job in wanted if _key(*job) not in journal.lines]
@@ -184,11 +194,10 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
     return _records(driver, [journal.lines[_key(*job)] for job in wanted], [job[0] for job in wanted])
 
 
-_Job = tuple[Condition | None, int]  # None: a probe
 _bench: Bench | None = None  # of a worker process
 
 
-def _carry_out(driver: Driver, suite: Suite, jobs: Sequence[_Job], workers: int) -> Iterator[dict[str, Any] | None]:
+def _carry_out(driver: Driver, suite: Suite, jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any] | None]:
     """Results of ``jobs`` in their order, in this process or in several."""
     if not jobs:
         return
@@ -210,11 +219,11 @@ def _start_worker(driver: Driver, suite: Suite) -> None:
     _bench = Bench(driver, suite)
 
 
-def _work(job: _Job) -> dict[str, Any] | None:
+def _work(job: Job) -> dict[str, Any] | None:
     return _do(_bench, job)
 
 
-def _do(bench: Bench, job: _Job) -> dict[str, Any] | None:
+def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
     condition, seed = job
     if condition is not None:
         return asdict(bench.episode(condition, seed))
@@ -227,6 +236,7 @@ def _do(bench: Bench, job: _Job) -> dict[str, Any] | None:
         "broken": [row.tolist() for row in truth.broken],
         "progress": truth.progress.tolist(),
         "outcome": truth.outcome.tolist(),
+        "start": truth.start,
     }
 
 
@@ -257,5 +267,5 @@ def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Se
             foretold = [np.array(row, np.float32) for row in result["foretold"]]
             broken = [np.array(row, bool) for row in result["broken"]]
             progress, outcome = np.array(result["progress"]), np.array(result["outcome"])
-            records.truths.append(Truth(result["seed"], foretold, broken, progress, outcome))
+            records.truths.append(Truth(result["seed"], foretold, broken, progress, outcome, result["start"]))
     return records

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
-from tc_mmwm_core.evaluation.measures import auroc, curves, measures, roc
+from tc_mmwm_core.evaluation.measures import curves, measures, roc
 from tc_mmwm_core.evaluation.suite import HOME, Records
 
 
@@ -55,9 +56,9 @@ def test_the_drop_compares_the_same_layouts():
     assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
 
 
-def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2)) -> Truth:
+def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0) -> Truth:
     rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
-    return Truth(0, *rows, np.array(progress), np.array(outcome))
+    return Truth(0, *rows, np.array(progress), np.array(outcome), start)
 
 
 def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
@@ -79,12 +80,20 @@ def test_rank_correlation_is_the_mean_over_states_that_have_one():
     assert np.isnan(alone["counterfactual_rank_correlation"]["mean"]) and np.isnan(alone["language_truth"]["mean"])
 
 
-def test_auroc_is_the_chance_that_a_violation_outscores_another():
+def test_the_error_of_what_is_foretold_stands_beside_that_of_staying():
+    rows = truth([[0] * 3] * 2, [[0] * 3] * 2, progress=(0.0, 1.5, 2.5), outcome=(0.0, 1.0, 2.0), start=1.0)
+    found = measures(Records(0.0, {HOME: [episode(0)]}, [rows]))
+    assert found["counterfactual_error"]["mean"] == pytest.approx(1 / 3)
+    assert found["counterfactual_error_of_staying"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_the_roc_encloses_the_chance_that_a_violation_outscores_another():
     rng = np.random.default_rng(0)
     score, positive = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
     chance = np.mean([(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]])
-    assert auroc(score, positive) == pytest.approx(chance)
-    assert np.isnan(auroc(score, np.zeros(60, bool))) and not len(roc(score, np.ones(60, bool))[0])
+    false_alarms, hits = roc(score, positive)
+    assert trapezoid(hits, false_alarms) == pytest.approx(chance)
+    assert not len(roc(score, np.ones(60, bool))[0])
 
 
 def test_curves_show_horizon_rules_and_phases():
@@ -107,7 +116,7 @@ def test_the_calibrated_point_lies_on_the_curve():
     rng = np.random.default_rng(1)
     broken = [rng.random(40) < 0.5 for _ in range(2)]
     foretold = [row + rng.normal(0, 0.5, 40) for row in broken]
-    rows = Truth(0, foretold, broken, np.arange(40.0), np.arange(40.0))
+    rows = Truth(0, foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
     found = curves(Records(0.4, {HOME: [episode(0)]}, [rows]))
     point, curve = found["calibrated_point"], found["roc"]
     below, above = (curve["hit_rate"][i] for i in (int(point["false_alarm_rate"]), int(point["false_alarm_rate"]) + 1))

@@ -1,0 +1,60 @@
+"""How far ahead a bundle foretells: error of open-loop prediction at k = 1..50, on long episodes in fresh layouts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
+from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.weights import load_bundle
+
+STEPS = 50  # latent steps foretold
+FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
+
+
+def collect_long(
+    domain: str, folder: Path, episodes: int, frame_skip: int, seed: int, workers: int, progress: bool = True
+) -> Dataset:
+    """Episodes of the domain's scripted drivers in the layouts from ``seed`` on, where ``folder`` lacks them."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    robot = robot_file(load_domain(domain).robot)
+    collect(domain, robot, folder, episodes, (STEPS + 1) * frame_skip, seed, workers, progress)
+    dataset = Dataset.open(folder)
+    layouts = [info.provenance["seed"] for info in dataset.trajectories]
+    return dataset.subset([i for i in np.argsort(layouts) if seed <= layouts[i] < seed + episodes])
+
+
+def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = True) -> OpenLoop | None:
+    """Errors of a bundle's model on every other episode of ``dataset``; what it is compared with is fitted to the rest.
+
+    As far ahead as :data:`FEWEST` episodes reach (all, where there are fewer), at most :data:`STEPS`; None: no step.
+    """
+    config, model = load_bundle(bundle)
+    # Only the recorded instruction is needed.
+    config = config.model_copy(update={"data": config.data.model_copy(update={"instructions": 1})})
+    halves = [dataset.subset(range(first, len(dataset), 2)) for first in (0, 1)]
+    held_out = sorted((info.length for info in halves[1].trajectories), reverse=True)
+    reach = held_out[min(FEWEST, len(held_out)) - 1] // config.model.frame_skip - 1 if held_out else 0
+    if reach < 1:
+        return None
+    fitted, measured = (LabelledData([half], config, load_domain(domain), progress) for half in halves)
+    return open_loop(model, fitted, measured, min(STEPS, reach))
+
+
+def curve(errors: OpenLoop) -> dict[str, Any]:
+    """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance."""
+    names = [f"{name} [{unit}]" if unit else name for name, unit in zip(errors.names, errors.units, strict=True)]
+    return {
+        "windows": errors.windows,
+        "latent": {name: values.tolist() for name, values in errors.latent.items() if name != "encoder"},
+        "state": names,
+        "state_rmse": {name: values.tolist() for name, values in errors.state.items()},
+    }
