@@ -17,7 +17,6 @@ Killed, the same command goes on. What several of them need (data, runs) is made
 """
 WHAT = ("collapse", "constraint", "interventions", "losses")
 TRAIN_SEED, FRESH_SEED, ALTERNATIVES_SEED, LONG_SEED = 100_000, 300_000, 350_000, 360_000
-OPEN_LOOP = 50
 FITTED = 200  # trajectories that linear map and probe are fitted to
 JUDGED = 600  # fresh trajectories that each variant's constraint function is judged on
 RESAMPLES = (20, 1000)
@@ -224,6 +223,7 @@ def _interventions(args, base, domain, datasets, rows, found):
 
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.evaluation.interventions import collect_alternatives
+    from tc_mmwm_core.evaluation.long_horizon import STEPS
     from tc_mmwm_core.evaluation.proof_figures import open_loop_figure
     from tc_mmwm_core.evaluation.proofs import Trained, intervention_rows, open_loop_results, trained
     from tc_mmwm_core.resources import robot_file
@@ -242,7 +242,7 @@ def _interventions(args, base, domain, datasets, rows, found):
         ALTERNATIVES_SEED,
         not args.quiet,
     )
-    steps = (OPEN_LOOP + 1) * model.frame_skip
+    steps = (STEPS + 1) * model.frame_skip
     parts = {
         "alternatives": Dataset.open(path),
         "long": Dataset.open(_collected(args, domain, "long", args.states * 2, steps, LONG_SEED)),
@@ -251,6 +251,6 @@ def _interventions(args, base, domain, datasets, rows, found):
     fitted = datasets[0].subset(range(min(FITTED, len(datasets[0]))))
     labelled = [_labelled(args, base, domain, dataset) for dataset in (parts["alternatives"], fitted, parts["long"])]
     models = chain(trained(rows, args.output, datasets[0].interface), [Trained("bundle", *load_bundle(args.bundle))])
-    rows, curves = intervention_rows(models, *labelled, OPEN_LOOP)
+    rows, curves = intervention_rows(models, *labelled, STEPS)
     found["open_loop"] = open_loop_results(curves)
     return rows, open_loop_figure(curves)

@@ -34,6 +34,29 @@ class Truth:
     start: float  # minus the cost to go in the state itself
 
 
+def drawn_state(
+    domain: Domain, environment: gymnasium.Env, seed: int, rng: np.random.Generator, factors: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Observation and info some way into a scripted episode in the layout of ``seed``; None where it ended before that.
+
+    The driver is drawn as for collection.
+    """
+    observation, info = environment.reset(seed=seed, options={"factors": factors})
+    kinds, shares = zip(*domain.drivers(), strict=True)
+    drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
+    for _ in range(int(rng.integers(1, LATEST))):
+        observation, _, terminated, truncated, info = environment.step(drive(environment, info))
+        if terminated or truncated:
+            return None
+    return observation, info
+
+
+def drawn_candidates(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
+    """Normalised action sequences, float32 of ``shape`` [N, K, A]: each an action held, with a little noise."""
+    held = rng.uniform(-1, 1, (shape[0], 1, shape[2]))
+    return np.clip(held + HELD_SPREAD * rng.normal(size=shape), -1, 1).astype(np.float32)
+
+
 def replay(environment: gymnasium.Env, saved: Any, sequence: np.ndarray, frame_skip: int) -> np.ndarray:
     """States [K · frame_skip, P] after each control step of ``sequence`` [K, A] (units) from ``saved``."""
     environment.unwrapped.restore(saved)
@@ -51,23 +74,18 @@ def probe(
     candidates: int,
     factors: Collection[str] = (),
 ) -> Truth | None:
-    """Judge one state in the layout of ``seed``, some way into a scripted episode; None where it ended before that.
+    """Judge the :func:`drawn_state` of ``seed``; None where there is none.
 
-    The driver is drawn as for collection; the second instruction until it means other places than the first.
+    The second instruction is drawn until it means other places than the first.
     """
     rng = np.random.default_rng([seed, 0xCF])
-    observation, info = environment.reset(seed=seed, options={"factors": factors})
-    kinds, shares = zip(*domain.drivers(), strict=True)
-    drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
-    for _ in range(int(rng.integers(1, LATEST))):
-        observation, _, terminated, truncated, info = environment.step(drive(environment, info))
-        if terminated or truncated:
-            return None
+    drawn = drawn_state(domain, environment, seed, rng, factors)
+    if drawn is None:
+        return None
+    observation, info = drawn
     saved = environment.unwrapped.save()
     manifest, interface = screener.bundle.manifest, screener.bundle.interface
-    shape = (candidates, manifest.horizon, interface.action_size)
-    held = rng.uniform(-1, 1, (candidates, 1, shape[2]))
-    normalised = np.clip(held + HELD_SPREAD * rng.normal(size=shape), -1, 1).astype(np.float32)
+    normalised = drawn_candidates(rng, (candidates, manifest.horizon, interface.action_size))
     texts = [info["instruction"], _another(domain, info, rng, factors)]
     step = step_of(observation, 0)
     actions = interface.denormalise_action(normalised)

@@ -20,14 +20,12 @@ from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.data.windows import WindowSampler
 from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.evaluation.counterfactual import drawn_candidates, drawn_state
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.objective import encode_batch
 from tc_mmwm_core.training.validation import area_under_curve
-
-LATEST = 40  # control steps into an episode, at most, that its state is taken from
-HELD_SPREAD = 0.3  # an alternative is an action held, drawn uniformly, and this much noise on each step of it
 
 
 def collect_alternatives(
@@ -43,9 +41,9 @@ def collect_alternatives(
 ) -> None:
     """Add to the dataset at ``output`` what came of ``alternatives`` action sequences at each of ``states`` states.
 
-    State ``i``, some way into a scripted episode, follows from ``seed + i``; those that are there are not made again.
-    An alternative is an action held over ``horizon`` latent steps, with a little noise; its trajectory has one latent
-    step more, for the last observation.
+    State ``i`` is the :func:`drawn_state` of ``seed + i``; where its episode had ended there is none. Those that are
+    there are not made again. An alternative is one of :func:`drawn_candidates` over ``horizon`` latent steps; its
+    trajectory has one latent step more, for the last observation.
     """
     interface = RobotInterface.load(robot)
     writer = DatasetWriter(output, interface)
@@ -55,7 +53,8 @@ def collect_alternatives(
         for which in tqdm(range(seed, seed + states), desc="alternatives", unit="state", disable=not progress):
             if which not in have:
                 found = _alternatives(domain, environment, interface, which, (alternatives, horizon), frame_skip)
-                writer.append(found)
+                if found:
+                    writer.append(found)
     finally:
         environment.close()
 
@@ -118,20 +117,12 @@ def _alternatives(
     frame_skip: int,
 ) -> list[Trajectory]:
     rng = np.random.default_rng([seed, 0xA17])
-    observation, info = environment.reset(seed=seed)
-    kinds, shares = zip(*domain.drivers(), strict=True)
-    drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
-    before = observation, environment.unwrapped.save(), info
-    for _ in range(int(rng.integers(1, LATEST))):
-        observation, _, terminated, truncated, info = environment.step(drive(environment, info))
-        if terminated or truncated:
-            break  # what follows the end of an episode is nobody's concern: the step before it
-        before = observation, environment.unwrapped.save(), info
-    observation, saved, info = before
-    count, horizon = shape
-    held = rng.uniform(-1, 1, (count, 1, interface.action_size))
-    drawn = held + HELD_SPREAD * rng.normal(size=(count, horizon, interface.action_size))
-    normalised = np.clip(drawn, -1, 1)
+    drawn = drawn_state(domain, environment, seed, rng)
+    if drawn is None:
+        return []
+    observation, info = drawn
+    saved = environment.unwrapped.save()
+    normalised = drawn_candidates(rng, (*shape, interface.action_size))
     actions = interface.denormalise_action(np.concatenate([normalised, normalised[:, -1:]], 1)).astype(np.float32)
     found = []
     for which, sequence in enumerate(np.repeat(actions, frame_skip, axis=1)):

@@ -43,6 +43,11 @@ class OpenLoop:
     units: tuple[str, ...]
     windows: int
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the state's variables with their units."""
+        return [f"{name} [{unit}]" if unit else name for name, unit in zip(self.names, self.units, strict=True)]
+
 
 @dataclass(frozen=True)
 class _Latents:

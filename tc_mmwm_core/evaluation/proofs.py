@@ -90,7 +90,7 @@ def open_loop_results(curves: Mapping[str, Sequence[OpenLoop]]) -> dict[str, Any
     first = next(iter(curves.values()))[0]
     return {
         "windows": first.windows,
-        "state": [f"{name} [{unit}]" if unit else name for name, unit in zip(first.names, first.units, strict=True)],
+        "state": first.columns,
         "variants": {
             variant: {
                 "latent": {name: mean(one.latent[name] for one in each) for name in first.latent if name != "encoder"},
