@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tc_mmwm_core.losses.field import OPEN
 from tc_mmwm_core.losses.sigreg import random_directions, sigreg
+from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
@@ -167,6 +169,10 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
         known = target[:, channel].isfinite().all(-1).all(-1)
         gap = (field[:, channel] - target[:, channel].nan_to_num()).abs()
         add("field", (_huber(gap, 0.2) / 0.2).mean((1, 2)), known)
+        if channel == 0:
+            found, sought = (slowness_of(-x[:, 0]) for x in (field, target.nan_to_num()))
+            gap = ((found + OPEN).log() - (sought + OPEN).log()).abs() * (target[:, 0] > -config.cost_limit)
+            add("field", (_huber(gap, 0.2) / 0.2).mean((1, 2)), known)
 
     proposed = model.propose(z, context)
     advice = rows.advice[:, t]

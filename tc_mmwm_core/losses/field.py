@@ -8,6 +8,8 @@ from torch.nn.functional import huber_loss
 
 from tc_mmwm_core.losses.reduction import masked_difference
 
+OPEN = 0.02  # less than any place costs: keeps the logarithm from telling apart what is next to nothing
+
 
 def field(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Σ over decisions and channels of the mean over places of h_δ(p − t) / δ, δ = 0.2, mean over the batch.
@@ -16,7 +18,23 @@ def field(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         predicted, target: [B, ..., H, W], on the scale of progress and of violation scores.
         mask: bool [B, ...], where an oracle judged.
     """
+    return _huber(masked_difference(predicted, target, mask))
+
+
+def crossing(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Σ over decisions of the mean over places of h_δ(ln p − ln t) / δ, δ = 0.2, mean over the batch.
+
+    What a place costs to cross. A cost to go hardly tells of it, because the cheapest ways go round what is dear; and a
+    small pillar is a few places of a thousand.
+
+    Args:
+        predicted, target: slowness [B, ..., H, W], >= 0.
+        mask: bool [B, ..., H, W], where an oracle judged and a way goes.
+    """
+    return _huber(masked_difference((predicted + OPEN).log(), (target + OPEN).log(), mask))
+
+
+def _huber(difference: Tensor) -> Tensor:
     delta = 0.2
-    difference = masked_difference(predicted, target, mask)
     loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta) / delta
     return loss.mean((-2, -1)).flatten(1).sum(1).mean()

@@ -35,11 +35,26 @@ def cost_to_go(slowness: Tensor, stop: Tensor) -> Tensor:
         return value.permute(2, 0, 1)
 
 
+def slowness_of(value: Tensor) -> Tensor:
+    """The slowness that a cost to go V [N, H, W] tells of: what crossing each cell costs; 0 at the goal.
+
+    It undoes a step of :func:`cost_to_go`, and so tells what an oracle's V takes for open and for blocked.
+    """
+    value = value.permute(1, 2, 0)
+    across, down = (value - nearest for nearest in _nearest(value))
+    square = across.clamp(min=0).square() + down.clamp(min=0).square()
+    return square.clamp(min=1e-8).sqrt().permute(2, 0, 1)
+
+
+def _nearest(value: Tensor) -> tuple[Tensor, Tensor]:
+    """The less of the two neighbours in a row, and in a column, of each cell of [H, W, N]."""
+    around = pad(value, (0, 0, 1, 1, 1, 1), value=BEYOND)
+    return torch.minimum(around[1:-1, :-2], around[1:-1, 2:]), torch.minimum(around[:-2, 1:-1], around[2:, 1:-1])
+
+
 def _upwind(value: Tensor, slowness: Tensor, stop: Tensor) -> Tensor:
     """One Jacobi step of Godunov's scheme on [H, W, N]."""
-    around = pad(value, (0, 0, 1, 1, 1, 1), value=BEYOND)
-    across = torch.minimum(around[1:-1, :-2], around[1:-1, 2:])
-    down = torch.minimum(around[:-2, 1:-1], around[2:, 1:-1])
+    across, down = _nearest(value)
     apart = torch.minimum((across - down).abs(), slowness)  # where one is too dear, the way comes from the other alone
     step = (apart + (2 * slowness.square() - apart.square()).sqrt()) / 2
     return torch.minimum(stop, torch.minimum(across, down) + step)

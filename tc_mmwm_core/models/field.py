@@ -15,8 +15,6 @@ from tc_mmwm_core.models.eikonal import cost_to_go
 from tc_mmwm_core.models.layers import coordinates, mlp
 
 REFINEMENT = 2  # the field has this many places a side of each of the map's cells, to tell a gap from none
-DIRECTION = 2  # of the cheapest way: x to the right and y up
-FLAT = 0.4  # a rise over two places, about that in the open: less has no clear direction
 
 
 class InstructionField(nn.Module):
@@ -24,22 +22,20 @@ class InstructionField(nn.Module):
 
     The first two channels are supervised where an oracle is to be had: minus the cost to go, and the margin of standing
     there. The cost to go is not regressed: it travels over the map from the goal (:mod:`tc_mmwm_core.models.eikonal`).
-    The last two are its direction of steepest descent: whether a robot faces the way or must turn first.
 
     Attributes:
         shape: rows and columns of the field, :data:`REFINEMENT` times the map's.
-        channels: values at each place, ``learned`` and :data:`DIRECTION`.
     """
 
-    def __init__(self, width: int, shape: tuple[int, int], learned: int = 8, inner: int = 32) -> None:
+    def __init__(self, width: int, shape: tuple[int, int], channels: int = 8, inner: int = 32) -> None:
         super().__init__()
-        self.map_shape, self.inner = shape, inner
-        self.shape, self.channels = (shape[0] * REFINEMENT, shape[1] * REFINEMENT), learned + DIRECTION
+        self.map_shape, self.channels, self.inner = shape, channels, inner
+        self.shape = (shape[0] * REFINEMENT, shape[1] * REFINEMENT)
         self.ask = nn.Linear(width, 2 * inner)
         self.answer = nn.Linear(width, 2 * inner)
         self.spread = nn.ModuleList(nn.Conv2d(inner, inner, 3, padding=d, dilation=d) for d in (1, 2, 4, 1))
         self.norms = nn.ModuleList(nn.GroupNorm(4, inner) for _ in self.spread)
-        self.out = nn.Conv2d(inner, (learned + 1) * REFINEMENT**2, 1)
+        self.out = nn.Conv2d(inner, (channels + 1) * REFINEMENT**2, 1)
         with torch.no_grad():  # at first, each place costs a tenth to cross and is done nowhere
             self.out.bias.view(-1, REFINEMENT**2)[:2] = torch.tensor([[-2.2], [6.0]])
 
@@ -57,26 +53,7 @@ class InstructionField(nn.Module):
         x = functional.pixel_shuffle(self.out(functional.silu(x)), REFINEMENT)  # (Shi et al., 2016)
         slowness, stop, others = x[:, :1], x[:, 1:2], x[:, 2:]
         progress = -cost_to_go(functional.softplus(slowness[:, 0]), functional.softplus(stop[:, 0]))[:, None]
-        return torch.cat([progress.to(others.dtype), others, ascent(progress).to(others.dtype)], 1).flatten(1)
-
-
-def ascent(progress: Tensor) -> Tensor:
-    """Direction in which ``progress`` [N, 1, H, W] rises most, x to the right and y up, [N, 2, H, W].
-
-    Of length near 1 on a slope and towards 0 where it is flat (float32 has no direction there). Without a gradient of
-    its own: what is taught is the cost to go.
-    """
-    gradient = torch.cat([_differences(progress.detach(), 3), -_differences(progress.detach(), 2)], 1)
-    return gradient / (gradient.square().sum(1, keepdim=True) + FLAT**2).sqrt()
-
-
-def _differences(x: Tensor, axis: int) -> Tensor:
-    """What ``x`` grows by from the place before each to the place after it; over the edges it goes on as it came."""
-    size = x.shape[axis]
-    before, after = x.narrow(axis, 0, size - 2), x.narrow(axis, 2, size - 2)
-    first = 2 * (x.narrow(axis, 1, 1) - x.narrow(axis, 0, 1))
-    last = 2 * (x.narrow(axis, size - 1, 1) - x.narrow(axis, size - 2, 1))
-    return torch.cat([first, after - before, last], axis)
+        return torch.cat([progress.to(others.dtype), others], 1).flatten(1)
 
 
 class FieldReader(nn.Module):

@@ -58,10 +58,11 @@ def label(
     """Judge every trajectory under its own instruction and ``count - 1`` others.
 
     Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
-    ``count`` places. ``progress`` shows a bar; ``bodies`` is how many the model locates.
+    ``count`` places. ``progress`` shows a bar; ``bodies`` is how many points the model locates: the
+    first of those that the domain's oracle does.
 
     Raises:
-        ValueError: the domain's oracle locates another number of bodies.
+        ValueError: the domain's oracle locates fewer.
     """
     columns: list[tuple[list[str], list[Judgement | None], np.ndarray]] = []
     for index in tqdm(range(len(dataset)), desc="labels", unit="trajectory", disable=not progress):
@@ -91,10 +92,10 @@ def label(
             violation[-1][which] = judgement.margin > 0
             rows = judgement.referents[:REFERENTS]
             referents[index, which, : len(rows)] = rows
-            if judgement.place.shape != place[-1].shape:
-                located = judgement.place.shape[1] // 2
+            located = judgement.place.shape[1] // 2
+            if located < bodies:
                 raise ValueError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
-            place[-1] = judgement.place
+            place[-1] = judgement.place[:, : 2 * bodies]
             field[index, which] = judgement.field_cost, judgement.field_margin
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
     return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert, advice)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tc_mmwm_core.losses.action_consistency import action_consistency, action_distance
 from tc_mmwm_core.losses.constraint_violation import constraint_violation
 from tc_mmwm_core.losses.counterfactual_rollout import counterfactual_rollout
-from tc_mmwm_core.losses.field import field
+from tc_mmwm_core.losses.field import crossing, field
 from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
@@ -26,6 +26,7 @@ from tc_mmwm_core.losses.sigreg import random_directions, sigreg
 from tc_mmwm_core.losses.state_prediction import state_prediction
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
 from tc_mmwm_core.losses.violation_hinge import violation_hinge
+from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
@@ -227,7 +228,13 @@ def _field_terms(model: WorldModel, batch: Batch, latents: Latents, config: Obje
     cost, margin = batch.field.flatten(0, 1).unbind(1)
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
     target = torch.nn.functional.interpolate(target, imagined.shape[-2:], mode="area")[:, None].expand_as(imagined)
-    return {"field": field(imagined, target.nan_to_num(), target.isfinite().all(-1).all(-1))}
+    known = target.isfinite().all(-1).all(-1)
+    target = target.nan_to_num()
+    sought = -target[:, 0, 0]  # [N, H, W]; beyond the limit it is flat and tells of no slowness
+    where = (known[:, 0, 0, None, None] & (sought < config.cost_limit))[:, None].expand_as(imagined[:, :, 0])
+    found = slowness_of(-imagined[:, :, 0].flatten(0, 1)).unflatten(0, where.shape[:2])
+    slowness = slowness_of(sought)[:, None].expand_as(found)
+    return {"field": field(imagined, target, known) + crossing(found, slowness, where)}
 
 
 def _action_term(

@@ -37,7 +37,7 @@ class Navigation:
             margin=oracle.margin(states, layout, meaning).astype(np.float32),
             cost=oracle.cost_to_go(states, costs).astype(np.float32),
             referents=oracle.referents(layout, meaning),
-            place=oracle.in_image(states[:, :2]).astype(np.float32),
+            place=oracle.places(states).astype(np.float32),
             field_cost=field_cost.astype(np.float32),
             field_margin=field_margin.astype(np.float32),
         )

@@ -27,6 +27,7 @@ CELL = 0.05  # m, grid of the cost-to-go
 MARGIN_LIMIT = 0.5  # m, margins are clipped to +-this
 SPEED_TO_MARGIN = 1.0  # m per m/s: puts speed excess on the scale of distances
 TURN_COST = 0.25  # m, what facing the wrong way is worth
+NOSE = 0.25  # m ahead of the robot's centre: there the field tells whether it faces the way
 FIELD = 32  # cells a side of the field over the camera's view
 _SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
 
@@ -142,6 +143,12 @@ def referents(scene: Scene, instruction: Instruction) -> np.ndarray:
 def in_image(xy: np.ndarray) -> np.ndarray:
     """Points of the floor [..., 2] in metres as coordinates of the overhead image in [-1, 1], x right and y up."""
     return xy / VIEW
+
+
+def places(states: np.ndarray) -> np.ndarray:
+    """Where in the image the robot's centre is and the point :data:`NOSE` ahead, [S, 4], see :func:`in_image`."""
+    ahead = NOSE * np.stack([np.cos(states[:, 2]), np.sin(states[:, 2])], 1)
+    return np.concatenate([in_image(states[:, :2]), in_image(states[:, :2] + ahead)], 1)
 
 
 def field(scene: Scene, instruction: Instruction, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 import skfmm
 import torch
 
-from tc_mmwm_core.models.eikonal import REACH, cost_to_go
+from tc_mmwm_core.models.eikonal import REACH, cost_to_go, slowness_of
 
 FAR = 50.0
 
@@ -70,3 +70,12 @@ def test_gradients_are_those_of_finite_differences_within_their_reach():
                 )
                 slope = (cost_to_go(*up).sum() - cost_to_go(*down).sum()) / 2e-2
             assert tensor.grad[(0, *cell)] == pytest.approx(slope.item(), abs=0.05)
+
+
+def test_slowness_is_read_off_the_cost_to_go():
+    torch.manual_seed(0)
+    slowness, stop = torch.rand(2, 9, 11) + 0.05, torch.full((2, 9, 11), 50.0)
+    stop[:, 4, 5] = 0
+    found = slowness_of(cost_to_go(slowness, stop))
+    slowness[:, 4, 5] = 1e-4  # the goal
+    torch.testing.assert_close(found, slowness, atol=1e-3, rtol=1e-3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tc_mmwm_core.models.field import FieldReader, InstructionField, ascent
+from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.layers import coordinates
 
 SHAPE, CHANNELS, D = (5, 8), 3, 4
@@ -74,11 +74,3 @@ def test_the_instructions_of_a_map_do_not_mix():
     for n in range(6):
         alone = net(features[n // 3 : n // 3 + 1], slots[n : n + 1])
         torch.testing.assert_close(together[n : n + 1], alone, atol=1e-5, rtol=1e-4)
-
-
-def test_the_direction_is_that_of_the_steepest_rise_with_y_up():
-    column, row = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="xy")
-    slopes = torch.stack([30 * column - 40 * row, torch.zeros_like(row)])[:, None]  # the first row is at the top
-    direction = ascent(slopes)
-    torch.testing.assert_close(direction[0], torch.tensor([0.6, 0.8])[:, None, None].expand(2, 5, 6), atol=1e-3, rtol=0)
-    assert not direction[1].any()

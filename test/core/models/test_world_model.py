@@ -34,7 +34,7 @@ def test_shapes(cameras):
     z, context, alpha = observe(model, cameras)
     assert z.shape == (B, D) and context.shape == (B, model.context_size) and alpha.shape == (B, 3)
     cells = (IMAGE[0] // 4, IMAGE[1] // 4)
-    assert model.field_of(context).shape == (B, TINY.field_channels + 2, *(2 * cell for cell in cells))
+    assert model.field_of(context).shape == (B, TINY.field_channels, *(2 * cell for cell in cells))
     assert model.refer(context).shape == (B, 3, 4)
     imagined = model.rollout(z[:, None].expand(-1, 7, -1), torch.randn(B, 7, K, ACTIONS))
     assert imagined.shape == (B, 7, K, D)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.navigation import instructions, oracle
-from tc_mmwm_core.domains.navigation.scene import Scene
+from tc_mmwm_core.domains.navigation.oracle import NOSE
+from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.labels import label
 
@@ -72,9 +73,13 @@ def test_a_real_recording_has_its_own_instruction_and_nothing_that_nobody_knows(
     assert not labels.referents.any()
 
 
-def test_another_number_of_bodies_than_the_oracle_locates_is_refused(dataset, domain):
-    with pytest.raises(ValueError, match=r"model\.bodies is 2; the oracle of domain 'navigation' locates 1"):
-        label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=2)
+def test_the_first_bodies_are_located_and_more_than_the_oracle_knows_are_refused(dataset, domain):
+    one, two = (label(dataset, domain, 1, TextTokens(48), seed=0, progress=False, bodies=n) for n in (1, 2))
+    for first, both in zip(one.place, two.place, strict=True):
+        np.testing.assert_array_equal(first, both[:, :2])
+        np.testing.assert_allclose(np.hypot(*(both[:, 2:] - first).T), NOSE / VIEW, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"model\.bodies is 3; the oracle of domain 'navigation' locates 2"):
+        label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=3)
 
 
 def test_without_a_domain_nothing_is_judged(dataset):
