@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bundle lint format clean
+.PHONY: help setup build demo test bundle benchmark lint format clean
 
 IN_VENV := source scripts/env.sh;
 COLCON := colcon --log-level error
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: ## make .venv with everything that build, demo and test need (a sourced ROS 2, else wheels)
 	@scripts/setup.sh
@@ -34,6 +34,11 @@ bundle: build ## retrain the shipped bundle from nothing: collect, train, export
 	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
 	  tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation; \
 	  tc-mmwm evaluate --bundle bundles/navigation --episodes 50 --json docs/results/navigation.json
+
+PLAN := $(if $(QUICK),quick,default)
+benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in hours; QUICK=1: in minutes
+	@$(IN_VENV) tc-mmwm benchmark --config $(PLAN) --workers $$(nproc) \
+	  $(if $(filter quick,$(PLAN)),,--json docs/results/$(patsubst %_default,%,benchmark_$(PLAN)).json)
 
 lint: setup ## ruff check and format check, as test/test_style.py holds them
 	@$(IN_VENV) ruff check . && ruff format --check .

@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation.report import report, write_report
     from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite, evaluate
     from tc_mmwm_core.resources import resource
-    from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.planner import PlannerConfig
     from tc_mmwm_core.training.checkpoint import CheckpointError
 
@@ -88,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if driver.kind == PLANNER and suite.open_loop:
         with tempfile.TemporaryDirectory() as scratch:
             folder = args.output / "long" if args.output else Path(scratch)
-            skip = Bundle.load(driver.bundle).manifest.frame_skip
-            long = collect_long(args.domain, folder, suite.open_loop, skip, suite.seed, args.workers, progress)
+            layouts = suite.open_loop, suite.seed
+            long = collect_long(args.domain, driver.bundle, folder, *layouts, args.workers, progress)
             try:
                 prediction = long_horizon(driver.bundle, args.domain, long, progress)
             except CheckpointError as error:  # older than this code: its graphs still drive

@@ -12,7 +12,7 @@ from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
-from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_bundle
 
@@ -21,12 +21,15 @@ FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
 
 
 def collect_long(
-    domain: str, folder: Path, episodes: int, frame_skip: int, seed: int, workers: int, progress: bool = True
+    domain: str, bundle: Path, folder: Path, episodes: int, seed: int, workers: int, progress: bool = True
 ) -> Dataset:
-    """Episodes of the domain's scripted drivers in the layouts from ``seed`` on, where ``folder`` lacks them."""
+    """Episodes of the domain's scripted drivers in the layouts from ``seed`` on, where ``folder`` lacks them.
+
+    They are as long as the model of ``bundle`` needs, and of its robot interface.
+    """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    robot = robot_file(load_domain(domain).robot)
-    collect(domain, robot, folder, episodes, (STEPS + 1) * frame_skip, seed, workers, progress)
+    steps = (STEPS + 1) * Bundle.load(bundle).manifest.frame_skip
+    collect(domain, bundle / "robot.yaml", folder, episodes, steps, seed, workers, progress)
     dataset = Dataset.open(folder)
     layouts = [info.provenance["seed"] for info in dataset.trajectories]
     return dataset.subset([i for i in np.argsort(layouts) if seed <= layouts[i] < seed + episodes])
@@ -51,10 +54,9 @@ def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = T
 
 def curve(errors: OpenLoop) -> dict[str, Any]:
     """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance."""
-    names = [f"{name} [{unit}]" if unit else name for name, unit in zip(errors.names, errors.units, strict=True)]
     return {
         "windows": errors.windows,
         "latent": {name: values.tolist() for name, values in errors.latent.items() if name != "encoder"},
-        "state": names,
+        "state": errors.columns,
         "state_rmse": {name: values.tolist() for name, values in errors.state.items()},
     }

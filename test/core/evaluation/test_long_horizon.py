@@ -29,10 +29,10 @@ def bundle(tmp_path_factory, navigation):
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory) -> Dataset:
+def long(bundle, tmp_path_factory) -> Dataset:
     folder = tmp_path_factory.mktemp("long")
-    collect_long("navigation", folder, 2, 2, 900_004, 1, progress=False)
-    return collect_long("navigation", folder, 6, 2, 900_000, 1, progress=False)  # what is there is used
+    collect_long("navigation", bundle, folder, 2, 900_004, 1, progress=False)
+    return collect_long("navigation", bundle, folder, 6, 900_000, 1, progress=False)  # what is there is used
 
 
 def test_episodes_are_those_of_the_layouts_asked_for_in_their_order(long):

@@ -1,0 +1,104 @@
+"""tc-mmwm benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SHIPPED = ("default", "cpu", "quick")
+HELP = "rerun the whole benchmark: collect, train every variant under every seed, export, evaluate, print the table"
+EXAMPLES = """\
+  tc-mmwm benchmark --quick                   everything in small: minutes, and numbers to match
+  tc-mmwm benchmark --config cpu --plan       what there is to do, what is done, how long the rest takes
+  tc-mmwm benchmark --config cpu --threads 1  a small model, hours on a CPU; killed anywhere, the same command goes on
+  tc-mmwm benchmark --json docs/results/benchmark.json --device cuda
+  tc-mmwm benchmark --only navigation/full navigation/expert
+Started several times at once (on cores, GPUs or machines that share the folder), the work is divided.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tc-mmwm benchmark``."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--config",
+        default="default",
+        help=f"{', '.join(SHIPPED)} (of config/benchmark/), or a YAML file (default: %(default)s)",
+    )
+    which.add_argument("--quick", dest="config", action="store_const", const="quick", help="short for --config quick")
+    parser.add_argument("--output", type=Path, help="folder of all work (default: runs/benchmark-<name of the config>)")
+    parser.add_argument("--only", nargs="+", metavar="DOMAIN[/VARIANT]", help="of the schedule, only these")
+    parser.add_argument("--plan", action="store_true", help="print what is to do and how long it takes, and stop")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads of training (default: one a core)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that collect and evaluate (default: 1)")
+    parser.add_argument(
+        "--json", type=Path, help="write the table here, and its figure beside it (default: in the folder)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work off the schedule; table and figure are written after every job, and the table printed at the end."""
+    import torch
+
+    from tc_mmwm_core.evaluation.benchmark.figure import draw
+    from tc_mmwm_core.evaluation.benchmark.plan import read_plan, selected
+    from tc_mmwm_core.evaluation.benchmark.run import Benchmark
+    from tc_mmwm_core.evaluation.benchmark.table import collate, render
+    from tc_mmwm_core.evaluation.results import write_results
+    from tc_mmwm_core.resources import resource
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    shipped = args.config in SHIPPED
+    file = resource("config", "benchmark", f"{args.config}.yaml") if shipped else Path(args.config)
+    plan = read_plan(file)
+    jobs = selected(plan, args.only)
+    folder = args.output or Path("runs") / f"benchmark-{file.stem}"
+    benchmark = Benchmark(plan, folder, workers=args.workers, device=args.device, progress=not args.quiet)
+    _print_plan(benchmark, jobs, whole=args.plan)
+    if args.plan:
+        return 0
+    described = {
+        "command": f"tc-mmwm benchmark --config {args.config if shipped else file.name}",
+        "config": plan.config.model_dump(mode="json"),
+        "training": {domain: plan.training[domain, "full"].model_dump(mode="json") for domain in plan.config.domains},
+        "seeds": sorted({job.seed for job in plan.jobs}),
+    }
+    output = args.json or folder / "benchmark.json"
+
+    def write():
+        content = collate(benchmark) | described
+        write_results(output, content)
+        draw(content, list(plan.config.domains), output.with_suffix(".png"))
+        return content
+
+    failed = {}
+    for job, error in benchmark.work_off(jobs):
+        if error is not None:
+            failed[job] = error
+        print(f"{job}: {error or 'done'}", flush=True)
+        write()
+    print("\n" + render(write(), plan.config.domains))
+    print(f"\nwritten to {output} and {output.with_suffix('.png').name}")
+    for job, error in failed.items():
+        print(f"FAILED: {job}: {error}")
+    return 1 if failed else 0
+
+
+def _print_plan(benchmark, jobs, whole: bool) -> None:
+    """How much is left; with ``whole`` every job with its parts and minutes."""
+    parts = {job: [(p, benchmark.clock.seconds(p)) for p in each] for job, each in benchmark.parts(jobs).items()}
+    for job, each in parts.items() if whole else ():
+        told = [f"{p.kind} {p.amount} ({'?' if s is None else f'{s / 60:.1f}'} min)" for p, s in each]
+        print(f"{job!s:44} {', '.join(told) or 'done'}")
+    left = [part for each in parts.values() for part in each]
+    done = sum(benchmark.done(job) for job in jobs)
+    trainings = sum(part.kind == "train" for part, _ in left)
+    minutes = sum(seconds for _, seconds in left if seconds is not None) / 60
+    untimed = sum(seconds is None for _, seconds in left)
+    print(
+        f"{benchmark.folder}: {done} of {len(jobs)} evaluations done, {trainings} trainings to do; at the rates so far "
+        f"{minutes:.0f} min for one process" + (f" and {untimed} parts whose like was not timed" if untimed else "")
+    )

@@ -1,0 +1,60 @@
+"""The figure of a benchmark: each variant's success and compliance, success by episodes trained on, error over k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# matplotlib: as for every other figure; the object interface, so that no window system is asked for.
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tc_mmwm_core.evaluation.pictures import save
+from tc_mmwm_core.training.ablation import FULL
+
+
+def draw(content: Mapping[str, Any], domains: Sequence[str], file: Path) -> None:
+    """Write what :func:`tc_mmwm_core.evaluation.benchmark.table.collate` gives as PNG, a row a domain."""
+    shown = [domain for domain in domains if domain in content]
+    if not shown:
+        return
+    figure = Figure(figsize=(15, 5 * len(shown)), layout="constrained")
+    for row, domain in zip(figure.subplots(len(shown), 3, squeeze=False), shown, strict=True):
+        _variants(row[0], {FULL: content[domain], **content.get("variants", {}).get(domain, {})})
+        row[0].set_title(domain)
+        _sample_efficiency(row[1], content.get("sample_efficiency", {}).get(domain, {}).get("curve", ()))
+        _open_loop(row[2], content.get("open_loop", {}).get(domain))
+    save(figure, file)
+
+
+def _variants(axes: Axes, rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
+    for offset, measure in ((0.2, "task_success"), (-0.2, "constraint_compliance")):
+        cells = [row[measure] for row in rows.values()]
+        places = [offset - index for index in range(len(cells))]
+        mean, std = [cell["mean"] for cell in cells], [cell["std"] or 0 for cell in cells]
+        axes.barh(places, mean, 0.4, xerr=std, capsize=2, label=measure.replace("_", " "))
+    axes.set_yticks([-index for index in range(len(rows))], list(rows))
+    axes.set(xlim=(0, 101), xlabel="% of episodes, ± std over training seeds")
+    axes.legend(loc="lower left")
+
+
+def _sample_efficiency(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
+    axes.set_title("Sample efficiency")
+    if not points:
+        axes.set_axis_off()
+        return
+    axes.plot([p["episodes"] for p in points], [p["task_success"]["mean"] for p in points], "o-")
+    axes.axhline(80, color="0.6", linestyle=":")
+    axes.set(xscale="log", ylim=(0, 101), xlabel="episodes trained on", ylabel="task success, %")
+
+
+def _open_loop(axes: Axes, errors: Mapping[str, Any] | None) -> None:
+    axes.set_title("Open-loop prediction")
+    if not errors:
+        axes.set_axis_off()
+        return
+    for name, values in errors["latent"].items():
+        axes.plot(errors["k"], values, "o-", label=name)
+    axes.set(xscale="log", xlabel="k, latent steps ahead", ylabel="squared error / variance", ylim=(0, None))
+    axes.legend()

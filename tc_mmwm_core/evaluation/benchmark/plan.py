@@ -1,0 +1,214 @@
+"""What the benchmark consists of: domains, variants of the model, suites, and the order of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tc_mmwm_core.config import Config, ConfigError, load
+from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Suite
+from tc_mmwm_core.resources import resource
+from tc_mmwm_core.runtime.planner import PlannerConfig
+from tc_mmwm_core.training.ablation import FULL, Switches, ablated
+from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.curriculum import shortened, stage_steps
+
+
+class DomainPlan(Config):
+    """What is collected and trained in one domain. All variants and seeds share the dataset."""
+
+    domain: str = Field(description="a domain's name, or module:factory")
+    episodes: int = Field(ge=1, description="episodes collected")
+    steps: int = Field(ge=1, description="longest episode collected, control steps")
+    seed: int = Field(100_000, ge=0, description="layout of the first episode collected; evaluation has others")
+    robot: str | None = Field(None, description="robot interface, relative to this file; unset: the domain's, shipped")
+    train: str = Field(description="YAML of the full training, relative to this file")
+    stage_steps: int | None = Field(None, ge=1, description="at most so many optimizer steps a stage: a quick look")
+    alpha: float = Field(0.05, gt=0, lt=1, description="calibration: at most this share of violations is accepted ...")
+    delta: float = Field(0.05, gt=0, lt=1, description="... except with this probability over the calibration draw")
+    planner: PlannerConfig = PlannerConfig()
+
+
+class Variant(Config):
+    """The full model with something changed, or another driver."""
+
+    switch: str | None = Field(None, description="of config/ablate/default.yaml, e.g. sigreg")
+    change: dict[str, Any] = Field({}, description="merged into the training configuration, after the switch")
+    driver: str = Field(PLANNER, description="planner, policy, random, or one of the domain's scripted drivers")
+    threshold: float | None = Field(None, description="tau in place of the calibrated one; a large one accepts all")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is something to train."""
+        return self.driver in (PLANNER, POLICY)
+
+
+class Round(Config):
+    """Variants x domains x sizes x seeds, worked off in that order: seeds turn fastest."""
+
+    variants: tuple[str, ...] = Field(min_length=1)
+    domains: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds")
+    suite: str
+    sizes: tuple[int, ...] | None = Field(None, description="train on so many episodes only: sample efficiency")
+
+
+class Variants(Config):
+    """``config/benchmark/variants.yaml``."""
+
+    variants: dict[str, Variant] = Field(min_length=1)
+
+
+class BenchmarkConfig(Config):
+    """``config/benchmark/*.yaml``."""
+
+    domains: dict[str, DomainPlan] = Field(min_length=1)
+    suites: dict[str, Suite] = Field(min_length=1)
+    variants: dict[str, Variant] | str = Field(description="by name, or the file that holds them, relative to this one")
+    schedule: tuple[Round, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant, trained (where there is something to train) under one seed and put through one suite."""
+
+    domain: str
+    variant: str
+    seed: int
+    suite: str
+    size: int | None = None  # episodes trained on; None: all
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie, within the benchmark's folder."""
+        return Path(self.domain, self.name, f"seed-{self.seed}")
+
+    @property
+    def name(self) -> str:
+        """The variant, and how much it was trained on where that is not all."""
+        return self.variant if self.size is None else f"{self.variant}-{self.size}"
+
+    def __str__(self) -> str:
+        return f"{self.domain}, {self.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration with everything resolved.
+
+    Attributes:
+        origin: the folder of the file, which what it names is relative to.
+        training: the training configuration of each domain and variant that is trained, seed not yet set.
+        jobs: in the order in which they are worked off.
+    """
+
+    origin: Path
+    config: BenchmarkConfig
+    training: dict[tuple[str, str], TrainConfig]
+    jobs: list[Job]
+
+    def training_of(self, job: Job) -> TrainConfig:
+        """What ``job`` is trained with."""
+        domain = self.config.domains[job.domain]
+        return sized(self.training[job.domain, job.variant], domain, job.seed, job.size)
+
+    def training_steps(self, job: Job) -> int:
+        """Optimizer steps of the training of ``job``."""
+        config = self.training_of(job)
+        used = self.config.domains[job.domain].episodes if job.size is None else job.size
+        return sum(stage_steps(stage, kept(used, config)) for stage in config.stages)
+
+    def trained_as(self, job: Job) -> str:
+        """The first variant of the same training: variants that differ only in how they drive share one."""
+        own = self.training[job.domain, job.variant]
+        first = next(v for (d, v), config in self.training.items() if d == job.domain and config == own)
+        return first if job.size is None else f"{first}-{job.size}"
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``path`` and resolve every training of it, so that what is wrong is told before anything runs.
+
+    Raises:
+        ConfigError: names the file and the field.
+    """
+    config = load(path, BenchmarkConfig)
+    if isinstance(config.variants, str):
+        variants = load(path.parent / config.variants, Variants).variants
+        config = config.model_copy(update={"variants": variants})
+    for problem in _problems(config):
+        raise ConfigError(f"{path}: {problem}")
+    file = resource("config", "ablate", "default.yaml")
+    switches = load(file, Switches).switches
+    training = {}
+    for domain, plan in config.domains.items():
+        base = load(path.parent / plan.train, TrainConfig)
+        for name, variant in config.variants.items():
+            if not variant.trained:
+                continue
+            origin = f"{path}: variants.{name}"
+            if variant.switch is not None and variant.switch not in switches:
+                raise ConfigError(f"{origin}: switch {variant.switch!r}; {file} has {', '.join(switches)}")
+            change = switches[variant.switch] if variant.switch else {}
+            training[domain, name] = ablated(ablated(base, change, origin), variant.change, origin)
+            if (variant.switch or variant.change) and training[domain, name] == base:
+                raise ConfigError(f"{origin}: changes nothing in {path.parent / plan.train}")
+    return Plan(path.parent, config, training, list(dict.fromkeys(_jobs(config))))
+
+
+def _problems(config: BenchmarkConfig) -> Iterator[str]:
+    for index, entry in enumerate(config.schedule):
+        for kind, names, known in (
+            ("variants", entry.variants, config.variants),
+            ("domains", entry.domains, config.domains),
+            ("suites", (entry.suite,), config.suites),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                yield f"schedule.{index}: {', '.join(unknown)} not among the {kind} {', '.join(known)}"
+        least = min(config.domains[name].episodes for name in entry.domains)
+        if entry.sizes and max(entry.sizes) >= least:
+            yield f"schedule.{index}: size {max(entry.sizes)} is not below the {least} episodes of all"
+    if config.variants.get(FULL) != Variant():
+        yield f"variants: '{FULL}: {{}}' is needed, what all others are compared with"
+
+
+def selected(plan: Plan, only: Sequence[str] | None) -> list[Job]:
+    """The jobs of the domains, or domain/variants, called ``only``; all of them where it is None.
+
+    Raises:
+        ConfigError: nothing in the schedule is called so.
+    """
+    if only is None:
+        return plan.jobs
+    names = {job: (job.domain, f"{job.domain}/{job.variant}", f"{job.domain}/{job.name}") for job in plan.jobs}
+    if unknown := [name for name in only if not any(name in known for known in names.values())]:
+        known = ", ".join(dict.fromkeys(name for row in names.values() for name in row))
+        raise ConfigError(f"--only {' '.join(unknown)}: the schedule has {known}")
+    return [job for job in plan.jobs if set(names[job]) & set(only)]
+
+
+def _jobs(config: BenchmarkConfig) -> Iterator[Job]:
+    for entry in config.schedule:
+        for variant in entry.variants:
+            trained = config.variants[variant].trained
+            for domain in entry.domains:
+                for size in entry.sizes or (None,):
+                    for seed in entry.seeds if trained else entry.seeds[:1]:
+                        yield Job(domain, variant, seed, entry.suite, size)
+
+
+def kept(episodes: int, config: TrainConfig) -> int:
+    """Of so many episodes, those that are trained on and not held out."""
+    return episodes - max(1, round(config.data.holdout * episodes))
+
+
+def sized(config: TrainConfig, plan: DomainPlan, seed: int, size: int | None) -> TrainConfig:
+    """``config`` under ``seed`` on all the episodes of ``plan``, or on ``size`` of them for as many optimizer steps."""
+    used = plan.episodes if size is None else size
+    stages = [s.model_copy(update={"epochs": s.epochs * plan.episodes / used}) for s in config.stages]
+    if plan.stage_steps:
+        stages = [shortened(s, plan.stage_steps, kept(used, config)) for s in stages]
+    return config.model_copy(update={"seed": seed, "stages": tuple(stages)})

@@ -1,0 +1,199 @@
+"""Work off a benchmark: collect once a domain, then train, export and evaluate each job. Killed anywhere, it goes on.
+
+Everything lies in one folder, and what lies there is not done again::
+
+    <domain>/dataset/                           collected once, for all trainings
+    <domain>/long/                              long episodes, for the error of prediction
+    <domain>/<variant>/seed-<n>/                a run folder of tc-mmwm train, and in it
+        bundle/                                 (variants that differ only in how they drive share the first one's)
+        episodes.jsonl                          every episode and probe, as it ended
+        evaluation.json, evaluation.png
+    times.jsonl                                 what each part took
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.evaluation.benchmark.claim import claim
+from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
+from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
+from tc_mmwm_core.evaluation.calibration import CalibrationError
+from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
+from tc_mmwm_core.evaluation.report import report, write_report
+from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate
+from tc_mmwm_core.evaluation.suite import jobs as episodes_of
+from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.export import export_run
+from tc_mmwm_core.training.run import METRICS, read_metrics
+from tc_mmwm_core.training.stage import TrainingError
+
+EVALUATION = "evaluation.json"
+UNCALIBRATED = 0.0  # the threshold where there is nothing to calibrate it on: the sign of v
+PATIENCE = 10.0  # s until work that other processes have in hand is looked at again
+
+
+class Benchmark:
+    """The folder of one benchmark, and what works on it; several processes may, each with one of these."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, *, workers: int = 1, device: str = "cpu", progress: bool = True
+    ) -> None:
+        """``workers``: processes that collect and evaluate; ``progress``: show progress bars."""
+        self.plan, self.folder = plan, folder
+        self.workers, self.device, self.progress = workers, device, progress
+        self.clock = Clock(folder)
+        self._datasets: dict[str, Dataset] = {}
+
+    def done(self, job: Job) -> bool:
+        """Whether ``job`` has been evaluated."""
+        return (self.folder / job.folder / EVALUATION).exists()
+
+    def parts(self, jobs: Sequence[Job]) -> dict[Job, list[Part]]:
+        """What is left to do for each of ``jobs``; what several of them need is listed with the first."""
+        seen: set[Path] = set()
+        return {job: [] if self.done(job) else list(self._parts(job, seen)) for job in jobs}
+
+    def work_off(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, TrainingError | None]]:
+        """Carry out ``jobs``, leaving alone what other processes have in hand until they are done with it.
+
+        Yields each that was done here, with the error where its training failed: the others go on.
+        """
+        left = list(jobs)
+        while left := [job for job in left if not self.done(job)]:
+            busy = []
+            for job in left:
+                with claim(self._run(job)) as ours:
+                    if not ours:
+                        busy.append(job)
+                    elif not self.done(job):  # another process may have been quicker
+                        yield job, self._tried(job)
+            if len(busy) == len(left):
+                time.sleep(PATIENCE)
+            left = busy
+
+    def carry_out(self, job: Job) -> None:
+        """Whatever of ``job`` is not done: collect, train, export, evaluate.
+
+        Raises:
+            TrainingError, JournalError: the folder holds the work of another configuration; or training failed.
+        """
+        bundle = self._bundle(job) if self.plan.config.variants[job.variant].trained else None
+        driver = self._driver(job, bundle)
+        suite = self.plan.config.suites[job.suite]
+        folder = self.folder / job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "episodes.jsonl"
+        before = len(log.read_text().splitlines()) - 1 if log.exists() else 0
+        amount = len(episodes_of(driver, suite)) - before
+        with self.clock.time(Part(job.domain, _evaluating(driver), amount), str(job.folder)):
+            records = evaluate(driver, suite, log, self.workers, self.progress)
+        prediction = None
+        if driver.kind == PLANNER and suite.open_loop:
+            prediction = long_horizon(bundle, driver.domain, self._long(job, bundle), self.progress)
+        write_report(report(driver, suite, records, prediction), folder / EVALUATION, folder / "evaluation.png")
+
+    def training_seconds(self, job: Job) -> float | None:
+        """What the whole training of ``job`` takes, by the steps of it that were timed; None: none was."""
+        part = Part(job.domain, "train", self.plan.training_steps(job))
+        return self.clock.seconds(part, str(self._run(job).relative_to(self.folder)))
+
+    def _tried(self, job: Job) -> TrainingError | None:
+        try:
+            self.carry_out(job)
+        except TrainingError as error:
+            return error
+        return None
+
+    def _parts(self, job: Job, seen: set[Path]) -> Iterator[Part]:
+        plan, run = self.plan.config.domains[job.domain], self._run(job)
+        driver = self._driver(job, None)
+        if driver.learned and run not in seen and not (run / DONE).exists():
+            if not self._dataset_folder(job).exists() and self._dataset_folder(job) not in seen:
+                yield Part(job.domain, "collect", plan.episodes)
+            yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
+            seen |= {run, self._dataset_folder(job)}
+        yield Part(job.domain, _evaluating(driver), len(episodes_of(driver, self.plan.config.suites[job.suite])))
+
+    def _driver(self, job: Job, bundle: Path | None) -> Driver:
+        plan, variant = self.plan.config.domains[job.domain], self.plan.config.variants[job.variant]
+        planner = plan.planner
+        if variant.threshold is not None:
+            planner = planner.model_copy(update={"threshold": variant.threshold})
+        return Driver(plan.domain, variant.driver, bundle, planner)
+
+    def _run(self, job: Job) -> Path:
+        trained = self.plan.config.variants[job.variant].trained
+        return self.folder / job.domain / (self.plan.trained_as(job) if trained else job.name) / f"seed-{job.seed}"
+
+    def _bundle(self, job: Job) -> Path:
+        """Train and export, where that is not done; variants of the same training share the bundle."""
+        run = self._run(job)
+        bundle = run / "bundle"
+        if (bundle / "bundle.json").exists():
+            return bundle
+        plan = self.plan.config.domains[job.domain]
+        dataset = self._dataset(job)
+        part = Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
+        with self.clock.time(part, str(run.relative_to(self.folder))):
+            config = {run.parent.name: self.plan.training_of(job)}
+            run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
+        settings = {"alpha": plan.alpha, "delta": plan.delta, "progress": self.progress}
+        name = f"{job.domain}-{run.parent.name}-{job.seed}"
+        try:
+            _, rests_on = export_run(run, [dataset], bundle, name, **settings)
+        except CalibrationError as error:
+            _, rests_on = export_run(run, [dataset], bundle, name, threshold=UNCALIBRATED, **settings)
+            rests_on = f"threshold {UNCALIBRATED}, not calibrated: {error}"
+        print(f"{name}: {rests_on}")
+        return bundle
+
+    def _dataset(self, job: Job) -> Dataset:
+        """What ``job`` is trained on: the dataset, or its first ``job.size`` episodes by layout."""
+        if job.domain not in self._datasets:
+            plan, folder = self.plan.config.domains[job.domain], self._dataset_folder(job)
+            os.environ.setdefault("MUJOCO_GL", "egl")
+            robot = self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
+            with (
+                claim(folder.parent, wait=True),
+                self.clock.time(Part(job.domain, "collect", 0 if folder.exists() else plan.episodes), "dataset"),
+            ):
+                collect(plan.domain, robot, folder, plan.episodes, plan.steps, plan.seed, self.workers, self.progress)
+            self._datasets[job.domain] = Dataset.open(folder)
+        dataset = self._datasets[job.domain]
+        if job.size is None:
+            return dataset
+        return dataset.subset(sorted(range(len(dataset)), key=lambda i: _layout(dataset, i))[: job.size])
+
+    def _dataset_folder(self, job: Job) -> Path:
+        return self.folder / job.domain / "dataset"
+
+    def _long(self, job: Job, bundle: Path) -> Dataset:
+        """Long episodes in the layouts of the suite."""
+        domain, suite = self.plan.config.domains[job.domain].domain, self.plan.config.suites[job.suite]
+        folder = self.folder / job.domain / "long"
+        with claim(folder.parent, wait=True):
+            return collect_long(domain, bundle, folder, suite.open_loop, suite.seed, self.workers, self.progress)
+
+
+def _evaluating(driver: Driver) -> str:
+    return f"evaluate {driver.kind}"
+
+
+def _steps_done(run: Path) -> int:
+    """Optimizer steps that a run folder has behind it."""
+    last = 0
+    for record in read_metrics(run / METRICS) if (run / METRICS).exists() else ():
+        last = record["step"]
+    return last
+
+
+def _layout(dataset: Dataset, index: int) -> int:
+    return dataset.trajectories[index].provenance["seed"]

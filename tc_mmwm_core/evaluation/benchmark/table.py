@@ -1,0 +1,232 @@
+"""The benchmark's table: means over seeds beside the published claims, what the full model is ahead of, the curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tc_mmwm_core.evaluation.benchmark.plan import Job
+from tc_mmwm_core.evaluation.benchmark.run import EVALUATION, Benchmark
+from tc_mmwm_core.evaluation.intervals import bootstrap, student
+from tc_mmwm_core.evaluation.measures import FRACTIONS
+from tc_mmwm_core.evaluation.open_loop import HORIZONS
+from tc_mmwm_core.evaluation.suite import HOME
+from tc_mmwm_core.training.ablation import FULL
+
+# measure: (what was published for this model, what is to be reached)
+CLAIMS: dict[str, tuple[float | None, str]] = {
+    "task_success": (92.4, "≥ 95"),
+    "constraint_compliance": (94.1, "≥ 98"),
+    "ood_retention": (88.7, "≥ 90"),
+    "robustness_drop": (4.2, "≤ 4"),
+    "language_truth": (None, "≥ 95"),
+    "counterfactual_rank_correlation": (None, "≥ 0.9"),
+}
+RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by perturbation are called
+RETAINED_GOAL = "≥ 75"
+EPISODES_TO_80 = 50  # published
+VARIANT_COLUMNS = (
+    "task_success",
+    "constraint_compliance",
+    "ood_retention",
+    "robustness_drop",
+    "language_truth",
+    "counterfactual_rank_correlation",
+)
+
+Summary = dict[str, float | int | None]
+Evaluation = Mapping[str, Any]  # the content of an evaluation.json
+
+
+def collate(benchmark: Benchmark) -> dict[str, Any]:
+    """Everything that is evaluated so far, as ``docs/results/benchmark.json`` holds it.
+
+    ``{domain: {measure: {mean, std, n_seeds, n_episodes}}}`` of the full model. Beside it, by domain: ``intervals`` of
+    these means over the seeds; ``variants``, the same measures of every other; ``comparisons`` of their success with
+    the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done.
+    """
+    plan = benchmark.plan
+    found = {job: json.loads((benchmark.folder / job.folder / EVALUATION).read_text()) for job in _done(benchmark)}
+    content: dict[str, Any] = {}
+    for domain in plan.config.domains:
+        by_name: dict[str, list[Evaluation]] = {}
+        for job, result in found.items():
+            if job.domain == domain:
+                by_name.setdefault(job.name, []).append(result)
+        sizes = {job.name: job.size for job in plan.jobs if job.domain == domain and job.size is not None}
+        full = by_name.get(FULL, [])
+        others = {name: rows for name, rows in by_name.items() if name != FULL and name not in sizes}
+        parts: dict[str, Any] = {"variants": {name: summarise(rows) for name, rows in others.items()}}
+        if full:
+            content[domain] = summarise(full)
+            parts["intervals"] = intervals(full)
+            parts["comparisons"] = {name: compare(full, rows) for name, rows in others.items()}
+            parts["open_loop"] = open_loop(full)
+            parts["cost"] = _cost(benchmark, domain, full)
+        curve = {sizes[name]: rows for name, rows in by_name.items() if name in sizes}
+        if curve:
+            whole = {plan.config.domains[domain].episodes: full} if full else {}
+            parts["sample_efficiency"] = sample_efficiency(curve | whole)
+        for name, part in parts.items():
+            if part:
+                content.setdefault(name, {})[domain] = part
+    return content | {"jobs": {"done": len(found), "planned": len(plan.jobs)}}
+
+
+def summarise(results: Sequence[Evaluation]) -> dict[str, Summary]:
+    """Mean and standard deviation over the seeds of every measure; ``n_episodes`` of all seeds together."""
+    return {name: _over_seeds([r["measures"][name] for r in rows]) for name, rows in _having(results).items()}
+
+
+def intervals(results: Sequence[Evaluation]) -> dict[str, tuple[float, float]]:
+    """95 % interval of the mean over the training seeds, of every measure that two seeds have."""
+    found = {name: student(_known([r["measures"][name] for r in rows])) for name, rows in _having(results).items()}
+    return {name: each for name, each in found.items() if np.isfinite(each[0])}
+
+
+def compare(full: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[str, Any]:
+    """Points of task success that the full model is ahead of another, in the layouts that all of them drove.
+
+    The interval resamples layouts and, of each of the two, training seeds.
+    """
+    mine, theirs = ([_success_by_layout(result) for result in results] for results in (full, other))
+    layouts = sorted(set.intersection(*(set(row) for row in mine + theirs)))
+    if not layouts:
+        return {"points_ahead": None, "low": None, "high": None, "n_episodes": 0, "verdict": "no layout in common"}
+    a, b = (np.array([[row[layout] for layout in layouts] for row in rows], float) * 100 for rows in (mine, theirs))
+
+    def ahead(seeds_a: list[int], seeds_b: list[int], where: list[int]) -> float:
+        return float(a[np.ix_(seeds_a, where)].mean() - b[np.ix_(seeds_b, where)].mean())
+
+    found = bootstrap(ahead, range(len(a)), range(len(b)), range(len(layouts)))
+    verdict = "full model better" if found["low"] > 0 else "full model worse" if found["high"] < 0 else None
+    return {
+        "points_ahead": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
+        "n_episodes": len(layouts),
+        "verdict": verdict or "no clear difference",
+    }
+
+
+def sample_efficiency(curve: Mapping[int, Sequence[Evaluation]]) -> dict[str, Any]:
+    """Success by the number of episodes trained on, and the least of these numbers that gives 80 %."""
+    rows = {size: _over_seeds([r["measures"]["task_success"] for r in curve[size]]) for size in sorted(curve)}
+    enough = [size for size, row in rows.items() if row["mean"] is not None and row["mean"] >= 80]
+    return {
+        "curve": [{"episodes": size, "task_success": row} for size, row in rows.items()],
+        "episodes_to_80_percent": min(enough, default=None),
+    }
+
+
+def open_loop(results: Sequence[Evaluation]) -> dict[str, Any]:
+    """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor."""
+    curves = [r["curves"]["open_loop"]["latent"] for r in results if "open_loop" in r["curves"]]
+    if not curves:
+        return {}
+    reach = min(len(curve["model"]) for curve in curves)
+    steps = [k for k in HORIZONS if k <= reach]
+    means = {name: [float(np.mean([c[name][k - 1] for c in curves])) for k in steps] for name in curves[0]}
+    return {"k": steps, "latent": means}
+
+
+def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
+    """The table to read."""
+    domains = [domain for domain in domains if domain in content]
+    lines = [f"{'':34}{'published':>10}{'to reach':>10}" + "".join(f"{domain:>24}" for domain in domains)]
+
+    def line(name: str, published: str, goal: str, cells: Iterable[str]) -> None:
+        lines.append(f"{name:34}{published:>10}{goal:>10}" + "".join(f"{cell:>24}" for cell in cells))
+
+    for name, (published, goal) in CLAIMS.items():
+        claim = "none" if published is None else f"{published:g}"
+        line(name, claim, goal, [_cell(name, content[domain].get(name)) for domain in domains])
+    curves = content.get("sample_efficiency", {})
+    line("episodes to 80 %", str(EPISODES_TO_80), "", [_episodes_to_80(curves.get(domain)) for domain in domains])
+    parts = dict.fromkeys(n for d in domains for n in content[d] if n.startswith((RETAINED, DROPPED)))
+    for name in parts:
+        goal = RETAINED_GOAL if name.startswith(RETAINED) else ""
+        line(f"  {name}", "", goal, [_cell(name, content[domain].get(name)) for domain in domains])
+    for domain in domains:
+        lines += ["", *_variants(content, domain)]
+    for domain, errors in content.get("open_loop", {}).items():
+        lines += ["", f"{domain}: open-loop error, share of variance, at k = {', '.join(map(str, errors['k']))}"]
+        lines += [f"  {name:10}" + "".join(f"{v:9.3f}" for v in row) for name, row in errors["latent"].items()]
+    for domain in curves:
+        points = [f"{p['episodes']}: {_cell('task_success', p['task_success'])}" for p in curves[domain]["curve"]]
+        lines += ["", f"{domain}: success by episodes trained on: {', '.join(points)}"]
+    for domain, cost in content.get("cost", {}).items():
+        told = ", ".join(f"{name.replace('_', ' ')} {_cell('', row)}" for name, row in cost.items())
+        lines += ["", f"{domain}: {told}"]
+    return "\n".join(lines)
+
+
+def _variants(content: Mapping[str, Any], domain: str) -> list[str]:
+    head = f"{domain:20}" + "".join(f"{name.split('_')[-1]:>16}" for name in VARIANT_COLUMNS)
+    lines = [f"{head}   full model ahead by"]
+    ahead = content.get("comparisons", {}).get(domain, {})
+    for name, row in {FULL: content[domain], **content.get("variants", {}).get(domain, {})}.items():
+        line = f"{name:20}" + "".join(f"{_cell(column, row.get(column)):>16}" for column in VARIANT_COLUMNS)
+        if name in ahead and ahead[name]["n_episodes"]:
+            one = ahead[name]
+            line += f"   {one['points_ahead']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}], {one['verdict']}"
+        lines.append(line)
+    return lines
+
+
+def _cell(name: str, row: Summary | None) -> str:
+    if row is None or row["mean"] is None:
+        return "-"
+    digits = 3 if name in FRACTIONS else 1
+    spread = f" ± {row['std']:.{digits}f}" if row["std"] is not None else ""
+    return f"{row['mean']:.{digits}f}{spread}"
+
+
+def _episodes_to_80(curve: Mapping[str, Any] | None) -> str:
+    if curve is None:
+        return "-"
+    enough = curve["episodes_to_80_percent"]
+    return str(enough) if enough is not None else f"> {curve['curve'][-1]['episodes']}"
+
+
+def _cost(benchmark: Benchmark, domain: str, full: Sequence[Evaluation]) -> dict[str, Summary]:
+    """Of the full model: ms a decision while driving, and minutes of one training."""
+    jobs = [job for job in _done(benchmark) if job.domain == domain and job.name == FULL]
+    minutes = [seconds / 60 for job in jobs if (seconds := benchmark.training_seconds(job)) is not None]
+    latencies = {name: [r["cost"][name] for r in full] for name in ("latency_p50_ms", "latency_p99_ms")}
+    columns = {**latencies, "training_minutes": minutes}
+    return {name: _summary(values) for name, values in columns.items() if values}
+
+
+def _done(benchmark: Benchmark) -> list[Job]:
+    return [job for job in benchmark.plan.jobs if benchmark.done(job)]
+
+
+def _having(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """The results that have each measure."""
+    names = dict.fromkeys(name for result in results for name in result["measures"])
+    return {name: [result for result in results if name in result["measures"]] for name in names}
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> Summary:
+    return _summary(_known(rows)) | {"n_episodes": sum(row["n_episodes"] for row in rows)}
+
+
+def _known(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["mean"] for row in rows if row["mean"] is not None]
+
+
+def _summary(values: Sequence[float]) -> Summary:
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "n_seeds": len(values),
+    }
+
+
+def _success_by_layout(result: Evaluation) -> dict[int, bool]:
+    """Whether each layout in distribution ended in success."""
+    return {episode["seed"]: episode["success"] for episode in result["episodes"][HOME]}

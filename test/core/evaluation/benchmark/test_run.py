@@ -1,0 +1,143 @@
+"""The benchmark from nothing to its table, in small: real data, trainings and episodes; killed, it goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.evaluation.benchmark import run as running
+from tc_mmwm_core.evaluation.benchmark.plan import read_plan
+from tc_mmwm_core.evaluation.benchmark.run import Benchmark
+from tc_mmwm_core.training.stage import TrainingError
+
+SMALL = {"trajectories": 4, "instructions": 2, "starts": 2}
+TRAINING = {
+    "data": {"domain": "navigation", "instructions": 2, "holdout": 0.25},
+    "model": {
+        **{"latent": 16, "width": 16, "hidden": 32, "slots": 3, "slot_width": 4, "field_channels": 2},
+        **{"word_dimensions": 16, "horizon": 3},
+    },
+    "stages": [
+        {"name": "reconstruction", "epochs": 1, "min_length": 1, "max_length": 1, **SMALL},
+        {"name": "full", "epochs": 1, "min_length": 4, "max_length": 5, **SMALL},
+    ],
+}
+PLANNER = {"proposals": {"candidates": 8}}
+PLAN = {
+    "domains": {
+        "navigation": {
+            **{"domain": "navigation", "episodes": 8, "steps": 24, "seed": 100000, "train": "train.yaml"},
+            **{"planner": PLANNER},
+        }
+    },
+    "suites": {
+        "main": {
+            **{"episodes": 1, "factors": ["light"], "factor_episodes": 1, "perturbed_episodes": 1},
+            **{"probes": 1, "candidates": 4, "open_loop": 2},
+        },
+        "short": {"episodes": 1, "probes": 0},
+    },
+    "variants": {
+        "full": {},
+        "random": {"driver": "random"},
+        "no_screening": {"driver": "policy"},
+    },
+    "schedule": [
+        {"variants": ["full", "random"], "domains": ["navigation"], "suite": "main"},
+        {"variants": ["no_screening"], "domains": ["navigation"], "suite": "short"},
+        {"variants": ["full"], "domains": ["navigation"], "suite": "short", "sizes": [6]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder where the benchmark ran to its end, in two goes."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "train.yaml").write_text(yaml.safe_dump(TRAINING))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(PLAN))
+    command = ["benchmark", "--config", str(folder / "tiny.yaml"), "--output", str(folder / "out"), "--threads", "1"]
+    assert main([*command, "--quiet", "--only", "navigation/full", "navigation/random"]) == 0
+    assert main([*command, "--quiet", "--json", str(folder / "table.json")]) == 0
+    return folder
+
+
+def test_the_table_holds_what_the_issue_names_and_every_job(finished):
+    found = json.loads((finished / "table.json").read_text())
+    assert found["jobs"] == {"done": 4, "planned": 4}
+    measures = {"task_success", "constraint_compliance", "ood_retention", "robustness_drop"}
+    assert measures | {"language_truth", "counterfactual_rank_correlation"} <= found["navigation"].keys()
+    for name in measures:
+        assert found["navigation"][name].keys() == {"mean", "std", "n_seeds", "n_episodes"}
+    assert found["variants"]["navigation"].keys() == {"random", "no_screening"}
+    assert [row["episodes"] for row in found["sample_efficiency"]["navigation"]["curve"]] == [6, 8]
+    assert found["open_loop"]["navigation"]["latent"].keys() == {"model", "copy", "linear"}
+    assert found["cost"]["navigation"]["training_minutes"]["mean"] > 0
+    assert found["seeds"] == [0] and found["config"]["suites"]["main"]["probes"] == 1
+    assert found["training"]["navigation"]["model"]["latent"] == 16
+    assert found["command"].startswith("tc-mmwm benchmark") and found["environment"]["packages"]["torch"]
+    assert str(finished) not in json.dumps({key: value for key, value in found.items() if key != "environment"})
+
+
+def test_each_job_leaves_its_run_and_its_evaluation_and_trainings_are_shared(finished):
+    out = finished / "out" / "navigation"
+    for name in ("full", "random", "no_screening", "full-6"):
+        left = out / name / "seed-0"
+        assert (left / "evaluation.json").exists() and (left / "evaluation.png").exists()
+    assert {path.parts[-4] for path in out.glob("*/seed-0/bundle/bundle.json")} == {"full", "full-6"}
+    same = json.loads((out / "no_screening" / "seed-0" / "evaluation.json").read_text())["driver"]
+    assert same["kind"] == "policy" and same["bundle"].startswith("navigation-full-0@")
+
+
+def test_what_is_done_is_not_done_again_and_the_plan_says_so(finished, capsys, monkeypatch):
+    monkeypatch.setattr(running, "run_ablations", None)
+    monkeypatch.setattr(running, "evaluate", None)
+    command = ["benchmark", "--config", str(finished / "tiny.yaml"), "--output", str(finished / "out"), "--quiet"]
+    assert main([*command, "--plan"]) == 0
+    assert "4 of 4 evaluations done, 0 trainings to do" in capsys.readouterr().out
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert "full model ahead by" in table and "success by episodes trained on" in table
+
+
+def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(finished, capsys):
+    plan = read_plan(finished / "tiny.yaml")
+    for job in plan.jobs:
+        (finished / "new" / job.folder).mkdir(parents=True)
+    command = ["benchmark", "--config", str(finished / "tiny.yaml"), "--plan", "--output"]
+    assert main([*command, str(finished / "new")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("collect 8 (? min), train 4 (? min), evaluate planner 6 (? min)")
+    assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
+    assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "whose like was not timed" in told[-1]
+    (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
+    assert main([*command, str(finished / "new")]) == 0
+    assert "not timed" not in capsys.readouterr().out
+
+
+def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypatch):
+    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "failing", progress=False)
+
+    def broken(*_):
+        raise TrainingError("step 3: loss state is not finite")
+
+    monkeypatch.setattr(running, "run_ablations", broken)
+    monkeypatch.setattr(running, "collect", lambda *_: None)
+    monkeypatch.setattr(running.Dataset, "open", lambda folder: [])
+    found = {job.variant: error for job, error in benchmark.work_off(benchmark.plan.jobs[:2])}
+    assert str(found["full"]) == "step 3: loss state is not finite" and found["random"] is None
+
+
+def test_work_in_other_hands_is_left_until_it_is_done(finished, monkeypatch):
+    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "shared", progress=False)
+    full, chance = benchmark.plan.jobs[:2]
+    done = []
+    monkeypatch.setattr(benchmark, "carry_out", done.append)
+    monkeypatch.setattr(benchmark, "done", lambda job: job in done)
+    with running.claim(finished / "shared" / full.folder):
+        monkeypatch.setattr(running.time, "sleep", lambda _: done.append(full))  # the other process ends
+        assert [job for job, _ in benchmark.work_off([full, chance])] == [chance]
+    assert done == [chance, full]

@@ -1,0 +1,136 @@
+"""The benchmark's table, from evaluations whose answers can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tc_mmwm_core.config import parse
+from tc_mmwm_core.evaluation.benchmark.clock import Part
+from tc_mmwm_core.evaluation.benchmark.figure import draw
+from tc_mmwm_core.evaluation.benchmark.plan import BenchmarkConfig, Job, Plan
+from tc_mmwm_core.evaluation.benchmark.run import Benchmark
+from tc_mmwm_core.evaluation.benchmark.table import collate, compare, intervals, render
+from tc_mmwm_core.training.config import TrainConfig
+
+DOMAIN = {"domain": "navigation", "episodes": 400, "steps": 50, "train": "-"}
+LAYOUTS = 40
+K = 10  # as far as predictions go here
+
+
+@pytest.fixture
+def benchmark(tmp_path) -> Benchmark:
+    config = BenchmarkConfig(
+        domains={"navigation": DOMAIN, "manipulation": DOMAIN},
+        suites={"s": {}},
+        variants={"full": {}, "worse": {"threshold": 0}, "expert": {"driver": "expert"}},
+        schedule=[{"variants": ["full"], "domains": ["navigation"], "suite": "s"}],
+    )
+    stages = [{"name": "full", "epochs": 1, "trajectories": 30}]
+    training = parse({"stages": stages}, TrainConfig, "test")
+    jobs = [Job("navigation", "full", seed, "s") for seed in (0, 1)]
+    jobs += [Job("navigation", "worse", seed, "s") for seed in (0, 1)]
+    jobs += [Job("navigation", "full", 0, "s", size) for size in (50, 100)]
+    return Benchmark(Plan(tmp_path, config, {("navigation", "full"): training}, jobs), tmp_path)
+
+
+def evaluation(successes: int, truth: float | None = None) -> dict:
+    """So many of the first layouts succeed."""
+    measures = {"task_success": {"mean": 100 * successes / LAYOUTS, "n_episodes": LAYOUTS}}
+    measures["constraint_compliance"] = {"mean": 95.0, "n_episodes": LAYOUTS}
+    measures["retention.size"] = {"mean": 80.0, "n_episodes": 5}
+    if truth is not None:
+        measures["language_truth"] = {"mean": truth, "low": 0, "high": 100, "n_episodes": 7}
+    episodes = [{"seed": 900_000 + i, "success": i < successes} for i in range(LAYOUTS)]
+    error = {"model": [0.1 * k for k in range(1, K + 1)], "copy": [1.0] * K, "linear": [0.5] * K}
+    return {
+        "measures": measures,
+        "episodes": {"in_distribution": episodes},
+        "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
+        "curves": {"open_loop": {"latent": error}},
+    }
+
+
+def write(benchmark: Benchmark, job: Job, content: dict) -> None:
+    path = benchmark.folder / job.folder / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_the_issue_s_format_and_everything_beside_it(benchmark):
+    results = [evaluation(40, 96), evaluation(36, 98), *(evaluation(n) for n in (10, 10, 20, 36))]
+    for job, content in zip(benchmark.plan.jobs, results, strict=True):
+        write(benchmark, job, content)
+    with benchmark.clock.time(Part("navigation", "train", 1), "navigation/full/seed-1"):
+        pass
+    found = collate(benchmark)
+    success = found["navigation"]["task_success"]
+    assert success == {"mean": 95.0, "std": pytest.approx(50**0.5), "n_seeds": 2, "n_episodes": 2 * LAYOUTS}
+    assert found["navigation"]["language_truth"]["mean"] == 97 and "manipulation" not in found
+    assert found["intervals"]["navigation"]["task_success"] == pytest.approx((95 - 63.53, 95 + 63.53), abs=0.01)
+    assert found["variants"]["navigation"].keys() == {"worse"}
+    assert found["comparisons"]["navigation"]["worse"]["points_ahead"] == pytest.approx(70)
+    curve = found["sample_efficiency"]["navigation"]
+    points = [(row["episodes"], row["task_success"]["mean"]) for row in curve["curve"]]
+    assert points == [(50, 50), (100, 90), (400, 95)] and curve["episodes_to_80_percent"] == 100
+    assert found["open_loop"]["navigation"]["k"] == [1, 2, 5, 10]
+    assert found["open_loop"]["navigation"]["latent"]["model"] == pytest.approx([0.1, 0.2, 0.5, 1.0])
+    cost = found["cost"]["navigation"]
+    assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
+    assert found["jobs"] == {"done": 6, "planned": 6}
+
+    draw(found, list(benchmark.plan.config.domains), benchmark.folder / "table.png")
+    assert (benchmark.folder / "table.png").read_bytes().startswith(b"\x89PNG")
+    lines = render(found, benchmark.plan.config.domains).splitlines()
+    assert lines[0].split() == ["published", "to", "reach", "navigation"]
+    assert lines[1].split() == ["task_success", "92.4", "≥", "95", "95.0", "±", "7.1"]
+    assert any(line.split() == ["retention.size", "≥", "75", "80.0", "±", "0.0"] for line in lines)
+    assert any(line.startswith("worse ") and "+70.0 [" in line and line.endswith("full model better") for line in lines)
+
+
+def test_what_is_not_done_yet_is_left_out(benchmark):
+    names = benchmark.plan.config.domains
+    assert collate(benchmark) == {"jobs": {"done": 0, "planned": 6}}
+    draw(collate(benchmark), list(names), benchmark.folder / "nothing.png")
+    assert not (benchmark.folder / "nothing.png").exists()
+    assert len(render(collate(benchmark), names).splitlines()) == 8
+    write(benchmark, benchmark.plan.jobs[0], evaluation(30))
+    write(benchmark, benchmark.plan.jobs[4], evaluation(20))
+    found = collate(benchmark)
+    assert found["navigation"]["task_success"] == {"mean": 75.0, "std": None, "n_seeds": 1, "n_episodes": LAYOUTS}
+    assert found["sample_efficiency"]["navigation"]["episodes_to_80_percent"] is None
+    assert "> 400" in render(found, names) and "intervals" not in found
+
+
+def test_a_part_that_does_not_pay_is_told_plainly():
+    same, better, worse = ([evaluation(n)] for n in (20, 35, 5))
+    assert compare(same, same)["verdict"] == "no clear difference"
+    assert compare(worse, better)["verdict"] == "full model worse"
+    assert compare(better, worse) == {
+        "points_ahead": 75.0,
+        "low": pytest.approx(60, abs=5),
+        "high": pytest.approx(87.5, abs=5),
+        "n_episodes": LAYOUTS,
+        "verdict": "full model better",
+    }
+
+
+def test_luck_with_training_seeds_is_no_difference():
+    """One of two seeds carries all of the advantage: layouts alone would call it clear."""
+    lucky, other = [evaluation(40), evaluation(10)], [evaluation(10), evaluation(12)]
+    found = compare(lucky, other)
+    assert found["points_ahead"] == pytest.approx(35) and found["verdict"] == "no clear difference"
+
+
+def test_only_layouts_that_all_drove_are_compared():
+    few = evaluation(5)
+    few["episodes"]["in_distribution"] = few["episodes"]["in_distribution"][:10]
+    assert compare([evaluation(10)], [few])["n_episodes"] == 10
+    few["episodes"]["in_distribution"] = [{"seed": 1, "success": True}]
+    assert compare([evaluation(10)], [few])["verdict"] == "no layout in common"
+
+
+def test_intervals_need_two_seeds():
+    assert "language_truth" not in intervals([evaluation(20, 90), evaluation(30)])
+    assert "task_success" in intervals([evaluation(20, 90), evaluation(30)])
