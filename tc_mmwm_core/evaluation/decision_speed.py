@@ -7,6 +7,7 @@ threads, measured in turns with the decisions.
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Any
 
@@ -39,7 +40,8 @@ def measure(
     Returns:
         JSON-able: bundle, provider, threads, candidates, horizon, refinement; ``p50``, ``p99`` and ``mean`` of the
         whole decision, ``phases`` (median of each), ``floor`` and ``floor_screen``, all in ms; ``gflops`` of the floor;
-        ``flops`` of the model a decision; ``ratio`` of p50 to the floor.
+        ``flops`` of the model a decision; ``ratio`` of p50 to the floor; ``memory``, MB, the most that this process has
+        held so far, Python and libraries included.
     """
     refinement = refinement or {"method": "none"}
     config = PlannerConfig.model_validate(
@@ -88,6 +90,7 @@ def measure(
         "floor": flops / per_ms,
         "floor_screen": flops_screen / per_ms,
         "ratio": float(p50) * per_ms / flops,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # Linux counts in KiB
     }
 
 

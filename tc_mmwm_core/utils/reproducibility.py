@@ -65,7 +65,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def environment() -> dict[str, Any]:
     """Versions, source revision, platform and command line of this process, of JSON types only; never raises."""
     return {
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # without the folder that it happens to be installed in
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),

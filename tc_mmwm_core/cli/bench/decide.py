@@ -42,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.runtime.bundle import Bundle
 
     bundles = [Bundle.load(path) for path in args.bundle]
-    columns = ["bundle", "threads", "N", "K", "p50", "p99", *PHASES, "floor", "x floor"]
-    print("ms a decision; floor: the model's FLOPs as plain float32 matrix products, in the same run")
+    columns = ["bundle", "threads", "N", "K", "p50", "p99", *PHASES, "floor", "x floor", "MB"]
+    print(
+        "ms a decision; floor: the same FLOPs as plain float32 matrix products, in the same run; MB: most memory held"
+    )
     print(("{:<28}" + "{:>9}" * (len(columns) - 1)).format(*columns))
     rows = []
     for bundle in bundles:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 speed = measure(bundle, candidates, args.provider, threads, refinement, args.decisions)
                 rows.append(speed)
                 numbers = [speed["p50"], speed["p99"], *(speed["phases"][phase] for phase in PHASES)]
-                cells = [f"{number:>9.2f}" for number in [*numbers, speed["floor"], speed["ratio"]]]
+                cells = [f"{number:>9.2f}" for number in [*numbers, speed["floor"], speed["ratio"], speed["memory"]]]
                 head = f"{bundle.identity[-28:]:<28}{threads:>9}{candidates:>9}{bundle.manifest.horizon:>9}"
                 print(head + "".join(cells), flush=True)
     if args.json:

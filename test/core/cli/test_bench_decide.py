@@ -34,6 +34,7 @@ def test_rows_and_json_hold_every_combination(bundle, tmp_path):
         assert 0 < row["p50"] <= row["p99"]
         assert sum(row["phases"].values()) == pytest.approx(row["p50"], rel=0.5)
         assert row["provider"] == "CPUExecutionProvider" and row["horizon"] == 3
+        assert 20 < row["memory"] < 4000
         assert row["ratio"] == pytest.approx(row["p50"] / row["floor"])
     assert rows[1]["flops"] - rows[0]["flops"] == 2 * 32 * 3 * (2 + 2 + 2) * 2  # two rounds, three products of 2
     assert content["machine"]["cores"] >= 1
