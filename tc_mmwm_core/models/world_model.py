@@ -16,7 +16,7 @@ from tc_mmwm_core.models.dynamics import Dynamics
 from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
 from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
-from tc_mmwm_core.models.heads import ConstraintFunction, Policy, Progress
+from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
 
@@ -30,6 +30,10 @@ class ModelConfig(Config):
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
     field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     bodies: int = Field(1, ge=1, description="points that the field is read at: the robot, its front or what it moves")
+    progress: Literal["latent", "field"] = Field(
+        "latent",
+        description="what progress is read off: latent, context and field, or the field alone",
+    )
     word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
     max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
     horizon: int = Field(5, ge=1, description="K, latent steps that screening imagines")
@@ -71,7 +75,10 @@ class WorldModel(nn.Module):
         self.composition = CausalComposition(latent, config.composition)
         self.dynamics = Dynamics(latent, actions, hidden)
         self.constraint_function = ConstraintFunction(latent, self.summary_size, self.reader.size, hidden)
-        self.progress_head = Progress(latent, self.summary_size, self.reader.size, hidden)
+        if config.progress == "field":
+            self.progress_head: nn.Module = FieldProgress(config.field_channels, config.bodies)
+        else:
+            self.progress_head = Progress(latent, self.summary_size, self.reader.size, hidden)
         self.policy = Policy(latent, self.summary_size + self.reader.size, actions, config.horizon, hidden)
         self.image_decoder = ImageDecoder(latent, image)
         self.sensor_decoder = nn.Linear(latent, sensors)

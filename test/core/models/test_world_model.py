@@ -5,6 +5,7 @@ import torch
 from batches import ACTIONS, IMAGE, SENSORS, TINY, noise_batch, tiny_model
 
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
+from tc_mmwm_core.models.heads import FieldProgress
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.objective import encode_batch, terms
 
@@ -135,3 +136,21 @@ def test_frames_and_instructions_of_a_batch_do_not_mix():
                 torch.testing.assert_close(latents.z[n, t], z[0], atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(latents.alpha[n, t], alpha[0], atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(latents.context[n, s], context[0], atol=1e-5, rtol=1e-4)
+
+
+def test_progress_off_the_field_is_the_cost_to_go_and_better_where_the_front_is_ahead():
+    head = FieldProgress(channels=3, bodies=2)
+    read = torch.zeros(4, 8)
+    read[:, 0] = torch.tensor([-2.0, -2.0, -2.0, 0.0])  # minus the cost to go, at the robot
+    read[:, 3] = torch.tensor([-1.75, -2.0, -2.25, 5.0])  # at its front: ahead, beside, behind; and at the goal
+    torch.testing.assert_close(head(read, read, read), torch.tensor([-2.0, -2.125, -2.25, 0.0]))
+    torch.testing.assert_close(FieldProgress(3, 1)(read, read, read), read[:, 0])
+
+
+def test_progress_off_the_field_is_what_the_model_judges_by():
+    model = tiny_model(bodies=2, progress="field")
+    z, context, _ = observe(model)
+    _, progress = model.judge(z, context)
+    read = model.reader(z[:, None], context[:, model.summary_size :])[:, 0]
+    torch.testing.assert_close(progress, model.progress_head(z, read, context))
+    assert not list(model.progress_head.parameters())
