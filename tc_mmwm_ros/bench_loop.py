@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,8 +22,7 @@ from tc_mmwm_core.domains.navigation import instructions
 from tc_mmwm_core.resources import ResourceError, resource
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_ros.demo import INSTRUCTION
-from tc_mmwm_ros.loop import TABLE_HEADER, EpisodeRecord, Loop, LoopError, find_layouts, take_domain
-from tc_mmwm_ros.processes import ProcessDied
+from tc_mmwm_ros.loop import EpisodeRecord, Loop, find_layouts, in_own_domain
 
 FIRST_LAYOUT = 700_000  # beyond all training data and the demo
 EXAMPLES = """\
@@ -99,44 +97,29 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark. Exit codes: 0 done, 1 something died or refused, 130 interrupted."""
+    """Run the benchmark; exit codes of :func:`in_own_domain`."""
     args = parse_arguments(arguments)
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are stopped then too
-    try:
-        with take_domain():
-            records = measure(args)
-    except KeyboardInterrupt:
-        return 130
-    except (ProcessDied, LoopError) as error:
-        print(f"bench_loop: {error}", file=sys.stderr)
-        return 1
+    return in_own_domain("bench_loop", lambda: measure(args))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """One episode a layout; prints each as it ends, then the figures."""
+    if args.instruction:
+        seeds = find_layouts(args.episodes, args.seed, [args.instruction], across=False)
+    else:
+        seeds = list(range(args.seed, args.seed + args.episodes))
+    print(f"bundle {args.identity}")
+    with (
+        tempfile.TemporaryDirectory(prefix="bench_loop-") as scratch,
+        Loop(args.bundle, Path(scratch) / "log", bag=Path(scratch) / "bag") as loop,
+    ):
+        records = loop.drive(seeds, args.instruction)
     summary = Summary.of(records)
     print()
     for field in fields(summary):
         print(f"{field.name:28} {getattr(summary, field.name):8.3f}".rstrip("0").rstrip("."))
     if args.json:
         write(args, summary, records)
-    return 0
-
-
-def measure(args: argparse.Namespace) -> list[EpisodeRecord]:
-    """One episode a layout; prints each as it ends."""
-    if args.instruction:
-        seeds = find_layouts(args.episodes, args.seed, [args.instruction], across=False)
-    else:
-        seeds = list(range(args.seed, args.seed + args.episodes))
-    print(f"bundle {args.identity}\n\n{TABLE_HEADER}")
-    records = []
-    with (
-        tempfile.TemporaryDirectory(prefix="bench_loop-") as scratch,
-        Loop(args.bundle, Path(scratch) / "log", bag=Path(scratch) / "bag") as loop,
-    ):
-        for seed in seeds:
-            records.append(loop.run(seed, args.instruction))
-            print(records[-1].row(), flush=True)
-    return records
 
 
 def write(args: argparse.Namespace, summary: Summary, records: Sequence[EpisodeRecord]) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,8 +24,8 @@ from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
 from tc_mmwm_core.domains.navigation.simulator import Simulator
 from tc_mmwm_core.evaluation import pictures
 from tc_mmwm_core.resources import ResourceError, resource
-from tc_mmwm_ros.loop import TABLE_HEADER, EpisodeRecord, Loop, LoopError, Moment, find_layouts, take_domain
-from tc_mmwm_ros.processes import ProcessDied, die_with_parent
+from tc_mmwm_ros.loop import EpisodeRecord, Loop, Moment, find_layouts, in_own_domain
+from tc_mmwm_ros.processes import die_with_parent
 
 INSTRUCTION = "drive to the green pad, never enter the blue zone"
 SECOND_INSTRUCTION = "go to the yellow pad, stay out of the red zone"
@@ -84,21 +82,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo. Exit codes: 0 done, 1 something died or refused, 130 interrupted."""
+    """Run the demo; exit codes of :func:`in_own_domain`."""
     args = parse_arguments(arguments)
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are stopped then too
-    try:
-        with take_domain():
-            demonstrate(args)
-    except KeyboardInterrupt:
-        print("\ninterrupted; everything that was started is stopped", file=sys.stderr)
-        return 130
-    except (ProcessDied, LoopError, subprocess.CalledProcessError) as error:
-        print(f"\ndemo: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return in_own_domain("demo", lambda: demonstrate(args))
 
 
 def demonstrate(args: argparse.Namespace) -> None:
@@ -134,13 +120,9 @@ def demonstrate(args: argparse.Namespace) -> None:
 
 
 def drive(loop: Loop, seeds: Sequence[int], instruction: str) -> list[EpisodeRecord]:
-    """One episode a layout; prints a table of them as they end."""
-    print(f"\n  “{instruction}”\n\n{TABLE_HEADER}")
-    records = []
-    for seed in seeds:
-        record = loop.run(seed, instruction)
-        records.append(record)
-        print(record.row(), flush=True)
+    """One episode a layout, with what was said before and what came of it after."""
+    print(f"\n  “{instruction}”")
+    records = loop.drive(seeds, instruction)
     good = sum(record.success for record in records)
     print(f"\n{good} of {len(records)} reached the goal and kept every rule")
     return records

@@ -1,4 +1,4 @@
-"""The closed loop as separate processes over DDS, and an operator that runs episodes in it.
+"""The closed loop as separate processes over DDS, and an operator that runs episodes in it; for demo and bench_loop.
 
 The simulated robot, the planner and the recorder are the executables and the parameter file of
 ``launch/planner.launch.py``, started without ``launch``. The operator is a node in our own process: it drives the
@@ -12,7 +12,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,7 +38,7 @@ from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
 from tc_mmwm_core.resources import resource
 from tc_mmwm_ros.markers import unicycle_paths
 from tc_mmwm_ros.msg import EpisodeEvent, PlannerState, Screening
-from tc_mmwm_ros.processes import Processes, executable
+from tc_mmwm_ros.processes import ProcessDied, Processes, executable
 from tc_mmwm_ros.srv import ResetEpisode
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -78,7 +81,7 @@ class EpisodeRecord:
     violations: int = 0  # of them violating
     rules: list[str] = field(default_factory=list)  # what was broken
     decisions: int = 0
-    decisions_per_second: float = 0.0
+    decisions_per_second: float = 0.0  # over the intervals between decisions
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     deadline_misses: int = 0
@@ -101,6 +104,23 @@ class EpisodeRecord:
             f"  {self.decisions_per_second:11.1f}  {self.p50_ms:6.1f}  {self.p99_ms:6.1f}"
             f"  {self.rejected:8.0%}  {self.candidates:10}"
         )
+
+
+def in_own_domain(program: str, work: Callable[[], None]) -> int:
+    """Do ``work`` in a ROS domain of its own. Exit codes: 0 done, 1 something died or refused, 130 interrupted."""
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are stopped then too
+    try:
+        with take_domain():
+            work()
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything that was started is stopped", file=sys.stderr)
+        return 130
+    except (ProcessDied, LoopError, subprocess.CalledProcessError) as error:
+        print(f"\n{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def take_domain() -> socket.socket:
@@ -208,6 +228,7 @@ class Loop:
         self._record: EpisodeRecord | None = None
         self._telling = -1.0
         self._rejected: list[float] = []
+        self._decided: list[float] = []  # s, when decisions were made
         subscribe = self._node.create_subscription
         subscribe(Odometry, "odom", self._on_odometry, SENSOR)
         subscribe(Image, "camera/image_raw", self._on_image, SENSOR)
@@ -219,6 +240,15 @@ class Loop:
 
     # --- episodes
 
+    def drive(self, seeds: Sequence[int], instruction: str) -> list[EpisodeRecord]:
+        """One episode in each layout; prints a table of them as they end."""
+        print(f"\n{TABLE_HEADER}")
+        records = []
+        for seed in seeds:
+            records.append(self.run(seed, instruction))
+            print(records[-1].row(), flush=True)
+        return records
+
     def run(self, seed: int, instruction: str = "") -> EpisodeRecord:
         """One episode in the layout of ``seed``; an empty instruction is drawn for the layout."""
         request = ResetEpisode.Request(seed=seed, instruction=instruction)
@@ -226,14 +256,12 @@ class Loop:
         if not answer.success:
             raise LoopError(f"sim_robot refuses layout {seed}: {answer.message}")
         self._events.clear()
-        self._rejected, self._telling = [], -1.0
+        self._rejected, self._decided, self._telling = [], [], -1.0
         record = EpisodeRecord(seed, answer.instruction, json.loads(answer.scene))
         self._record = record
         self._change_state(ACTIVATE)
-        began = time.monotonic()
         limit = self._max_steps * CONTROL_PERIOD * PATIENCE
         self._wait(lambda: self._ended(seed), limit, f"the end of the episode in layout {seed}")
-        lasted = time.monotonic() - began
         self._record = None
         self._change_state(DEACTIVATE)
         self._wait(lambda: self._state.state == PlannerState.INACTIVE, START_TIMEOUT, "the planner to be inactive")
@@ -242,7 +270,7 @@ class Loop:
         record.reason, record.steps, record.violations = end.reason, end.steps, end.violations
         record.rules = list(dict.fromkeys(e.rule for e in self._events if e.kind == EpisodeEvent.VIOLATION_BEGIN))
         record.decisions, record.deadline_misses = self._state.decisions, self._state.deadline_misses
-        record.decisions_per_second = record.decisions / lasted
+        record.decisions_per_second = rate(self._decided)
         record.p50_ms, record.p99_ms = self._state.latency_p50, self._state.latency_p99
         record.candidates = self._state.candidates
         record.rejected = float(np.mean(self._rejected)) if self._rejected else 0.0
@@ -292,7 +320,10 @@ class Loop:
         self._state = message
 
     def _on_screening(self, message: Screening) -> None:
-        if self._record is None or self._odometry is None or self._image is None:
+        if self._record is None:
+            return
+        self._decided.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
+        if self._odometry is None or self._image is None:
             return
         accepted = np.frombuffer(message.verdict, np.uint8) == Screening.ACCEPTED
         rejected = 1.0 - float(accepted.mean())
@@ -301,6 +332,11 @@ class Loop:
         if telling > self._telling:
             self._telling = telling
             self._record.moment = _moment(message, accepted, _pose(self._odometry), self._image)
+
+
+def rate(stamps: Sequence[float]) -> float:
+    """Decisions per second over the intervals between them, 0 of fewer than two; ``stamps``, s, of those heard of."""
+    return (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 0.0
 
 
 def _pose(message: Odometry) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tc_mmwm_core.domains.navigation.scene import draw_scene
-from tc_mmwm_ros.loop import LoopError, find_layouts
+from tc_mmwm_ros.loop import LoopError, find_layouts, rate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_bundle.py, whatever pytest's import mode
 import tiny_bundle
@@ -85,6 +85,12 @@ def test_layouts_that_cannot_be_are_given_up_in_words(monkeypatch):
         find_layouts(5, 0, ["drive to the green pad, never enter the blue zone"])
 
 
+def test_the_rate_is_that_between_decisions_and_what_was_not_heard_of_lowers_it():
+    assert rate([7.0, 7.1, 7.2, 7.3]) == pytest.approx(10)
+    assert rate([7.0, 7.1, 7.3]) == pytest.approx(2 / 0.3)
+    assert rate([7.0]) == rate([]) == 0
+
+
 def test_drives_records_and_leaves_everything_in_its_folder(bundle, tmp_path):
     output = tmp_path / "out"
     told = ["--instruction", FIRST, "--second-instruction", SECOND]
@@ -96,7 +102,12 @@ def test_drives_records_and_leaves_everything_in_its_folder(bundle, tmp_path):
     assert first["seed"] == second["seed"] and first["scene"] == second["scene"]
     for record, text in ((first, FIRST), (second, SECOND)):
         assert record["instruction"] == text and 0 < record["steps"] <= 40
-        assert record["decisions"] > 0 and record["candidates"] == 256 and len(record["path"]) > 20
+        assert (
+            record["decisions"] > 0
+            and 0 < record["decisions_per_second"] < 10.5
+            and record["candidates"] == 256
+            and len(record["path"]) > 20
+        )
     assert first["rejected"] > second["rejected"]  # "slow" forbids what is allowed without it
     assert (output / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "bag" / "metadata.yaml").exists() and list((output / "bag").glob("*.mcap"))
