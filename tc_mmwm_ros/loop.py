@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
@@ -232,6 +233,7 @@ class Loop:
         subscribe = self._node.create_subscription
         subscribe(Odometry, "odom", self._on_odometry, SENSOR)
         subscribe(Image, "camera/image_raw", self._on_image, SENSOR)
+        subscribe(TwistStamped, "cmd_vel", self._on_command, QoSProfile(depth=100))
         subscribe(EpisodeEvent, "episode_event", self._events.append, LATCHED)
         subscribe(PlannerState, "planner/state", self._on_state, LATCHED)
         subscribe(Screening, "planner/screening", self._on_screening, SENSOR)
@@ -316,14 +318,15 @@ class Loop:
     def _on_image(self, message: Image) -> None:
         self._image = message
 
+    def _on_command(self, message: TwistStamped) -> None:
+        if self._record is not None:  # one a decision, be it the safe action
+            self._decided.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
+
     def _on_state(self, message: PlannerState) -> None:
         self._state = message
 
     def _on_screening(self, message: Screening) -> None:
-        if self._record is None:
-            return
-        self._decided.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
-        if self._odometry is None or self._image is None:
+        if self._record is None or self._odometry is None or self._image is None:
             return
         accepted = np.frombuffer(message.verdict, np.uint8) == Screening.ACCEPTED
         rejected = 1.0 - float(accepted.mean())
@@ -335,7 +338,7 @@ class Loop:
 
 
 def rate(stamps: Sequence[float]) -> float:
-    """Decisions per second over the intervals between them, 0 of fewer than two; ``stamps``, s, of those heard of."""
+    """Decisions per second over the intervals between them; ``stamps`` in s. Of fewer than two: 0."""
     return (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 0.0
 
 

@@ -85,7 +85,7 @@ def test_layouts_that_cannot_be_are_given_up_in_words(monkeypatch):
         find_layouts(5, 0, ["drive to the green pad, never enter the blue zone"])
 
 
-def test_the_rate_is_that_between_decisions_and_what_was_not_heard_of_lowers_it():
+def test_the_rate_is_that_between_decisions_and_a_gap_lowers_it():
     assert rate([7.0, 7.1, 7.2, 7.3]) == pytest.approx(10)
     assert rate([7.0, 7.1, 7.3]) == pytest.approx(2 / 0.3)
     assert rate([7.0]) == rate([]) == 0
