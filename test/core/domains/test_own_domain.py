@@ -25,7 +25,8 @@ def folder(repo_root, tmp_path_factory):
 
 def tc_mmwm(folder, *arguments):
     command = [sys.executable, "-m", "tc_mmwm_core", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -53,7 +54,7 @@ def test_its_ball_is_where_the_oracle_says(folder, monkeypatch):
 
 def test_it_is_collected_from_trained_on_and_driven(folder, repo_root):
     config = yaml.safe_load((repo_root / "config" / "train" / "navigation.yaml").read_text())
-    small = {"latent": 32, "width": 16, "hidden": 32, "word_dimensions": 16}
+    small = {"bodies": 1, "latent": 32, "width": 16, "hidden": 32, "word_dimensions": 16}
     config |= {"data": {"domain": DOMAIN, "instructions": 2, "holdout": 0.5}, "model": config["model"] | small}
     for stage in config["stages"]:
         stage |= {"epochs": 1, "trajectories": 4}
