@@ -136,6 +136,7 @@ def export_graph(graph: nn.Module, path: Path) -> None:
         # Shapes become constants in the trace: all but the number of candidates are, and that one is no Python number.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # the tracing exporter is fixed-shape and quick
+        warnings.filterwarnings("ignore", "Constant folding")  # what is not folded is computed: the graph is the same
         torch.onnx.export(
             graph,
             graph.example(),
