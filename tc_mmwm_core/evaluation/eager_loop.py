@@ -30,17 +30,17 @@ def eager_terms(
     directions_seed: int,
 ) -> dict[str, Tensor]:
     """Raw loss terms by name; draws from ``generator`` what :func:`tc_mmwm_core.training.objective.terms` draws."""
-    dynamics = stage.name != "reconstruction"
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if dynamics else steps
+    latest = max(1, steps - depth) if stage.dynamics else steps
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.tolist()
     span = min(depth, steps - 1)
 
     sums: dict[str, Tensor] = {}
     rows = _Rows.of(batch)
-    seen = _encode(model, batch, rows, starts)
-    _of_frames(sums, model, batch, seen, starts, config, directions_seed)
+    seen = _encode(model, batch, rows, starts, stage.name != "grounding")
+    if stage.name != "grounding":
+        _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
     def add(name: str, values: Tensor, where: Tensor) -> None:
         """The mean over the rows of ``values`` [N] where ``where`` [N] holds."""
@@ -52,14 +52,17 @@ def eager_terms(
         drawn = (2 * torch.rand(shape, generator=generator) - 1).to(batch.valid.device)
     for which, t in enumerate(starts):
         z, context = seen.z[t], seen.context[t]
+        _refer(add, model, rows, context)
+        if stage.name == "grounding":
+            continue
         _of_decision(add, model, rows, t, z, context, config)
         _judge(add, model, rows, t, z, context, config)
-        for k in range(span if dynamics else 0):
+        for k in range(span if stage.dynamics else 0):
             z = model.next(z, rows.actions[:, t + k])
             _judge(add, model, rows, t + k + 1, z, context, config)
         if drawn is not None:
             _action(add, model, rows, seen.z[t], t, drawn[:, which], config)
-    if dynamics:
+    if stage.dynamics:
         _dynamics(add, model, rows, seen.z, span, stage.name == "full", config)
     return sums
 
@@ -107,7 +110,7 @@ class _Seen:
     repeats: int
 
 
-def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int]) -> _Seen:
+def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], field: bool) -> _Seen:
     longest = int(rows.mask.sum(-1).max())
     mask = rows.mask[:, :longest]
     words, z_l = model.instruct(rows.tokens[:, :longest], mask)
@@ -119,7 +122,7 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int]) -> 
         seen.z_s.append(z_s)
         seen.z.append(z)
         if t in starts:
-            seen.context[t] = model.ground(features, words, mask, z_l)
+            seen.context[t] = model.ground(features, words, mask, z_l, field)
     return seen
 
 
@@ -149,8 +152,8 @@ def _of_frames(
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()
 
 
-def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
-    """Referring, presence, field and proposal at decision step ``t``."""
+def _refer(add, model: WorldModel, rows: _Rows, context: Tensor) -> None:
+    """Referring and presence at a decision step."""
     judged = rows.cost.isfinite().any(1)
     pointed, named = model.refer(context), rows.referents
     for r in range(pointed.shape[1]):
@@ -161,6 +164,9 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
         chance = pointed[:, r, 3].sigmoid()
         add("referring", -torch.where(there, chance, 1 - chance).log(), judged)
 
+
+def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
+    """Field and proposal at decision step ``t``."""
     field = model.field_of(context)[:, :2]
     cost, margin = rows.field[:, 0], rows.field[:, 1]
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)

@@ -29,7 +29,7 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal["reconstruction", "world_model", "full"]
+    name: Literal["grounding", "reconstruction", "world_model", "full"]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
@@ -43,9 +43,14 @@ class StageConfig(Config):
     def _lengths(self) -> StageConfig:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
-        if self.name != "reconstruction" and self.min_length < 2:
+        if self.dynamics and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
         return self
+
+    @property
+    def dynamics(self) -> bool:
+        """Whether it predicts the next latent."""
+        return self.name in ("world_model", "full")
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:
         """``weights`` of the run with this stage's own in their place."""

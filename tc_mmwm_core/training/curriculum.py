@@ -1,5 +1,7 @@
-"""The three stages of training (method, section 11), each of which can be skipped, resumed and repeated.
+"""The stages of training (method, section 11, and one before), each of which can be skipped, resumed and repeated.
 
+0. ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most steps to
+   learn takes them at a third of the time.
 1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.

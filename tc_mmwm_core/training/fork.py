@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
 
 # Terms that a stage does not compute, and constants of the objective that only they read.
 UNCOMPUTED: dict[str, tuple[str, ...]] = {
+    "grounding": tuple(name for name in LossWeights.model_fields if name != "referring"),
     "reconstruction": ("state", "rollout", "action"),
     "world_model": ("rollout", "action"),
     "full": (),
 }
 UNREAD: dict[str, tuple[str, ...]] = {
+    "grounding": tuple(name for name in ObjectiveConfig.model_fields if name not in ("min_rollout", "max_rollout")),
     "reconstruction": ("counterfactuals", "action_eps", "scale_by_action_distance", "stop_gradient"),
     "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
     "full": (),

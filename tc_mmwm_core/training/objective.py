@@ -103,8 +103,11 @@ class Latents:
     starts: Tensor  # int64 [S]
 
 
-def encode_batch(model: WorldModel, batch: Batch, starts: Tensor) -> Latents:
-    """Encode every frame once, compose it with each of the window's M instructions, ground it at the decision steps."""
+def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = True) -> Latents:
+    """Encode every frame once, compose it with each of the window's M instructions, ground it at the decision steps.
+
+    ``field``: see :meth:`WorldModel.ground`.
+    """
     windows, steps = batch.valid.shape
     several = batch.tokens.shape[1]
     longest = int(batch.mask.sum(-1).max())
@@ -122,7 +125,7 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor) -> Latents:
     def at_starts(x: Tensor) -> Tensor:  # [N, ...] -> [B · S · M, ...]
         return x.unflatten(0, (windows, 1, several)).expand(-1, len(starts), -1, *x.shape[1:]).flatten(0, 2)
 
-    context = model.ground(seen, at_starts(words), at_starts(mask), at_starts(z_l))
+    context = model.ground(seen, at_starts(words), at_starts(mask), at_starts(z_l), field)
     context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
     return Latents(z, z_v, z_s, alpha, context, starts)
 
@@ -149,14 +152,16 @@ def terms(
     """Raw loss terms by name, and the latents they were computed from.
 
     ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions, the same for every share of a
-    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``reconstruction`` judges the encoded latents
-    themselves; the later stages judge imagined ones.
+    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``grounding`` points at what is named and no
+    more; ``reconstruction`` judges the encoded latents themselves; the later stages judge imagined ones.
     """
     steps = batch.valid.shape[1]
-    dynamics = stage.name != "reconstruction"
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if dynamics else steps
+    latest = max(1, steps - depth) if stage.dynamics else steps
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
+    if stage.name == "grounding":
+        latents = encode_batch(model, batch, starts, field=False)
+        return _referring_terms(model, batch, latents), latents
     latents = encode_batch(model, batch, starts)
     several = batch.tokens.shape[1]
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
@@ -173,7 +178,7 @@ def terms(
         **_proposal_terms(model, batch, latents, several),
     }
     here = torch.arange(1, device=starts.device)
-    if not dynamics:
+    if not stage.dynamics:
         seen = latents.z[:, starts, None]  # [N, S, 1, D]
         return out | _judgement_terms(model, batch, latents, seen, here, config), latents
 

@@ -12,7 +12,8 @@ from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.objective import Objective, Share, encode_batch, terms
 
 STAGES = {
-    name: StageConfig(name=name, epochs=1, min_length=2, starts=2) for name in ("reconstruction", "world_model", "full")
+    name: StageConfig(name=name, epochs=1, min_length=2, starts=2)
+    for name in ("grounding", "reconstruction", "world_model", "full")
 }
 METHOD = {"state", "action", "constraint", "rollout"}
 
@@ -68,6 +69,7 @@ def test_each_stage_has_the_terms_that_the_method_gives_it():
         name: set(terms(tiny_model(), noise_batch(), stage, ObjectiveConfig(), generator(), 0)[0])
         for name, stage in STAGES.items()
     }
+    assert found["grounding"] == {"referring"}  # ours: words are bound to pixels before all else
     assert not found["reconstruction"] & {"state", "rollout", "action"}
     assert found["world_model"] & METHOD == {"state", "constraint"}  # without counterfactual terms
     assert found["full"] >= METHOD
