@@ -95,3 +95,10 @@ class TrainConfig(Config):
     compile: bool = Field(False, description="torch.compile the model's parts")
     checkpoint_seconds: float = Field(60.0, gt=0, description="a checkpoint at least this often")
     validate_every: int = Field(250, ge=1, description="steps between validations")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> TrainConfig:
+        for stage in self.stages:
+            if stage.name == "grounding" and not stage.loss_weights(self.weights).referring:
+                raise ValueError("stage grounding learns by the term referring alone, whose weight is 0: leave it out")
+        return self

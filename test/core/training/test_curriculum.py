@@ -1,7 +1,7 @@
 import pytest
 
 from tc_mmwm_core.config import ConfigError
-from tc_mmwm_core.training.config import StageConfig
+from tc_mmwm_core.training.config import StageConfig, TrainConfig
 from tc_mmwm_core.training.curriculum import select_stages, stage_steps
 
 
@@ -28,3 +28,12 @@ def test_a_stage_that_predicts_needs_two_steps():
         StageConfig(name="full", epochs=1, min_length=1)
     with pytest.raises(ValueError, match="min_length 9 is above max_length 8"):
         StageConfig(name="full", epochs=1, min_length=9, max_length=8)
+
+
+def test_grounding_without_the_term_that_it_learns_by_is_refused(config):
+    stages = [{"name": "grounding", "epochs": 1}, {"name": "reconstruction", "epochs": 1}]
+    content = config.model_dump(mode="json") | {"stages": stages}
+    assert TrainConfig(**content).stages[0].name == "grounding"
+    content["weights"] |= {"referring": 0}
+    with pytest.raises(ValueError, match="stage grounding learns by the term referring alone, whose weight is 0"):
+        TrainConfig(**content)
