@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tc_mmwm_core.models.eikonal import cost_to_go
-from tc_mmwm_core.models.layers import coordinates, mlp
+from tc_mmwm_core.models.layers import mlp
 
 REFINEMENT = 2  # the field has this many places a side of each of the map's cells, to tell a gap from none
 
@@ -67,9 +67,6 @@ class FieldReader(nn.Module):
         self.shape, self.channels = shape, channels
         self.size = bodies * channels + 2 * (bodies - 1)
         self.locate = mlp(latent, 64, 2 * bodies, depth=1)  # α scales each modality's share of z: not linear in z alone
-        grid = coordinates(*shape)[0]
-        self.register_buffer("x", grid[0, 0].clone(), persistent=False)
-        self.register_buffer("y", grid[1, :, 0].clone(), persistent=False)
 
     def place(self, z: Tensor) -> Tensor:
         """x and y of each body in the first camera's image, x right and y up in [-1, 1], [..., 2 · bodies]."""
@@ -80,21 +77,13 @@ class FieldReader(nn.Module):
 
         [N, ..., bodies · channels + 2 · (bodies - 1)].
         """
-        height, width = self.shape
         # reshape, not unflatten, which would make the traced number of candidates a constant
         place = self.place(z).reshape(*z.shape[:-1], -1, 2)  # [N, ..., bodies, 2]
-        across = self._hat(place[..., :1], self.x, width)
-        down = self._hat(place[..., 1:], self.y, height)
-        weights = (down[..., :, None] * across[..., None, :]).flatten(-2)  # [N, ..., H · W]
-        values = field.unflatten(-1, (self.channels, -1)).transpose(1, 2)  # [N, H · W, channels]
-        read = (weights.flatten(1, -2) @ values).unflatten(1, place.shape[1:-1]).flatten(-2)
+        grid = (place * place.new_tensor([1.0, -1.0])).flatten(1, -2)[:, :, None]  # grid_sample counts rows downwards
+        values = field.unflatten(-1, (self.channels, *self.shape))
+        read = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)
+        read = read[..., 0].transpose(1, 2).unflatten(1, place.shape[1:-1]).flatten(-2)
         if place.shape[-2] == 1:
             return read
-        offset = (place[..., 1:, :] - place[..., :1, :]) * (width / 2)
+        offset = (place[..., 1:, :] - place[..., :1, :]) * (self.shape[1] / 2)
         return torch.cat([read, offset.flatten(-2)], -1)
-
-    @staticmethod
-    def _hat(at: Tensor, centres: Tensor, cells: int) -> Tensor:
-        """Linear interpolation weights over the cell centres, [..., cells]; beyond the outermost, theirs."""
-        limit = 1 - 1 / cells
-        return (1 - (at.clamp(-limit, limit) - centres).abs() * (cells / 2)).clamp(min=0)
