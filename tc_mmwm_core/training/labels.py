@@ -110,8 +110,10 @@ def _judge(
     others = [domain.draw_instruction(trajectory.scene, rng) for _ in range(count - 1)]
     texts = [trajectory.instruction, *others]
     states = np.nan_to_num(trajectory.state)  # a step that was not observed holds NaN; `valid` masks its labels
-    for which, text in enumerate(texts):
+    judgements: list[Judgement | None] = []
+    for which, text in enumerate(texts):  # both of a text in turn: a domain may keep what they share
+        judgements.append(domain.judge(trajectory.scene, states, text))
         advised = domain.advise(trajectory.scene, states, text)
         if advised is not None:
             advice[which] = advised
-    return texts, [domain.judge(trajectory.scene, states, text) for text in texts], advice
+    return texts, judgements, advice

@@ -6,6 +6,8 @@ State columns: x m, y m, yaw rad, forward speed m/s, turn rate rad/s.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 # scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
@@ -30,6 +32,7 @@ TURN_COST = 0.25  # m, what facing the wrong way is worth
 NOSE = 0.25  # m ahead of the robot's centre: there the field tells whether it faces the way
 FIELD = 32  # cells a side of the field over the camera's view
 _SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
+_CELLS = np.stack(np.meshgrid(_SIDE, _SIDE), -1).reshape(-1, 2)
 
 
 def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
@@ -80,23 +83,25 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     return np.hypot(*(states[:, :2] - _goal(scene, instruction)).T) < PAD_RADIUS
 
 
+@lru_cache(maxsize=16)  # judging, advising and driving ask for the same one in turn
 def cost_field(scene: Scene, instruction: Instruction) -> np.ndarray:
     """Metres to go from each grid cell around what is forbidden, [Y, X] (eikonal equation, Sethian 1996).
 
     Speed is 1 in the open, lower near pillars, walls and forbidden zones and very low inside them, so the cost is
-    finite everywhere and the cheapest way keeps a little distance.
+    finite everywhere and the cheapest way keeps a little distance. The array is read-only.
     """
-    x, y = np.meshgrid(_SIDE, _SIDE)
-    cells = np.stack([x.ravel(), y.ravel()], 1)
-    still = np.zeros((len(cells), 5))
-    still[:, :2] = cells
+    still = np.zeros((len(_CELLS), 5))
+    still[:, :2] = _CELLS
     rules = Instruction(instruction.goal, instruction.keep_out, False, instruction.clear)
     room = -margins(still, scene, rules).max(1, initial=-1.0)  # m left to the nearest forbidden state
-    body = [ARENA - np.abs(cells).max(1)] + [np.hypot(*(cells - p).T) - PILLAR_RADIUS for p in scene.pillars]
+    body = [ARENA - np.abs(_CELLS).max(1)] + [np.hypot(*(_CELLS - p).T) - PILLAR_RADIUS for p in scene.pillars]
     room = np.minimum(room, np.min(body, 0) - ROBOT_RADIUS)
-    speed = np.interp(room, [-0.05, 0.0, 0.06, 0.16], [0.08, 0.2, 0.6, 1.0]).reshape(x.shape)
-    to_goal = np.hypot(*(cells - _goal(scene, instruction)).T).reshape(x.shape)
-    return np.asarray(skfmm.travel_time(to_goal - 0.5 * PAD_RADIUS, speed, dx=CELL)) * (to_goal > 0.5 * PAD_RADIUS)
+    shape = (len(_SIDE), len(_SIDE))
+    speed = np.interp(room, [-0.05, 0.0, 0.06, 0.16], [0.08, 0.2, 0.6, 1.0]).reshape(shape)
+    to_goal = np.hypot(*(_CELLS - _goal(scene, instruction)).T).reshape(shape)
+    cost = np.asarray(skfmm.travel_time(to_goal - 0.5 * PAD_RADIUS, speed, dx=CELL)) * (to_goal > 0.5 * PAD_RADIUS)
+    cost.flags.writeable = False  # it is shared
+    return cost
 
 
 def sample_field(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
