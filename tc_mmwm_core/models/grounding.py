@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tc_mmwm_core.models.layers import Block
+from tc_mmwm_core.models.layers import Block, Memory
 
 
 class Grounding(nn.Module):
@@ -26,12 +26,13 @@ class Grounding(nn.Module):
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Slots [B · M, S, E] and their summary u [B · M, S · slot_width] of M instructions for each map.
 
-        Map [B, P, E], words [B · M, L, E], mask [B · M, L]. The M instructions of a map read it as queries of one
+        Map [B, P, E], words [B · M, L, 2 E] (see :class:`LanguageEncoder`), mask [B · M, L]. The M instructions of a map read it as queries of one
         attention, so that its keys and values are computed once.
         """
         x = self.slots.expand(len(words), -1, -1)
+        phrase, word = words.chunk(2, -1)
         for block in self.blocks:
-            x = block(x, (words, mask), (features, None), (None, None))
+            x = block(x, Memory(phrase, word, mask), Memory(features), None)
         return x, self.out(x).flatten(1)
 
     def refer(self, u: Tensor) -> Tensor:

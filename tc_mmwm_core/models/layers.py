@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +18,16 @@ def mlp(inputs: int, hidden: int, outputs: int, depth: int = 2) -> nn.Sequential
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
+class Memory(NamedTuple):
+    """What attention goes over: found by ``keys`` [B, M, E], read from ``values`` (default: the keys), where ``mask``."""
+
+    keys: Tensor
+    values: Tensor | None = None
+    mask: Tensor | None = None  # bool [B, M], what counts
+
+
 class Attention(nn.Module):
-    """Multi-head attention from queries [N, Q, E] over memory [B, M, E] with an optional mask [B, M] of what counts.
+    """Multi-head attention from queries [N, Q, E] over a memory.
 
     N is a multiple of B: that many groups of queries share each memory, whose keys and values are computed once.
     """
@@ -26,14 +36,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, queries: Tensor, memory: Memory) -> Tensor:
         """[N, Q, E]."""
         shape = queries.shape
-        query = self._split(self.query(queries).reshape(len(memory), -1, shape[-1]))
-        key, value = (self._split(part) for part in self.key_value(memory).chunk(2, dim=-1))
+        keys, values, mask = memory
+        query = self._split(self.query(queries).reshape(len(keys), -1, shape[-1]))
+        key, value = self._split(self.key(keys)), self._split(self.value(keys if values is None else values))
         where = None if mask is None else mask[:, None, None, :]
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=where)
         return self.out(attended.transpose(1, 2).reshape(shape))
@@ -53,11 +65,11 @@ class Block(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, x: Tensor, *memories: tuple[Tensor | None, Tensor | None]) -> Tensor:
-        """``memories``: (memory [B, M, E] or None for self-attention, mask [B, M] or None), one for each attention."""
-        for norm, attention, (memory, mask) in zip(self.norms, self.attentions, memories, strict=True):
+    def forward(self, x: Tensor, *memories: Memory | None) -> Tensor:
+        """``memories``: one for each attention; None is self-attention."""
+        for norm, attention, memory in zip(self.norms, self.attentions, memories, strict=True):
             normed = norm(x)
-            x = x + attention(normed, normed if memory is None else memory, mask)
+            x = x + attention(normed, memory or Memory(normed))
         return x + self.feed_forward(x)
 
 

@@ -67,7 +67,7 @@ class WorldModel(nn.Module):
         self.vision = VisionEncoder(cameras, image, config.width, latent)
         self.sensor = SensorEncoder(sensors, hidden, latent)
         words = word_embeddings(config.word_dimensions) if words is None else words
-        self.language = LanguageEncoder(words, config.width, latent, config.max_tokens)
+        self.language = LanguageEncoder(words, config.width, latent)
         self.grounding = Grounding(config.width, config.slots, config.slot_width)
         self.field = InstructionField(config.width, map_shape, config.field_channels)
         self.reader = FieldReader(latent, self.field.shape, self.field.channels, config.bodies)
@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
         self.sensor_decoder = nn.Linear(latent, sensors)
 
     def instruct(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens int64 [B, L] and mask bool [B, L] to word features [B, L, E] and z_l [B, D]; once an instruction."""
+        """Tokens int64 [B, L] and mask bool [B, L] to word features [B, L, 2 E] and z_l [B, D]; once an instruction."""
         words, z_l = self.language(tokens, mask)
         return (words, z_l) if self.config.use_language else (words * 0, z_l * 0)
 

@@ -45,7 +45,7 @@ class Instruction:
 
     text: str
     mask: np.ndarray  # bool [1, L], true where a token stands
-    words: np.ndarray  # float32 [1, L, E], word features
+    words: np.ndarray  # float32 [1, L, 2 E], word features
     z_l: np.ndarray  # float32 [1, D]
 
 

@@ -72,7 +72,7 @@ class EncodeGraph(nn.Module):
         self.inputs = (*(f"image.{name}" for name in images), "sensor", "words", "mask", "z_l")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images uint8 [1, H, W, 3] ..., sensor [1, Ds], words [1, L, E], mask [1, L], z_l [1, D]."""
+        """Images uint8 [1, H, W, 3] ..., sensor [1, Ds], words [1, L, 2 E], mask [1, L], z_l [1, D]."""
         *images, sensor, words, mask, z_l = inputs
         features, z_v, z_s = self.model.encode(list(images), sensor)
         context = self.model.ground(features, words, mask, z_l)
@@ -90,7 +90,7 @@ class EncodeGraph(nn.Module):
         ]
         mask = torch.ones(1, config.max_tokens, dtype=torch.bool)
         mask[:, config.max_tokens // 2 :] = False
-        draws = [(1, shapes["sensors"]), (1, config.max_tokens, config.width), (1, config.latent)]
+        draws = [(1, shapes["sensors"]), (1, config.max_tokens, 2 * config.width), (1, config.latent)]
         sensor, words, z_l = (torch.randn(shape, generator=generator) for shape in draws)
         return *images, sensor, words, mask, z_l
 

@@ -30,7 +30,7 @@ class Instruction:
     Attributes:
         verb: ``reach`` with the hand, ``push`` the puck, or pick it up and ``place`` it.
         goal: colour of the mark that it is about.
-        keep_out: colours of the zones that neither hand nor moved puck may be over, none to two.
+        keep_out: colours of the zones that neither hand nor moved puck may be over, none to two, in the order of the text.
         slow: the hand's speed must stay below :data:`SPEED_LIMIT`.
         height: ``low`` (the hand stays below :data:`LOW`), ``high`` (above :data:`HIGH`) or empty.
         spare: ``wall`` or ``puck``, which must not be touched, or empty.
@@ -159,7 +159,8 @@ def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train")
     if meaning.keep_out:
         zones = meaning.keep_out[0]
         if len(meaning.keep_out) == 2:
-            zones = _pick(ZONE_PAIR, rng).format(*rng.permutation(meaning.keep_out))
+            meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
+            zones = _pick(ZONE_PAIR, rng).format(*meaning.keep_out)
         rules.append(_pick(KEEP_OUT[split], rng).format(zones))
     if meaning.slow:
         rules.append(_pick(SLOW[split], rng))
@@ -215,7 +216,7 @@ def parse(text: str) -> Instruction:
     """
     plain = " ".join(text.lower().replace(",", " ").split())
     colour = "(" + "|".join(COLOURS) + ")"
-    goals = {(verb, found) for verb in GOAL for found in _find(plain, GOAL[verb], colour)}
+    goals = {(verb, match[1]) for verb in GOAL for match in _find(plain, GOAL[verb], colour)}
     if len(goals) != 1:
         known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
         found = "no goal" if not goals else f"goals {sorted(goals)}"
@@ -224,16 +225,17 @@ def parse(text: str) -> Instruction:
         )
     [(verb, goal)] = goals
     pair = colour + r"(?: zone (?:or|and) the " + colour + ")?"
-    zones = {name for found in _find(plain, KEEP_OUT, pair) for name in found if name}
+    found = _find(plain, KEEP_OUT, pair)
+    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
     heights = [height for height in HEIGHT if any(_find(plain, HEIGHT[height]))]
-    spared = sorted(set(_find(plain, SPARE, "(wall|puck)")))
+    spared = sorted({match[1] for match in _find(plain, SPARE, "(wall|puck)")})
     for name, several in (("height", heights), ("spared object", spared)):
         if len(several) > 1:
             raise ValueError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
     return Instruction(
         verb=verb,
         goal=goal,
-        keep_out=tuple(sorted(zones)),
+        keep_out=tuple(dict.fromkeys(name for _, name in zones)),
         slow=any(_find(plain, SLOW)),
         height="".join(heights),
         spare="".join(spared),
@@ -241,10 +243,10 @@ def parse(text: str) -> Instruction:
     )
 
 
-def _find(plain: str, wordings: Wordings, fill: str = "") -> Iterator:
-    """What stands in the gap of each wording that ``plain`` holds (or the wording, where it has no gap)."""
+def _find(plain: str, wordings: Wordings, fill: str = "") -> Iterator[re.Match[str]]:
+    """Each wording that ``plain`` holds; its groups are what stands in the gap."""
     for phrase in itertools.chain(*wordings.values()):
-        yield from _pattern(phrase, fill).findall(plain)
+        yield from _pattern(phrase, fill).finditer(plain)
 
 
 @functools.cache

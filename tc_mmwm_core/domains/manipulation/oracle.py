@@ -241,12 +241,12 @@ def descent(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
 def referents(scene: Scene, instruction: Instruction) -> np.ndarray:
     """What the instruction names: [3, 4] rows (goal, first zone, second zone) of x, y, extent, present (0/1).
 
-    In image coordinates, see :func:`in_image`. Zones come in alphabetical order of their colours. A zone that is named
+    In image coordinates, see :func:`in_image`. Zones come in the order in which they are named. A zone that is named
     but not there is absent.
     """
     rows = np.zeros((3, 4), np.float32)
     rows[0] = *in_image(goal(scene, instruction)), MARK_RADIUS / VIEW, 1
-    named = [zone for colour in sorted(instruction.keep_out) if (zone := scene.zone(colour)) is not None]
+    named = [zone for colour in instruction.keep_out if (zone := scene.zone(colour)) is not None]
     for row, zone in enumerate(named[:2], start=1):
         rows[row] = *in_image(np.array([zone.x, zone.y])), zone.half / VIEW, 1
     return rows

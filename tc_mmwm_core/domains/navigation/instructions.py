@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -26,7 +27,7 @@ class Instruction:
 
     Attributes:
         goal: colour of the pad to reach.
-        keep_out: colours of the forbidden zones, none to two.
+        keep_out: colours of the forbidden zones, none to two, in the order of the text.
         slow: the robot's speed must stay below :data:`SPEED_LIMIT`.
         clear: the robot must keep :data:`CLEARANCE` from the pillars.
         text: one wording of it.
@@ -102,8 +103,8 @@ def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train")
     if len(meaning.keep_out) == 1:
         rules.append(_pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
     elif len(meaning.keep_out) == 2:
-        first, second = rng.permutation(meaning.keep_out)
-        rules.append(_pick(KEEP_OUT[split], rng).format(_pick(ZONE_PAIR, rng).format(first, second)))
+        meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
+        rules.append(_pick(KEEP_OUT[split], rng).format(_pick(ZONE_PAIR, rng).format(*meaning.keep_out)))
     if meaning.slow:
         rules.append(_pick(SLOW[split], rng))
     if meaning.clear:
@@ -113,7 +114,7 @@ def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train")
     text = clauses[0]
     for clause in clauses[1:]:
         text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
-    return Instruction(meaning.goal, meaning.keep_out, meaning.slow, meaning.clear, text)
+    return dataclasses.replace(meaning, text=text)
 
 
 def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
@@ -154,13 +155,11 @@ def parse(text: str) -> Instruction:
         raise ValueError(
             f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
         )
-    zones: set[str] = set()
-    for pattern in _patterns("keep_out"):
-        for first, second in pattern.findall(plain):
-            zones.update(colour for colour in (first, second) if colour)
+    found = (match for pattern in _patterns("keep_out") for match in pattern.finditer(plain))
+    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
     return Instruction(
         goal=goals.pop(),
-        keep_out=tuple(sorted(zones)),
+        keep_out=tuple(dict.fromkeys(colour for _, colour in zones)),
         slow=any(phrase in plain for phrase in itertools.chain(*SLOW.values())),
         clear=any(phrase in plain for phrase in itertools.chain(*CLEAR.values())),
         text=text,

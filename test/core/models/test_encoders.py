@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tc_mmwm_core.models.decoder import ImageDecoder
-from tc_mmwm_core.models.encoders import SensorEncoder, VisionEncoder
-from tc_mmwm_core.models.layers import Block, coordinates
+from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
+from tc_mmwm_core.models.layers import Block, Memory, coordinates
 
 
 def test_an_image_that_does_not_divide_into_cells_is_refused():
@@ -42,11 +42,38 @@ def test_attention_is_torchs_own():
     torch.manual_seed(0)
     ours, theirs = Block(8, 2).attentions[0], torch.nn.MultiheadAttention(8, 2, batch_first=True)
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
         theirs.out_proj.weight.copy_(ours.out.weight)
         theirs.out_proj.bias.copy_(ours.out.bias)
     queries, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     mask = torch.arange(5) < torch.tensor([[4], [2]])
     expected, _ = theirs(queries, memory, memory, key_padding_mask=~mask)
-    torch.testing.assert_close(ours(queries, memory, mask), expected)
+    torch.testing.assert_close(ours(queries, Memory(memory, mask=mask)), expected)
+
+
+def test_attention_reads_other_values_than_it_looks_for():
+    torch.manual_seed(0)
+    attention = Block(8, 2).attentions[0]
+    queries, keys, values = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.zeros(2, 5, 8)
+    read = attention(queries, Memory(keys, values))
+    torch.testing.assert_close(read, attention.out(attention.value.bias).expand(2, 3, 8))
+
+
+def test_a_word_is_found_by_its_phrase_and_read_by_itself():
+    """What the sentence names elsewhere changes neither; where the sentence ends does not either."""
+    torch.manual_seed(0)
+    encoder = LanguageEncoder(torch.randn(50, 6), 8, 4)
+    tokens = torch.arange(10)[None]
+    mask = torch.arange(10) < 8
+    features, z_l = encoder(tokens, mask[None])
+    assert features.shape == (1, 10, 16) and z_l.shape == (1, 4)
+    other = tokens.clone()
+    other[0, 6] = 40
+    changed, other_z_l = encoder(other, mask[None])
+    same = (features == changed)[0]
+    assert same[:4].all() and not same[4:8, :8].all(1).any()  # the phrases of two words to either side
+    assert same[:6, 8:].all() and not same[6, 8:].any() and same[7, 8:].all()
+    assert not torch.equal(z_l, other_z_l)
+    padded, padded_z_l = encoder(torch.cat([tokens, tokens], 1), torch.cat([mask, mask & False])[None])
+    torch.testing.assert_close((padded[:, :8], padded_z_l), (features[:, :8], z_l))

@@ -8,7 +8,7 @@ from tc_mmwm_core.models.grounding import Grounding
 def test_the_instructions_of_a_map_are_what_they_are_one_by_one():
     torch.manual_seed(0)
     grounding = Grounding(16, slots=4, slot_width=5)
-    features, words = torch.randn(2, 12, 16), torch.randn(6, 7, 16)
+    features, words = torch.randn(2, 12, 16), torch.randn(6, 7, 32)
     mask = torch.arange(7) < torch.tensor([7, 3, 5, 1, 6, 2])[:, None]
     slots, u = grounding(features, words, mask)
     assert slots.shape == (6, 4, 16) and u.shape == (6, 20)
@@ -20,7 +20,7 @@ def test_the_instructions_of_a_map_are_what_they_are_one_by_one():
 def test_it_hears_the_words_and_sees_the_map():
     torch.manual_seed(0)
     grounding = Grounding(16)
-    features, words, mask = torch.randn(1, 12, 16), torch.randn(1, 7, 16), torch.ones(1, 7, dtype=torch.bool)
+    features, words, mask = torch.randn(1, 12, 16), torch.randn(1, 7, 32), torch.ones(1, 7, dtype=torch.bool)
     _, u = grounding(features, words, mask)
     assert not torch.allclose(u, grounding(features, words.flip(1) * 2, mask)[1])
     assert not torch.allclose(u, grounding(features + torch.randn_like(features), words, mask)[1])

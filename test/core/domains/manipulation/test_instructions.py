@@ -76,7 +76,7 @@ def test_there_are_instructions_without_and_with_two_rules():
 
 
 def test_a_sentence_is_read_whatever_its_order():
-    meaning = Instruction("place", "red", ("blue", "green"), spare="wall")
+    meaning = Instruction("place", "red", ("green", "blue"), spare="wall")
     text = "Stay out of the green zone or the blue zone, do not touch the wall and put the puck down on the red circle"
     assert dataclasses.replace(parse(text), text="") == meaning
 

@@ -33,7 +33,8 @@ def test_drawn_wordings_read_back(split):
             *(rng.random(2) < 0.5),
         )
         worded = word(said, rng, split)
-        assert meaning(parse(worded.text)) == meaning(said), worded.text
+        assert parse(worded.text) == worded, worded.text
+        assert meaning(worded) == meaning(said), worded.text
 
 
 def test_test_wordings_are_never_trained_on():
