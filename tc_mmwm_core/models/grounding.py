@@ -26,8 +26,9 @@ class Grounding(nn.Module):
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Slots [B · M, S, E] and their summary u [B · M, S · slot_width] of M instructions for each map.
 
-        Map [B, P, E], words [B · M, L, 2 E] (see :class:`LanguageEncoder`), mask [B · M, L]. The M instructions of a map read it as queries of one
-        attention, so that its keys and values are computed once.
+        Map [B, P, E], words [B · M, L, 2 E] (see :class:`~tc_mmwm_core.models.encoders.LanguageEncoder`), mask
+        [B · M, L]. The M instructions of a map read it as queries of one attention, so that its keys and values are
+        computed once.
         """
         x = self.slots.expand(len(words), -1, -1)
         phrase, word = words.chunk(2, -1)

@@ -19,7 +19,7 @@ def mlp(inputs: int, hidden: int, outputs: int, depth: int = 2) -> nn.Sequential
 
 
 class Memory(NamedTuple):
-    """What attention goes over: found by ``keys`` [B, M, E], read from ``values`` (default: the keys), where ``mask``."""
+    """What attention goes over: found by ``keys`` [B, M, E], read from ``values`` (default: the keys)."""
 
     keys: Tensor
     values: Tensor | None = None

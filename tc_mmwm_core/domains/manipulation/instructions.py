@@ -30,7 +30,7 @@ class Instruction:
     Attributes:
         verb: ``reach`` with the hand, ``push`` the puck, or pick it up and ``place`` it.
         goal: colour of the mark that it is about.
-        keep_out: colours of the zones that neither hand nor moved puck may be over, none to two, in the order of the text.
+        keep_out: colours of the zones that neither hand nor moved puck may be over, at most two, in the text's order.
         slow: the hand's speed must stay below :data:`SPEED_LIMIT`.
         height: ``low`` (the hand stays below :data:`LOW`), ``high`` (above :data:`HIGH`) or empty.
         spare: ``wall`` or ``puck``, which must not be touched, or empty.
