@@ -33,7 +33,8 @@ bundle: build ## retrain the shipped bundle from nothing: collect, train, export
 	  tc-mmwm collect --domain navigation --episodes 4000 --steps 50 --seed 100000 --output data/navigation; \
 	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
 	  tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation; \
-	  tc-mmwm evaluate --bundle bundles/navigation --episodes 50 --json docs/results/navigation.json
+	  tc-mmwm evaluate --bundle bundles/navigation --episodes 50 --factor-episodes 25 --perturbed-episodes 25 \
+	    --workers $$(nproc) --output runs/navigation/evaluation --json docs/results/navigation.json
 
 PLAN := $(if $(QUICK),quick,default)
 benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in hours; QUICK=1: in minutes
