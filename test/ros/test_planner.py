@@ -325,15 +325,19 @@ def test_diagnostics_latent_state_and_markers(driving):
     robot.create_subscription(LatentState, "planner/latent_state", latents.append, rclpy.qos.qos_profile_sensor_data)
     robot.create_subscription(MarkerArray, "planner/candidates", markers.append, rclpy.qos.qos_profile_sensor_data)
     robot.diagnostics.clear()
-    spinner.until(lambda: latents and markers and len(robot.diagnostics) >= 2)
+
+    def planning():  # on a busy machine an input may be late once
+        return [each.status[0] for each in robot.diagnostics if each.status[0].message == "PLANNING"]
+
+    spinner.until(lambda: latents and markers and len(planning()) >= 2)
     assert list(latents[-1].modalities) == ["vision", "language", "sensors"]
     assert sum(latents[-1].weights) == pytest.approx(1.0)
     chosen = next(marker for marker in markers[-1].markers if marker.ns == "chosen")
     assert chosen.header.frame_id == "base_link"
     assert chosen.points[-1].x == pytest.approx(0.7 * HORIZON * 0.2, rel=0.05), "full speed ahead for the horizon"
-    status = robot.diagnostics[-1].status[0]
+    status = planning()[-1]
     values = {value.key: value.value for value in status.values}
-    assert status.name == "planner: planner" and status.message == "PLANNING"
+    assert status.name == "planner: planner"
     assert float(values["scan rate (Hz)"]) == pytest.approx(20, rel=0.4)
     assert 0 <= float(values["scan age (s)"]) < 0.35
     assert 0 < float(values["decision p50 (ms)"]) <= float(values["decision p99 (ms)"])
