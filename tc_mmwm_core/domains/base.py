@@ -27,8 +27,9 @@ class Judgement:
         text: the instruction, worded.
         margin: [S] float32, how far the instruction is broken; > 0 means "violates". Its scale is the domain's own.
         cost: [S] float32, cost to go to the instruction's goal; 0 when done. Its scale is the domain's own.
-        referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names, in
-            coordinates of the first camera's image, x right and y up in [-1, 1].
+        referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names, the goal
+            and then in the order of the sentence (a slot has to tell them apart by their phrases), in coordinates of
+            the first camera's image, x right and y up in [-1, 1].
         place: [S, 2 B] float32, x and y of each of B points in the same coordinates: the robot, then its front (a robot
             that must turn before it can drive) or what it moves; B is ``model.bodies`` of the training config.
         field_cost, field_margin: [G, G] float32, cost and margin of standing at the centres of a grid over the first

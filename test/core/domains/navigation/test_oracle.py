@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.navigation import oracle
-from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction
+from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction, parse
 from tc_mmwm_core.domains.navigation.scene import (
     ARENA,
     PAD_RADIUS,
@@ -143,3 +143,15 @@ def test_referents_are_where_the_named_things_are():
     np.testing.assert_allclose(
         rows, [[1 / VIEW, 0, PAD_RADIUS / VIEW, 1], [0, 0, 0.3 / VIEW, 1], [0, 0, 0, 0]], atol=1e-7
     )
+
+
+def test_referents_come_in_the_order_of_the_sentence():
+    layout = draw_scene(5)
+    first, second = (zone.colour for zone in layout.zones[:2])
+    goal = layout.pads[0].colour
+    one, other = (
+        oracle.referents(layout, parse(f"go to the {goal} pad, avoid the {a} zone, keep off the {b} square"))
+        for a, b in ((first, second), (second, first))
+    )
+    assert not np.array_equal(one[1], one[2])
+    np.testing.assert_array_equal(one, other[[0, 2, 1]])
