@@ -74,8 +74,8 @@ class LanguageEncoder(nn.Module):
     above them is trained. See :mod:`tc_mmwm_core.models.vocabulary`.
 
     A word is found by its phrase and read by itself: the "red" of "the red pad" is the goal's colour whatever else the
-    sentence names. A transformer over the sentence learned which colours go together instead, and pointed wrong in
-    half of the combinations that training never showed. Keeping syntax and meaning apart is how Russin et al.
+    sentence names. A transformer over the sentence learned which colours go together instead, and pointed wrong where
+    training never showed two of them together. Keeping syntax and meaning apart is how Russin et al.
     (Compositional generalization by separating syntax and semantics, 2019) made a translator generalise so.
     """
 
