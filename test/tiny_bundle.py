@@ -1,9 +1,9 @@
 """A model bundle small enough to be written in a test, whose verdicts can be worked out by hand.
 
 Real ONNX graphs and a real tokenizer, for the navigation robot. Latent state: [bumper, forward speed, mean brightness,
-0]. Context: z_l and the bumper. Words switch rules on: after "slow", normalised forward speed is the violation; after
-"right", the normalised turn; "never" and a pressed bumper forbid everything. Progress is the sum of normalised forward
-speed, less a tenth of each squared turn.
+brightest before]; the memory is the brightest so far. Context: z_l and the bumper. Words switch rules on: after "slow",
+normalised forward speed is the violation; after "right", the normalised turn; "never" and a pressed bumper forbid
+everything. Progress is the sum of normalised forward speed, less a tenth of each squared turn.
 """
 
 from __future__ import annotations
@@ -107,11 +107,14 @@ def _encode() -> onnx.ModelProto:
             helper.make_node("Cast", ["image.overhead"], ["pixels"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2, 3], keepdims=0),
             helper.make_node("Unsqueeze", ["mean", "last"], ["brightness"]),
-            helper.make_node("Concat", ["sensed", "brightness", "zero"], ["latent"], axis=1),
+            helper.make_node("Unsqueeze", ["brightness", "last"], ["brightest"]),
+            helper.make_node("ReduceMax", ["remembered"], ["before"], axes=[1], keepdims=0),
+            helper.make_node("Concat", ["sensed", "brightness", "before"], ["latent"], axis=1),
             helper.make_node("Slice", ["latent", "start", "end", "last"], ["bumper"]),
             helper.make_node("Concat", ["z_l", "bumper"], ["context"], axis=1),
             helper.make_node("Identity", ["thirds"], ["weights"]),
             helper.make_node("Identity", ["still"], ["proposal"]),
+            helper.make_node("Max", ["remembered", "brightest"], ["memory"]),
         ],
         [
             helper.make_tensor_value_info("image.overhead", TensorProto.UINT8, (1, 64, 64, 3)),
@@ -119,16 +122,17 @@ def _encode() -> onnx.ModelProto:
             _float("words", 1, TOKENS, 4),
             helper.make_tensor_value_info("mask", TensorProto.BOOL, (1, TOKENS)),
             _float("z_l", 1, LATENT),
+            _float("remembered", 1, 1, 1),
         ],
         [
             _float("latent", 1, LATENT),
             _float("context", 1, CONTEXT),
             _float("weights", 1, 3),
             _float("proposal", 1, HORIZON, ACTIONS),
+            _float("memory", 1, 1, 1),
         ],
         {
             "pick": pick,
-            "zero": np.zeros((1, 1), np.float32),
             "start": np.array([0], np.int64),
             "end": np.array([1], np.int64),
             "last": np.array([1], np.int64),

@@ -75,12 +75,13 @@ def planner_controller(planner: Planner) -> Controller:
 def policy_controller(planner: Planner) -> Controller:
     """The first action of the bundle's own proposal, within the robot's limits; nothing is imagined or screened."""
     screener, interface = planner.screener, planner.interface
-    last = interface.action_safe
+    last, memory = interface.action_safe, None
     period = 1 / interface.rate
 
     def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
-        nonlocal last
-        scene = screener.encode(step_of(observation, 0), screener.instruct(info["instruction"]))
+        nonlocal last, memory
+        scene = screener.encode(step_of(observation, 0), screener.instruct(info["instruction"]), memory)
+        memory = scene.memory
         proposed = interface.denormalise_action(scene.proposal[:, :1])
         limits, rates = interface.action_limits, interface.action_max_rate
         last = limit_sequence(proposed, last, limits, rates, period, period)[0, 0]

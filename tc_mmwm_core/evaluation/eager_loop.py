@@ -115,8 +115,11 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], fie
     mask = rows.mask[:, :longest]
     words, z_l = model.instruct(rows.tokens[:, :longest], mask)
     seen = _Seen([], [], [], {}, rows.repeats)
+    memory = None
     for t in range(batch.valid.shape[1]):
-        features, z_v, z_s = model.encode([image[:, t] for image in batch.images], batch.sensor[:, t])
+        now = slice(t, t + 1)
+        encoded = model.encode([image[:, now] for image in batch.images], batch.sensor[:, now], memory)
+        (features, z_v, z_s), memory = (x[:, 0] for x in encoded[:3]), encoded[3]
         z, _ = model.compose(z_v.repeat_interleave(rows.repeats, 0), z_l, z_s.repeat_interleave(rows.repeats, 0))
         seen.z_v.append(z_v)
         seen.z_s.append(z_s)
@@ -173,8 +176,9 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
     target = functional.interpolate(target, field.shape[-2:], mode="area")
     for channel in range(2):
         known = target[:, channel].isfinite().all(-1).all(-1)
-        gap = (field[:, channel] - target[:, channel].nan_to_num()).abs()
-        add("field", (_huber(gap, 0.2) / 0.2).mean((1, 2)), known)
+        gap = field[:, channel] - target[:, channel].nan_to_num()
+        weight = torch.where(gap < 0, config.prudence if channel == 1 else 1.0, 1.0)
+        add("field", (weight * _huber(gap.abs(), 0.2) / 0.2).mean((1, 2)), known)
         if channel == 0:
             found, sought = (slowness_of(-x[:, 0]) for x in (field, target.nan_to_num()))
             gap = ((found + OPEN).log() - (sought + OPEN).log()).abs() * (target[:, 0] > -config.cost_limit)
@@ -196,7 +200,9 @@ def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tens
     valid, label, margin = rows.valid[:, t], rows.violation[:, t], rows.margin[:, t]
     add("constraint", violation.clamp(min=0), valid & (label == 0))
     add("violation", (config.violation_margin - violation).clamp(min=0), valid & (label == 1))
-    add("margin", _huber((violation - _score(margin, config).nan_to_num()).abs(), 1.0), valid & margin.isfinite())
+    gap = violation - _score(margin, config).nan_to_num()
+    weight = torch.where(gap < 0, config.prudence, 1.0)
+    add("margin", weight * _huber(gap.abs(), 1.0), valid & margin.isfinite())
     cost = rows.cost[:, t]
     add("progress", _huber((progress + cost.nan_to_num()).abs(), 0.2) / 0.2, valid & cost.isfinite())
     located, there = model.reader.place(z), rows.place[:, t]

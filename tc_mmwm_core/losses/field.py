@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from tc_mmwm_core.losses.reduction import masked_difference
+from tc_mmwm_core.losses.reduction import masked_difference, prudent
 
 OPEN = 0.02  # less than any place costs: keeps the logarithm from telling apart what is next to nothing
 
 
-def field(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Σ over decisions and channels of the mean over places of h_δ(p − t) / δ, δ = 0.2, mean over the batch.
+def field(predicted: Tensor, target: Tensor, mask: Tensor, prudence: float = 1.0) -> Tensor:
+    """Σ over decisions of the mean over places of h_δ(p − t) / δ, δ = 0.2, mean over the batch.
 
     Args:
-        predicted, target: [B, ..., H, W], on the scale of progress and of violation scores.
+        predicted, target: one channel [B, ..., H, W], on the scale of progress or of violation scores.
         mask: bool [B, ...], where an oracle judged.
+        prudence: how many times as bad a value too low is as one too high.
     """
-    return _huber(masked_difference(predicted, target, mask))
+    return _huber(masked_difference(predicted, target, mask), prudence)
 
 
 def crossing(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def crossing(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return _huber(masked_difference((predicted + OPEN).log(), (target + OPEN).log(), mask))
 
 
-def _huber(difference: Tensor) -> Tensor:
+def _huber(difference: Tensor, prudence: float = 1.0) -> Tensor:
     delta = 0.2
     loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta) / delta
-    return loss.mean((-2, -1)).flatten(1).sum(1).mean()
+    return prudent(loss, difference, prudence).mean((-2, -1)).flatten(1).sum(1).mean()

@@ -37,16 +37,19 @@ class VisionEncoder(nn.Module):
         self.read = Block(width, 4)
         self.out = nn.Linear(readers * width, latent)
 
-    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """``images``: one uint8 [B, H, W, 3] a camera. Returns the map [B, P, E] and z_v [B, D]."""
+    def map(self, images: list[Tensor]) -> Tensor:
+        """``images``, one uint8 [B, H, W, 3] a camera, to the map [B, P, E]."""
         maps = []
         for image, trunk, place in zip(images, self.trunks, self.place, strict=True):
             pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
             maps.append((trunk(pixels) + place(self.grid)).flatten(2).transpose(1, 2))
         features = torch.cat(maps, 1)
-        features = features + self.mix(features)
+        return features + self.mix(features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """z_v [B, D] of a map [B, P, E]."""
         summary = self.read(self.readers.expand(len(features), -1, -1), Memory(features))
-        return features, self.out(summary.flatten(1))
+        return self.out(summary.flatten(1))
 
 
 class SensorEncoder(nn.Module):

@@ -9,7 +9,6 @@ from tc_mmwm_core.models.layers import mlp
 
 AHEAD = 0.25  # cost to go that a front straight ahead on the way has less
 NEAR = 0.3  # cost to go within which facing the way matters less and less
-FACING = 0.5  # share of it that counts; with all of it fewer robots got to their goal
 
 
 class LatentHead(nn.Module):
@@ -63,7 +62,8 @@ class FieldProgress(nn.Module):
         if self.front is None:
             return here
         on_the_way = (-here / NEAR).clamp(0, 1)  # at the goal it no longer matters where the robot faces
-        return here + FACING * on_the_way * (read[..., self.front] - here - AHEAD)
+        nearer = (read[..., self.front] - here).clamp(-AHEAD, AHEAD)  # the front may reach into what is dear to cross
+        return here + on_the_way * (nearer - AHEAD)
 
 
 class Policy(nn.Module):

@@ -17,6 +17,7 @@ from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionE
 from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
+from tc_mmwm_core.models.memory import MapMemory
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
 
@@ -43,6 +44,7 @@ class ModelConfig(Config):
     )
     use_vision: bool = Field(True, description="ablation: without, the camera is not seen")
     use_language: bool = Field(True, description="ablation: without, the instruction is not heard")
+    use_memory: bool = Field(True, description="ablation: without, only the last frame is seen")
     use_sensors: bool = Field(True, description="ablation: without, the sensor vector is not seen")
 
 
@@ -65,6 +67,8 @@ class WorldModel(nn.Module):
         map_shape = (image[0] // 4, image[1] // 4)
         self.summary_size = latent + config.slots * config.slot_width
         self.vision = VisionEncoder(cameras, image, config.width, latent)
+        self.memory = MapMemory(config.width)
+        self.memory_shape = (cameras * math.prod(map_shape), config.width + 1)
         self.sensor = SensorEncoder(sensors, hidden, latent)
         words = word_embeddings(config.word_dimensions) if words is None else words
         self.language = LanguageEncoder(words, config.width, latent)
@@ -88,13 +92,26 @@ class WorldModel(nn.Module):
         words, z_l = self.language(tokens, mask)
         return (words, z_l) if self.config.use_language else (words * 0, z_l * 0)
 
-    def encode(self, images: list[Tensor], sensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images uint8 [B, H, W, 3] and sensor [B, Ds] to the map [B, P, E], z_v [B, D] and z_s [B, D]."""
-        features, z_v = self.vision(images)
+    def encode(
+        self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """T steps, one after the other: the map [B, T, P, E], z_v and z_s [B, T, D], and the memory after them.
+
+        Args:
+            images: one uint8 [B, T, H, W, 3] a camera.
+            sensor: [B, T, Ds], raw units.
+            memory: [B, P, E + 1], what was seen before (see :class:`MapMemory`); none: nothing.
+        """
+        steps = sensor.shape[:2]
+        frames = self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, steps)
+        features, remembered = self.memory(frames, memory)
+        if not self.config.use_memory:
+            features = frames
+        z_v = self.vision(features.flatten(0, 1)).unflatten(0, steps)
         z_s = self.sensor(sensor)
         if not self.config.use_vision:
             features, z_v = features * 0, z_v * 0
-        return features, z_v, z_s if self.config.use_sensors else z_s * 0
+        return features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered
 
     def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, field: bool = True) -> Tensor:
         """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, and the instruction's field.

@@ -66,10 +66,11 @@ class Decision:
 
 
 class Planner:
-    """Decides, once a control period. Remembers the last action (for the rate limit) and plan (to shift it).
+    """Decides, once a control period.
 
-    The noise of a decision is drawn from the seed and the step's stamp alone, so that a decision can be repeated from
-    its record without all that came before.
+    Remembers the last action (for the rate limit), the last plan (to shift it) and what was seen (for where the view is
+    hidden); without an observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is
+    drawn from the seed and the step's stamp alone: the same steps give the same decisions.
     """
 
     def __init__(self, screener: Screener, interface: RobotInterface, config: PlannerConfig | None = None) -> None:
@@ -83,7 +84,13 @@ class Planner:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last action and plan: a new episode, or the robot stands still."""
+        """Forget everything: a new episode."""
+        self._halt()
+        self._memory: np.ndarray | None = None
+        self._seen_ns = 0
+
+    def _halt(self) -> None:
+        """Forget the last action and plan: the robot stands still."""
         self._last_action = self.interface.action_safe
         self._plan: np.ndarray | None = None  # [K, A] normalised
         self._plan_ns = 0
@@ -97,7 +104,7 @@ class Planner:
 
     def stop(self, state: PlannerState, reason: str, **record: object) -> Decision:
         """The safe action, at once: it is exempt from the rate limit."""
-        self.reset()
+        self._halt()
         return Decision(self.interface.action_safe, state, reason, **record)
 
     def decide(
@@ -121,7 +128,8 @@ class Planner:
             return self.stop(_state_of(step), str(step))
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
-            scene = self.screener.encode(step, instruction)
+            scene = self.screener.encode(step, instruction, self._remembered(step))
+            self._memory, self._seen_ns = scene.memory, step.stamp_ns
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             shifted = self._shifted_plan(step)
@@ -168,6 +176,11 @@ class Planner:
         """Latent steps between ``stamp_ns`` and ``step``. Time is counted in whole control periods: ticks jitter."""
         periods = round((step.stamp_ns - stamp_ns) / SECOND * self.interface.rate)
         return periods / self.screener.bundle.manifest.frame_skip
+
+    def _remembered(self, step: Step) -> np.ndarray | None:
+        """What was seen until now; None where that is too long ago or the clock was set back."""
+        fresh = 0 <= self._steps_since(self._seen_ns, step) < self.screener.bundle.manifest.horizon
+        return self._memory if fresh else None
 
     def _shifted_plan(self, step: Step) -> np.ndarray | None:
         """What is left of the last plan, [K, A] normalised; None where it is over or the clock was set back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +58,7 @@ class Scene:
     context: np.ndarray  # float32 [1, C], z_l and the grounded summary u_t
     weights: np.ndarray  # float32 [1, M], α of each modality, in the order of the bundle's `modalities`
     proposal: np.ndarray  # float32 [1, K, A], the policy's own sequence, normalised
+    memory: np.ndarray  # float32 [1, P, F], the view as remembered after this observation
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,9 @@ class Screener:
         steps, actions = manifest.horizon, interface.action_size
         latent, context = ("float", (1, manifest.latent)), ("float", (1, manifest.context))
         tokens = manifest.max_tokens
-        width = _features(self._language, bundle)
-        words = ("float", (1, tokens, width))
+        words = ("float", _own_shape(self._language, "words", bundle.path / "language.onnx"))
+        memory = ("float", _own_shape(self._encode, "memory", bundle.path / "encode.onnx"))
+        self._nothing_seen = np.zeros(memory[1], np.float32)
         images = {f"image.{image.name}": image for image in interface.images}
         self._check(
             "language.onnx",
@@ -104,12 +107,13 @@ class Screener:
             self._encode,
             {name: ("uint8", (1, image.height, image.width, image.channels)) for name, image in images.items()}
             | {"sensor": ("float", (1, interface.sensor_size)), "words": words}
-            | {"mask": ("bool", (1, tokens)), "z_l": latent},
+            | {"mask": ("bool", (1, tokens)), "z_l": latent, "remembered": memory},
             {
                 "latent": latent,
                 "context": context,
                 "weights": ("float", (1, len(manifest.modalities))),
                 "proposal": ("float", (1, steps, actions)),
+                "memory": memory,
             },
         )
         self._check(
@@ -145,12 +149,16 @@ class Screener:
             self._instructions.popitem(last=False)
         return instruction
 
-    def encode(self, step: Step, instruction: Instruction) -> Scene:
-        """Latent state, context, modality weights and the policy's proposal for one observation."""
+    def encode(self, step: Step, instruction: Instruction, memory: np.ndarray | None = None) -> Scene:
+        """Latent state, context, modality weights and the policy's proposal for one observation.
+
+        ``memory``: that of the scene before; none: nothing was seen before.
+        """
         inputs = {f"image.{name}": image[None] for name, image in step.images.items()}
         inputs |= {"sensor": step.sensor[None], "words": instruction.words}
         inputs |= {"mask": instruction.mask, "z_l": instruction.z_l}
-        return Scene(*self._encode.run(["latent", "context", "weights", "proposal"], inputs))
+        inputs["remembered"] = self._nothing_seen if memory is None else memory
+        return Scene(*self._encode.run(["latent", "context", "weights", "proposal", "memory"], inputs))
 
     def screen(self, scene: Scene, actions: np.ndarray) -> Rollouts:
         """Imagine normalised ``actions`` [N, K, A] from ``scene``, all at once."""
@@ -249,12 +257,12 @@ class Screener:
         return tokens, mask
 
 
-def _features(language: onnxruntime.InferenceSession, bundle: Bundle) -> int:
-    """E, the width of the word features: the one size that only the graphs know."""
-    for node in language.get_outputs():
-        if node.name == "words" and len(node.shape) == 3 and isinstance(node.shape[2], int):
-            return node.shape[2]
-    raise BundleError(f"{bundle.path / 'language.onnx'}: output 'words' must be [1, L, E] with a fixed E")
+def _own_shape(session: onnxruntime.InferenceSession, name: str, path: Path) -> tuple[int, ...]:
+    """Shape of an output of three axes that only the graph itself knows the size of."""
+    for node in session.get_outputs():
+        if node.name == name and len(node.shape) == 3 and all(isinstance(size, int) for size in node.shape):
+            return tuple(node.shape)
+    raise BundleError(f"{path}: output '{name}' must be there, with three axes of fixed size")
 
 
 def _fits(found: list[int | str | None], expected: tuple[int | None, ...]) -> bool:

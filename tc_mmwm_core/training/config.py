@@ -24,6 +24,7 @@ class DataConfig(Config):
     simulated_weight: float = Field(1.0, ge=0, description="share of windows from simulated trajectories, relative")
     real_weight: float = Field(1.0, ge=0, description="share of windows from real trajectories, relative")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of trajectories kept for validation and calibration")
+    erase: float = Field(0.0, ge=0, le=1, description="share of windows in which a part of each image is hidden")
 
 
 class StageConfig(Config):
@@ -67,6 +68,9 @@ class ObjectiveConfig(Config):
     scale_by_action_distance: bool = Field(True, description="weigh L_action's pairs by how much the actions differ")
     violation_margin: float = Field(0.2, ge=0, description="m of the mirrored hinge")
     margin_scale: float = Field(0.1, gt=0, description="oracle margin, in the domain's unit, that is one unit of v")
+    prudence: float = Field(
+        1.0, ge=1, description="how many times as bad it is to foretell a margin too low as too high"
+    )
     margin_limit: float = Field(3.0, gt=0, description="|v| beyond which the margin regression does not push")
     cost_limit: float = Field(6.0, gt=0, description="cost in the field beyond which it is all the same")
     projections: int = Field(256, ge=8, description="random directions of SIGReg")

@@ -17,6 +17,7 @@ from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
+from tc_mmwm_core.training.erasing import erase
 from tc_mmwm_core.training.labels import Labels, label
 
 
@@ -174,7 +175,8 @@ def prefetch(
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Batches from step ``first`` on, made in a thread beside training, with the sampler's state after each.
 
-    Instructions are drawn by a generator of (seed, step), windows by the sampler: both stand right after a resume.
+    Instructions and what is erased are drawn by a generator of (seed, step), windows by the sampler: both stand right
+    after a resume.
     """
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
@@ -183,7 +185,10 @@ def prefetch(
         step = first
         try:
             while not stop.is_set():
-                batch = data.batch(sampler, stage, np.random.default_rng([seed, step]), rows)
+                rng = np.random.default_rng([seed, step])
+                batch = data.batch(sampler, stage, rng, rows)
+                if hidden := data.config.data.erase:
+                    erase(batch.images, hidden, rng, sampler.batch, rows)
                 _put(ready, (batch, sampler.state_dict()), stop)
                 step += 1
         except BaseException as error:  # the training thread raises it, not this one

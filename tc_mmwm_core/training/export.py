@@ -64,20 +64,20 @@ class LanguageGraph(nn.Module):
 class EncodeGraph(nn.Module):
     """encode.onnx: once a decision."""
 
-    outputs = ("latent", "context", "weights", "proposal")
+    outputs = ("latent", "context", "weights", "proposal", "memory")
 
     def __init__(self, model: WorldModel, images: list[str]) -> None:
         super().__init__()
         self.model = model
-        self.inputs = (*(f"image.{name}" for name in images), "sensor", "words", "mask", "z_l")
+        self.inputs = (*(f"image.{name}" for name in images), "sensor", "words", "mask", "z_l", "remembered")
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images uint8 [1, H, W, 3] ..., sensor [1, Ds], words [1, L, 2 E], mask [1, L], z_l [1, D]."""
-        *images, sensor, words, mask, z_l = inputs
-        features, z_v, z_s = self.model.encode(list(images), sensor)
-        context = self.model.ground(features, words, mask, z_l)
-        latent, weights = self.model.compose(z_v, z_l, z_s)
-        return latent, context, weights, self.model.propose(latent, context)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Images [1, H, W, 3]..., sensor [1, Ds], words [1, L, 2 E], mask [1, L], z_l [1, D], memory [1, P, E + 1]."""
+        *images, sensor, words, mask, z_l, memory = inputs
+        features, z_v, z_s, memory = self.model.encode([image[:, None] for image in images], sensor[:, None], memory)
+        context = self.model.ground(features[:, 0], words, mask, z_l)
+        latent, weights = self.model.compose(z_v[:, 0], z_l, z_s[:, 0])
+        return latent, context, weights, self.model.propose(latent, context), memory
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the exported shapes."""
@@ -92,7 +92,7 @@ class EncodeGraph(nn.Module):
         mask[:, config.max_tokens // 2 :] = False
         draws = [(1, shapes["sensors"]), (1, config.max_tokens, 2 * config.width), (1, config.latent)]
         sensor, words, z_l = (torch.randn(shape, generator=generator) for shape in draws)
-        return *images, sensor, words, mask, z_l
+        return *images, sensor, words, mask, z_l, torch.rand((1, *self.model.memory_shape), generator=generator)
 
 
 class ScreenGraph(nn.Module):

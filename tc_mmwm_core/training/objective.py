@@ -113,14 +113,13 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = 
     longest = int(batch.mask.sum(-1).max())
     mask = batch.mask.flatten(0, 1)[:, :longest]
     words, z_l = model.instruct(batch.tokens.flatten(0, 1)[:, :longest], mask)
-    features, z_v, z_s = model.encode([image.flatten(0, 1) for image in batch.images], batch.sensor.flatten(0, 1))
-    z_v, z_s = z_v.unflatten(0, (windows, steps)), z_s.unflatten(0, (windows, steps))
+    features, z_v, z_s, _ = model.encode(batch.images, batch.sensor)
 
     def repeat(x: Tensor) -> Tensor:  # [B, T, D] -> [N, T, D]
         return x[:, None].expand(-1, several, -1, -1).flatten(0, 1)
 
     z, alpha = model.compose(repeat(z_v), z_l[:, None].expand(-1, steps, -1), repeat(z_s))
-    seen = features.unflatten(0, (windows, steps))[:, starts].flatten(0, 1)  # [B · S, P, E]
+    seen = features[:, starts].flatten(0, 1)  # [B · S, P, E]
 
     def at_starts(x: Tensor) -> Tensor:  # [N, ...] -> [B · S · M, ...]
         return x.unflatten(0, (windows, 1, several)).expand(-1, len(starts), -1, *x.shape[1:]).flatten(0, 2)
@@ -133,8 +132,7 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = 
 def fuse_batch(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """z and z_v, both [B, T, D], under each window's first instruction; nothing is grounded."""
     _, z_l = model.instruct(batch.tokens[:, 0], batch.mask[:, 0])
-    _, z_v, z_s = model.encode([image.flatten(0, 1) for image in batch.images], batch.sensor.flatten(0, 1))
-    z_v, z_s = (x.unflatten(0, batch.valid.shape) for x in (z_v, z_s))
+    _, z_v, z_s, _ = model.encode(batch.images, batch.sensor)
     z, _ = model.compose(z_v, z_l[:, None].expand_as(z_v), z_s)
     return z, z_v
 
@@ -218,7 +216,7 @@ def _judgement_terms(
         "place": place(located, there.nan_to_num(), valid & there[..., 0].isfinite()),
         "constraint": constraint_violation(v, valid & (label == 0)),
         "violation": violation_hinge(v, torch.where(valid, label, -1), config.violation_margin),
-        "margin": margin_regression(v, score.nan_to_num(), valid & margin.isfinite()),
+        "margin": margin_regression(v, score.nan_to_num(), valid & margin.isfinite(), config.prudence),
         "progress": progress(p, -cost.nan_to_num(), valid & cost.isfinite()),
     }
 
@@ -239,7 +237,9 @@ def _field_terms(model: WorldModel, batch: Batch, latents: Latents, config: Obje
     where = (known[:, 0, 0, None, None] & (sought < config.cost_limit))[:, None].expand_as(imagined[:, :, 0])
     found = slowness_of(-imagined[:, :, 0].flatten(0, 1)).unflatten(0, where.shape[:2])
     slowness = slowness_of(sought)[:, None].expand_as(found)
-    return {"field": field(imagined, target, known) + crossing(found, slowness, where)}
+    ways = field(imagined[:, :, 0], target[:, :, 0], known[:, :, 0])
+    margins = field(imagined[:, :, 1], target[:, :, 1], known[:, :, 1], config.prudence)
+    return {"field": ways + margins + crossing(found, slowness, where)}
 
 
 def _action_term(

@@ -1,5 +1,7 @@
 """The losses beside the method's own against plain float64 NumPy loops, their gradients against finite differences."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -71,10 +73,25 @@ def test_reconstruction_is_its_formula(rng):
     assert torch.autograd.gradcheck(lambda p: reconstruction(p, *tensors[1:]), tensors[:1])
 
 
-def test_margin_regression_is_its_formula(rng):
+@pytest.mark.parametrize("prudence", [1.0, 4.0])
+def test_margin_regression_is_its_formula(rng, prudence):
     v, score, mask = 2 * rng.normal(size=(B, T, R)), rng.normal(size=(B, T, R)), rng.random((B, T, R)) < 0.6
-    expected = sum(huber(abs(v[i] - score[i]), 1.0) for i in np.ndindex(B, T, R) if mask[i]) / B
-    check(margin_regression, expected, v, score, mask)
+    expected = 0.0
+    for i in np.ndindex(B, T, R):
+        if mask[i]:
+            expected += (prudence if v[i] < score[i] else 1) * huber(abs(v[i] - score[i]), 1.0) / B
+    check(partial(margin_regression, prudence=prudence), expected, v, score, mask)
+
+
+def test_with_prudence_what_cannot_be_known_is_foretold_at_an_upper_quantile():
+    margin = torch.linspace(-50, 50, 1001)[None]
+    v = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([v], lr=0.02)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        margin_regression(v.expand_as(margin), margin, torch.ones(1, 1001, dtype=torch.bool), prudence=4.0).backward()
+        optimizer.step()
+    assert v.item() == pytest.approx(30, abs=1)  # 4 / (1 + 4) of them are below
 
 
 def test_proposal_is_its_formula(rng):
@@ -93,14 +110,15 @@ def test_presence_is_its_formula(rng):
     check(presence, expected, logit, there, mask)
 
 
-def test_field_is_its_formula(rng):
+@pytest.mark.parametrize("prudence", [1.0, 4.0])
+def test_field_is_its_formula(rng, prudence):
     predicted, target, mask = rng.normal(size=(B, T, 3, 5)), rng.normal(size=(B, T, 3, 5)), rng.random((B, T)) < 0.6
     expected = 0.0
     for i in np.ndindex(B, T):
         if mask[i]:
-            gaps = abs(predicted[i] - target[i])
-            expected += np.mean([huber(gap, 0.2) / 0.2 for gap in gaps.flat]) / B
-    check(field, expected, predicted, target, mask)
+            gaps = (predicted[i] - target[i]).flat
+            expected += np.mean([(prudence if gap < 0 else 1) * huber(abs(gap), 0.2) / 0.2 for gap in gaps]) / B
+    check(partial(field, prudence=prudence), expected, predicted, target, mask)
 
 
 def test_place_is_its_formula(rng):

@@ -15,8 +15,8 @@ def test_an_image_that_does_not_divide_into_cells_is_refused():
 
 def test_maps_of_several_cameras_lie_end_to_end():
     vision = VisionEncoder(2, (16, 24), 16, 8)
-    features, z_v = vision([torch.randint(0, 256, (3, 16, 24, 3), dtype=torch.uint8) for _ in range(2)])
-    assert features.shape == (3, 2 * 4 * 6, 16) and z_v.shape == (3, 8)
+    features = vision.map([torch.randint(0, 256, (3, 16, 24, 3), dtype=torch.uint8) for _ in range(2)])
+    assert features.shape == (3, 2 * 4 * 6, 16) and vision(features).shape == (3, 8)
 
 
 def test_sensors_are_normalised_and_clipped():

@@ -24,7 +24,10 @@ def observe(model, cameras=1, seed=0, **changed):
         "mask": torch.tensor([[True] * 6, [True] * 4 + [False] * 2]),
     } | changed
     words, z_l = model.instruct(inputs["tokens"], inputs["mask"])
-    features, z_v, z_s = model.encode(inputs["images"], inputs["sensor"])
+    encoded = model.encode(
+        [image[:, None] for image in inputs["images"]], inputs["sensor"][:, None], inputs.get("memory")
+    )
+    features, z_v, z_s = (x[:, 0] for x in encoded[:3])
     z, alpha = model.compose(z_v, z_l, z_s)
     return z, model.ground(features, words, inputs["mask"], z_l), alpha
 
@@ -117,7 +120,7 @@ def test_in_the_full_stage_a_gradient_reaches_every_parameter(composition):
 
 
 def test_frames_and_instructions_of_a_batch_do_not_mix():
-    """Encoding a batch of windows gives each window under each instruction what it gets alone."""
+    """Encoding a batch of windows gives each window under each instruction what it gets alone, step by step."""
     model, batch = tiny_model(), noise_batch()
     starts = torch.tensor([0, 3])
     latents = encode_batch(model, batch, starts)
@@ -125,9 +128,11 @@ def test_frames_and_instructions_of_a_batch_do_not_mix():
     for b in range(windows):
         for m in range(several):
             for s, t in enumerate(starts):
+                before = [image[b : b + 1, :t] for image in batch.images]
                 z, context, alpha = observe(
                     model,
                     images=[image[b : b + 1, t] for image in batch.images],
+                    memory=model.encode(before, batch.sensor[b : b + 1, :t])[-1] if t else None,
                     sensor=batch.sensor[b : b + 1, t],
                     tokens=batch.tokens[b, m][None],
                     mask=batch.mask[b, m][None],
@@ -140,10 +145,12 @@ def test_frames_and_instructions_of_a_batch_do_not_mix():
 
 def test_progress_off_the_field_is_the_cost_to_go_and_better_where_the_front_is_ahead():
     head = FieldProgress(channels=3, bodies=2)
-    read = torch.zeros(4, 8)
-    read[:, 0] = torch.tensor([-2.0, -2.0, -2.0, 0.0])  # minus the cost to go, at the robot
-    read[:, 3] = torch.tensor([-1.75, -2.0, -2.25, 5.0])  # at its front: ahead, beside, behind; and at the goal
-    torch.testing.assert_close(head(read, read, read), torch.tensor([-2.0, -2.125, -2.25, 0.0]))
+    read = torch.zeros(5, 8)
+    read[:, 0] = torch.tensor([-2.0, -2.0, -2.0, -2.0, 0.0])  # minus the cost to go, at the robot
+    read[:, 3] = torch.tensor(
+        [-1.75, -2.0, -2.25, -7.0, 5.0]
+    )  # at its front: ahead, beside, behind, a wall; at the goal
+    torch.testing.assert_close(head(read, read, read), torch.tensor([-2.0, -2.25, -2.5, -2.5, 0.0]))
     torch.testing.assert_close(FieldProgress(3, 1)(read, read, read), read[:, 0])
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tiny_bundle import FRAME_SKIP, HORIZON
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
@@ -50,6 +51,21 @@ def test_where_even_stopping_is_rejected_it_retreats_to_what_is_foreseen_to_be_b
     screening = retreating.screening
     assert screening.accepted == 0 and (screening.violation[screening.chosen] <= screening.violation[0]).all()
     assert "all 256 candidates rejected" in retreating.reason and "stopping it is -0.400" in retreating.reason
+
+
+def test_what_was_seen_is_kept_while_it_decides_and_forgotten_after_a_gap(planner, screener, make_step):
+    instruction = screener.instruct("drive")
+
+    def before(stamp, bumper=0.0):
+        return planner.decide(make_step(stamp, bumper), instruction).scene.latent[0, 3]
+
+    assert [before(0.0), before(0.1, bumper=1.0), before(0.2)] == [0, 127, 127]  # a rejected decision saw, too
+    planner.decide(Fault(FaultKind.STALE, "lidar", "old"), instruction)
+    lasts = HORIZON * FRAME_SKIP / 10
+    assert before(0.2 + lasts - 0.1) == 127 and before(0.2 + 2 * lasts) == 0
+    assert before(0.1) == 0  # the clock was set back
+    planner.reset()
+    assert before(0.2) == 0
 
 
 def test_recovers_by_itself(planner, screener, make_step):

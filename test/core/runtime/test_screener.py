@@ -16,6 +16,14 @@ def test_graphs_run_by_their_verbs(screener, make_step):
     np.testing.assert_array_equal(scene.context, [[1, 0, 0, 0, 1]])
     assert scene.weights.sum() == pytest.approx(1.0)
     assert scene.proposal.shape == (1, HORIZON, 2)
+    np.testing.assert_array_equal(scene.memory, [[[127]]])
+
+
+def test_what_was_seen_before_is_in_the_next_scene(screener, make_step):
+    instruction = screener.instruct("drive")
+    before = screener.encode(make_step(), instruction)
+    after = screener.encode(make_step(), instruction, before.memory)
+    assert (before.latent[0, 3], after.latent[0, 3]) == (0, 127)
 
 
 def test_screening_is_worked_out_by_hand_for_any_number_of_candidates(screener, make_step):
@@ -97,7 +105,7 @@ def test_graph_with_a_fixed_number_of_candidates_is_refused(tmp_path):
 
 def test_graph_without_an_expected_input_is_named(tmp_path):
     def rename(graph):
-        graph.output[3].name = graph.node[-1].output[0] = "plan"
+        graph.output[3].name = graph.node[-2].output[0] = "plan"
 
     with pytest.raises(BundleError, match=r"output 'proposal' is missing; output 'plan' is unknown"):
         Screener(write_changed(tmp_path / "tiny", "encode.onnx", rename))

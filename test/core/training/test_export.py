@@ -70,6 +70,11 @@ def observation(interface: RobotInterface, seed: int) -> tuple[list[torch.Tensor
     return images, 3 * torch.randn(1, interface.sensor_size, generator=generator)
 
 
+def observe(model, images, sensor, remembered=None):
+    features, z_v, z_s, memory = model.encode([image[:, None] for image in images], sensor[:, None], remembered)
+    return features[:, 0], z_v[:, 0], z_s[:, 0], memory
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_output_of_every_graph_is_the_models(bundle, model, interface, config, text):
@@ -78,12 +83,14 @@ def test_every_output_of_every_graph_is_the_models(bundle, model, interface, con
     same(run(bundle, "language.onnx", tokens=tokens, mask=mask), words=words, z_l=z_l)
 
     images, sensor = observation(interface, seed=len(text))
-    features, z_v, z_s = model.encode(images, sensor)
+    remembered = torch.rand((1, *model.memory_shape), generator=torch.Generator().manual_seed(len(text)))
+    features, z_v, z_s, memory = observe(model, images, sensor, remembered)
     context = model.ground(features, words, mask, z_l)
     latent, weights = model.compose(z_v, z_l, z_s)
     named = {f"image__{spec.name}": image for spec, image in zip(interface.images, images, strict=True)}
-    found = run(bundle, "encode.onnx", **named, sensor=sensor, words=words, mask=mask, z_l=z_l)
-    same(found, latent=latent, context=context, weights=weights, proposal=model.propose(latent, context))
+    found = run(bundle, "encode.onnx", **named, sensor=sensor, words=words, mask=mask, z_l=z_l, remembered=remembered)
+    proposal = model.propose(latent, context)
+    same(found, latent=latent, context=context, weights=weights, proposal=proposal, memory=memory)
 
     for count in (1, 5, 64):
         actions = 2 * torch.rand(count, config.model.horizon, interface.action_size) - 1
@@ -108,7 +115,7 @@ def test_the_robots_runtime_reads_it_from_words_to_verdict(bundle, model, interf
 
     tokens, mask = (torch.from_numpy(x) for x in TextTokens(config.model.max_tokens)([TEXTS[1]]))
     words, z_l = model.instruct(tokens, mask)
-    features, z_v, z_s = model.encode(images, sensor)
+    features, z_v, z_s, _ = observe(model, images, sensor)
     latent, _ = model.compose(z_v, z_l, z_s)
     imagined = model.rollout(latent[:, None], torch.from_numpy(actions).float()[None])
     violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l))

@@ -1,0 +1,40 @@
+"""Memory of the view: what was seen of each place stays, where it is hidden now.
+
+The latent state and the instruction's field are made from this map, not from the last frame alone: a robot must not
+drive through a zone because someone's arm is in front of the camera. A gated running mean a cell of the map, as a
+convolutional GRU (Ballas et al., 2016) without its candidate: what there is to remember is what was seen.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LEAST = 0.01  # of what is seen now that is always taken over: what hides a place for good is what is there
+
+
+class MapMemory(nn.Module):
+    """Weighs each cell as seen now against the same cell as remembered.
+
+    The memory of a map [P, E] is [P, E + 1]: the running mean, and how well the cell is known, from 0 to 1. Zeros are
+    the memory of one who has seen nothing; the first frame is then taken as it is.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.seen = nn.Sequential(nn.Linear(2 * width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1))
+        nn.init.constant_(self.seen[-1].bias, 3.0)  # at first, nearly all is taken from the frame
+
+    def forward(self, features: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frames [B, T, P, E] and the memory before [B, P, E + 1] to the maps [B, T, P, E] and the memory after."""
+        if memory is None:
+            memory = features.new_zeros(features.shape[0], features.shape[2], features.shape[3] + 1)
+        remembered, known = memory[..., :-1], memory[..., -1:]
+        maps = []
+        for frame in features.unbind(1):
+            seen = LEAST + (1 - LEAST) * self.seen(torch.cat([frame, remembered], -1)).sigmoid()
+            before = (1 - seen) * known
+            known = seen + before
+            remembered = remembered + seen / known * (frame - remembered)
+            maps.append(remembered)
+        return torch.stack(maps, 1), torch.cat([remembered, known], -1)
