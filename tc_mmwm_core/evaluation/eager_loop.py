@@ -39,6 +39,10 @@ def eager_terms(
     sums: dict[str, Tensor] = {}
     rows = _Rows.of(batch)
     seen = _encode(model, batch, rows, starts, stage.name != "grounding")
+    for t, logit in enumerate(seen.visible):
+        chance, visible = logit.sigmoid(), batch.visible[:, t]
+        entropy = -(visible * chance.log() + (1 - visible) * (1 - chance).log()).mean(1)
+        sums["visibility"] = sums.get("visibility", 0.0) + torch.where(batch.valid[:, t], entropy, 0.0).mean()
     if stage.name != "grounding":
         _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
@@ -103,6 +107,7 @@ class _Rows:
 class _Seen:
     """What was encoded; the lists run over time steps."""
 
+    visible: list[Tensor]  # [B, P]
     z_v: list[Tensor]  # [B, D]
     z_s: list[Tensor]  # [B, D]
     z: list[Tensor]  # [N, D]
@@ -114,12 +119,13 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], fie
     longest = int(rows.mask.sum(-1).max())
     mask = rows.mask[:, :longest]
     words, z_l = model.instruct(rows.tokens[:, :longest], mask)
-    seen = _Seen([], [], [], {}, rows.repeats)
+    seen = _Seen([], [], [], [], {}, rows.repeats)
     memory = None
     for t in range(batch.valid.shape[1]):
         now = slice(t, t + 1)
         encoded = model.encode([image[:, now] for image in batch.images], batch.sensor[:, now], memory)
-        (features, z_v, z_s), memory = (x[:, 0] for x in encoded[:3]), encoded[3]
+        (features, z_v, z_s), memory = (x[:, 0] for x in encoded[:3]), encoded.memory
+        seen.visible.append(encoded.visible[:, 0])
         z, _ = model.compose(z_v.repeat_interleave(rows.repeats, 0), z_l, z_s.repeat_interleave(rows.repeats, 0))
         seen.z_v.append(z_v)
         seen.z_s.append(z_s)

@@ -7,21 +7,25 @@ from torch import Tensor, nn
 
 from tc_mmwm_core.models.layers import Block, Memory, coordinates, mlp
 
+CELL = 4  # pixels of an image that one cell of the map is high and wide
+
 
 class VisionEncoder(nn.Module):
     """f_v: cameras to a feature map with coordinates, and from it z_v.
 
-    The map has one cell every 4 pixels; the maps of several cameras are laid end to end. z_v is read off the map by
-    learned queries, so that it can keep where things are and not only what there is.
+    The map has one cell every :data:`CELL` pixels; the maps of several cameras are laid end to end. z_v is read off the
+    map by learned queries, so that it can keep where things are and not only what there is.
     """
 
     def __init__(self, cameras: int, image: tuple[int, int], width: int, latent: int, readers: int = 4) -> None:
         super().__init__()
-        if image[0] % 4 or image[1] % 4:
-            raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of 4")
+        if image[0] % CELL or image[1] % CELL:
+            raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of {CELL}")
         self.trunks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(3, width, 8, stride=4, padding=2),  # overlapping patches: a third of two strided layers' time
+                nn.Conv2d(
+                    3, width, 2 * CELL, stride=CELL, padding=CELL // 2
+                ),  # overlapping patches: a third of two strided layers' time
                 nn.GroupNorm(8, width),
                 nn.SiLU(),
                 nn.Conv2d(width, width, 3, padding=1),
@@ -30,7 +34,7 @@ class VisionEncoder(nn.Module):
             )
             for _ in range(cameras)
         )
-        self.register_buffer("grid", coordinates(image[0] // 4, image[1] // 4), persistent=False)
+        self.register_buffer("grid", coordinates(image[0] // CELL, image[1] // CELL), persistent=False)
         self.place = nn.ModuleList(nn.Conv2d(2, width, 1) for _ in range(cameras))
         self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.readers = nn.Parameter(torch.randn(1, readers, width) * 0.1)

@@ -25,16 +25,20 @@ class MapMemory(nn.Module):
         self.seen = nn.Sequential(nn.Linear(2 * width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1))
         nn.init.constant_(self.seen[-1].bias, 3.0)  # at first, nearly all is taken from the frame
 
-    def forward(self, features: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Frames [B, T, P, E] and the memory before [B, P, E + 1] to the maps [B, T, P, E] and the memory after."""
+    def forward(self, features: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames [B, T, P, E] and the memory before [B, P, E + 1] to the maps [B, T, P, E] and the memory after.
+
+        And the logits [B, T, P] of each cell of the frames being seen, not hidden.
+        """
         if memory is None:
             memory = features.new_zeros(features.shape[0], features.shape[2], features.shape[3] + 1)
         remembered, known = memory[..., :-1], memory[..., -1:]
-        maps = []
+        maps, logits = [], []
         for frame in features.unbind(1):
-            seen = LEAST + (1 - LEAST) * self.seen(torch.cat([frame, remembered], -1)).sigmoid()
+            logits.append(self.seen(torch.cat([frame, remembered], -1)))
+            seen = LEAST + (1 - LEAST) * logits[-1].sigmoid()
             before = (1 - seen) * known
             known = seen + before
             remembered = remembered + seen / known * (frame - remembered)
             maps.append(remembered)
-        return torch.stack(maps, 1), torch.cat([remembered, known], -1)
+        return torch.stack(maps, 1), torch.cat([remembered, known], -1), torch.cat(logits, -1).transpose(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from tc_mmwm_core.config import Config
 from tc_mmwm_core.models.composition import CausalComposition
 from tc_mmwm_core.models.decoder import ImageDecoder
 from tc_mmwm_core.models.dynamics import Dynamics
-from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
+from tc_mmwm_core.models.encoders import CELL, LanguageEncoder, SensorEncoder, VisionEncoder
 from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
@@ -48,6 +48,16 @@ class ModelConfig(Config):
     use_sensors: bool = Field(True, description="ablation: without, the sensor vector is not seen")
 
 
+class Encoded(NamedTuple):
+    """T steps as the encoders see them; P cells of the map."""
+
+    features: Tensor  # [B, T, P, E], the map as remembered
+    z_v: Tensor  # [B, T, D]
+    z_s: Tensor  # [B, T, D]
+    memory: Tensor  # [B, P, E + 1], after the last step
+    visible: Tensor  # [B, T, P], logit of each cell being seen, not hidden
+
+
 class WorldModel(nn.Module):
     """TC-MMWM. Shapes: B batch, any further leading axes; D latent, C context, A actions, K steps."""
 
@@ -64,7 +74,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.shapes = {"cameras": cameras, "image": tuple(image), "sensors": sensors, "actions": actions}
         latent, hidden = config.latent, config.hidden
-        map_shape = (image[0] // 4, image[1] // 4)
+        map_shape = (image[0] // CELL, image[1] // CELL)
         self.summary_size = latent + config.slots * config.slot_width
         self.vision = VisionEncoder(cameras, image, config.width, latent)
         self.memory = MapMemory(config.width)
@@ -92,10 +102,8 @@ class WorldModel(nn.Module):
         words, z_l = self.language(tokens, mask)
         return (words, z_l) if self.config.use_language else (words * 0, z_l * 0)
 
-    def encode(
-        self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """T steps, one after the other: the map [B, T, P, E], z_v and z_s [B, T, D], and the memory after them.
+    def encode(self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None) -> Encoded:
+        """Encode T steps, one after the other.
 
         Args:
             images: one uint8 [B, T, H, W, 3] a camera.
@@ -104,14 +112,14 @@ class WorldModel(nn.Module):
         """
         steps = sensor.shape[:2]
         frames = self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, steps)
-        features, remembered = self.memory(frames, memory)
+        features, remembered, visible = self.memory(frames, memory)
         if not self.config.use_memory:
             features = frames
         z_v = self.vision(features.flatten(0, 1)).unflatten(0, steps)
         z_s = self.sensor(sensor)
         if not self.config.use_vision:
             features, z_v = features * 0, z_v * 0
-        return features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered
+        return Encoded(features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered, visible)
 
     def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, field: bool = True) -> Tensor:
         """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, and the instruction's field.

@@ -16,6 +16,7 @@ class Batch:
 
     Attributes:
         images: one uint8 [B, T, H, W, 3] a camera.
+        visible: float32 [B, T, P], share of each cell of the model's map that nothing was put in front of.
         sensor: float32 [B, T, Ds], raw units.
         actions: float32 [B, T, A], normalised, mean over the control steps of a latent step.
         plan: float32 [B, T, K, A], the K actions from each step on; plan_valid: bool [B, T, K], within the window.
@@ -31,6 +32,7 @@ class Batch:
     """
 
     images: list[Tensor]
+    visible: Tensor
     sensor: Tensor
     actions: Tensor
     plan: Tensor

@@ -17,7 +17,7 @@ from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
-from tc_mmwm_core.training.erasing import erase
+from tc_mmwm_core.training.erasing import erase, visible_share
 from tc_mmwm_core.training.labels import Labels, label
 
 
@@ -80,8 +80,10 @@ class LabelledData:
         latent_actions = actions.reshape(count, steps, skip, -1).mean(2)
         plan, plan_valid = _following(latent_actions, model.horizon)
         chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
+        images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()]
         return Batch(
-            images=[torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()],
+            images=images,
+            visible=torch.cat([visible_share(torch.ones(image.shape[:-1])) for image in images], -1),
             sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
             actions=torch.from_numpy(latent_actions.astype(np.float32)),
             plan=torch.from_numpy(plan.astype(np.float32)),
@@ -188,7 +190,7 @@ def prefetch(
                 rng = np.random.default_rng([seed, step])
                 batch = data.batch(sampler, stage, rng, rows)
                 if hidden := data.config.data.erase:
-                    erase(batch.images, hidden, rng, sampler.batch, rows)
+                    batch = erase(batch, hidden, rng, sampler.batch, rows)
                 _put(ready, (batch, sampler.state_dict()), stop)
                 step += 1
         except BaseException as error:  # the training thread raises it, not this one

@@ -6,32 +6,48 @@ remember what it saw there, or else that what is named and nowhere to be seen is
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from tc_mmwm_core.models.encoders import CELL
+from tc_mmwm_core.training.batch import Batch
 
 AREA = (0.05, 0.35)  # share of the image
 ASPECT = (0.5, 2.0)  # height over width
 
 
-def erase(images: list[Tensor], share: float, rng: np.random.Generator, batch: int, rows: slice = slice(None)) -> None:
-    """Paint rectangles of one grey over images, in place.
+def erase(batch: Batch, share: float, rng: np.random.Generator, windows: int, rows: slice = slice(None)) -> Batch:
+    """Paint rectangles of one grey over the images.
 
     What hides the view stays for a while, then is gone or somewhere else: at a random step of each window one rectangle
     gives way to another. Each of them is there in ``share`` of the windows, and is another one for each camera.
 
     Args:
-        images: one uint8 [B, T, H, W, 3] a camera.
-        rng: draws for all ``batch`` windows, of which ``images`` hold the ``rows``.
+        rng: draws for all ``windows`` of the whole batch, of which this one holds the ``rows``.
     """
+    images, visible = [image.clone() for image in batch.images], []
     for image in images:
-        change = rng.integers(image.shape[1], size=batch)
+        shown = torch.ones(image.shape[:-1])
+        change = rng.integers(image.shape[1], size=windows)
         for before in (True, False):
-            y, x = _spans(image.shape[2:4], rng, batch)
-            grey, hidden = rng.integers(256, size=batch), rng.random(batch) < share
-            for window, drawn in zip(image, np.arange(batch)[rows], strict=True):
+            y, x = _spans(image.shape[2:4], rng, windows)
+            grey, hidden = rng.integers(256, size=windows), rng.random(windows) < share
+            for window, drawn in enumerate(np.arange(windows)[rows]):
                 if hidden[drawn]:
-                    steps = window[: change[drawn]] if before else window[change[drawn] :]
-                    steps[:, slice(*y[drawn]), slice(*x[drawn])] = int(grey[drawn])
+                    steps = slice(0, change[drawn]) if before else slice(change[drawn], None)
+                    painted = (window, steps, slice(*y[drawn]), slice(*x[drawn]))
+                    image[painted], shown[painted] = int(grey[drawn]), 0.0
+        visible.append(visible_share(shown))
+    return replace(batch, images=images, visible=torch.cat(visible, -1))
+
+
+def visible_share(shown: Tensor) -> Tensor:
+    """Pixels that are shown, 0 or 1 [B, T, H, W], to their share of each cell of the map [B, T, P]."""
+    return avg_pool2d(shown, CELL).flatten(-2)
 
 
 def _spans(shape: tuple[int, int], rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

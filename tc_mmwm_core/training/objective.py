@@ -26,6 +26,7 @@ from tc_mmwm_core.losses.sigreg import random_directions, sigreg
 from tc_mmwm_core.losses.state_prediction import state_prediction
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
 from tc_mmwm_core.losses.violation_hinge import violation_hinge
+from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
@@ -99,6 +100,7 @@ class Latents:
     z_v: Tensor  # [B, T, D]
     z_s: Tensor  # [B, T, D]
     alpha: Tensor  # [N, T, 3]
+    visible: Tensor  # [B, T, P]
     context: Tensor  # [N, S, C] at the S decision steps
     starts: Tensor  # int64 [S]
 
@@ -113,28 +115,28 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = 
     longest = int(batch.mask.sum(-1).max())
     mask = batch.mask.flatten(0, 1)[:, :longest]
     words, z_l = model.instruct(batch.tokens.flatten(0, 1)[:, :longest], mask)
-    features, z_v, z_s, _ = model.encode(batch.images, batch.sensor)
+    seen = model.encode(batch.images, batch.sensor)
 
     def repeat(x: Tensor) -> Tensor:  # [B, T, D] -> [N, T, D]
         return x[:, None].expand(-1, several, -1, -1).flatten(0, 1)
 
-    z, alpha = model.compose(repeat(z_v), z_l[:, None].expand(-1, steps, -1), repeat(z_s))
-    seen = features[:, starts].flatten(0, 1)  # [B · S, P, E]
+    z, alpha = model.compose(repeat(seen.z_v), z_l[:, None].expand(-1, steps, -1), repeat(seen.z_s))
+    features = seen.features[:, starts].flatten(0, 1)  # [B · S, P, E]
 
     def at_starts(x: Tensor) -> Tensor:  # [N, ...] -> [B · S · M, ...]
         return x.unflatten(0, (windows, 1, several)).expand(-1, len(starts), -1, *x.shape[1:]).flatten(0, 2)
 
-    context = model.ground(seen, at_starts(words), at_starts(mask), at_starts(z_l), field)
+    context = model.ground(features, at_starts(words), at_starts(mask), at_starts(z_l), field)
     context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
-    return Latents(z, z_v, z_s, alpha, context, starts)
+    return Latents(z, seen.z_v, seen.z_s, alpha, seen.visible, context, starts)
 
 
 def fuse_batch(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """z and z_v, both [B, T, D], under each window's first instruction; nothing is grounded."""
     _, z_l = model.instruct(batch.tokens[:, 0], batch.mask[:, 0])
-    _, z_v, z_s, _ = model.encode(batch.images, batch.sensor)
-    z, _ = model.compose(z_v, z_l[:, None].expand_as(z_v), z_s)
-    return z, z_v
+    seen = model.encode(batch.images, batch.sensor)
+    z, _ = model.compose(seen.z_v, z_l[:, None].expand_as(seen.z_v), seen.z_s)
+    return z, seen.z_v
 
 
 def terms(
@@ -159,7 +161,7 @@ def terms(
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
-        return _referring_terms(model, batch, latents), latents
+        return _referring_terms(model, batch, latents) | _visibility_term(batch, latents), latents
     latents = encode_batch(model, batch, starts)
     several = batch.tokens.shape[1]
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
@@ -172,6 +174,7 @@ def terms(
         "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows, group),
         **_reconstruction_terms(model, batch, latents),
         **_referring_terms(model, batch, latents),
+        **_visibility_term(batch, latents),
         **_field_terms(model, batch, latents, config),
         **_proposal_terms(model, batch, latents, several),
     }
@@ -275,6 +278,10 @@ def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[
     known = batch.cost.flatten(0, 1).isfinite().any(-1)[:, None, None].expand(pointed.shape[:-1])  # an oracle judged it
     place, there = pointed[..., :3], named[..., 3] > 0.5
     return {"referring": referring(place, named[..., :3], known & there) + presence(pointed[..., 3], there, known)}
+
+
+def _visibility_term(batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    return {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
 
 
 def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: int) -> dict[str, Tensor]:

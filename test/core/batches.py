@@ -62,6 +62,7 @@ def noise_batch(
     referents[..., 3] = integers(0, 2, *instructions, 3)
     return Batch(
         images=[integers(0, 256, windows, steps, *IMAGE, 3).to(torch.uint8) for _ in range(cameras)],
+        visible=(normal(windows, steps, cameras * IMAGE[0] * IMAGE[1] // 16) + 1).clamp(0, 1),
         sensor=normal(windows, steps, SENSORS),
         actions=normal(windows, steps, ACTIONS).tanh(),
         plan=normal(windows, steps, TINY.horizon, ACTIONS).tanh(),

@@ -26,7 +26,7 @@ def blind(memory: MapMemory, feature: int) -> MapMemory:
 
 def test_the_first_frame_is_taken_as_it_is(memory):
     features = torch.randn(B, 1, P, E)
-    maps, after = memory(features)
+    maps, after, _ = memory(features)
     torch.testing.assert_close(maps, features)
     torch.testing.assert_close(after[..., :-1], features[:, 0])
     assert ((after[..., -1] > 0) & (after[..., -1] <= 1)).all()
@@ -34,10 +34,10 @@ def test_the_first_frame_is_taken_as_it_is(memory):
 
 def test_step_by_step_is_as_all_at_once(memory):
     features = torch.randn(B, T, P, E)
-    maps, after = memory(features)
+    maps, after, _ = memory(features)
     state = None
     for t in range(T):
-        one, state = memory(features[:, t : t + 1], state)
+        one, state, _ = memory(features[:, t : t + 1], state)
         torch.testing.assert_close(one[:, 0], maps[:, t])
     torch.testing.assert_close(state, after)
 
@@ -46,7 +46,7 @@ def test_what_was_seen_stays_while_it_is_hidden_and_what_is_seen_again_replaces_
     memory = blind(memory, feature=0)
     zone, occluder, floor = torch.zeros(3, 1, 1, 1, E).unbind(0)
     zone[..., 1], occluder[..., 0], floor[..., 2] = 1.0, 1.0, 1.0
-    maps, _ = memory(torch.cat([zone, occluder, occluder, floor], 1))
+    maps, *_ = memory(torch.cat([zone, occluder, occluder, floor], 1))
     torch.testing.assert_close(maps[0, 1:3], zone[0].expand(2, -1, -1), atol=2.5 * LEAST, rtol=0)
     torch.testing.assert_close(maps[0, 3], floor[0, 0], atol=2.5 * LEAST, rtol=0)
 
@@ -55,6 +55,6 @@ def test_what_is_hidden_from_the_start_gives_way_at_once(memory):
     memory = blind(memory, feature=0)
     occluder, zone = torch.zeros(2, 1, 1, 1, E).unbind(0)
     occluder[..., 0], zone[..., 1] = 1.0, 1.0
-    maps, _ = memory(torch.cat([occluder, zone], 1))
+    maps, *_ = memory(torch.cat([occluder, zone], 1))
     torch.testing.assert_close(maps[0, 0], occluder[0, 0])
     torch.testing.assert_close(maps[0, 1], zone[0, 0], atol=2.5 * LEAST, rtol=0)

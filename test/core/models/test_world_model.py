@@ -132,7 +132,7 @@ def test_frames_and_instructions_of_a_batch_do_not_mix():
                 z, context, alpha = observe(
                     model,
                     images=[image[b : b + 1, t] for image in batch.images],
-                    memory=model.encode(before, batch.sensor[b : b + 1, :t])[-1] if t else None,
+                    memory=model.encode(before, batch.sensor[b : b + 1, :t]).memory if t else None,
                     sensor=batch.sensor[b : b + 1, t],
                     tokens=batch.tokens[b, m][None],
                     mask=batch.mask[b, m][None],

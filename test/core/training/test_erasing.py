@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from tc_mmwm_core.models.encoders import CELL
+from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.erasing import AREA, erase
 
 BATCH, STEPS, SIDE = 400, 6, 40
 
 
+def white(cameras: int = 1, rows: slice = slice(None), steps: int = STEPS) -> Batch:
+    """A batch of white images; nothing else is looked at."""
+    count = len(range(BATCH)[rows])
+    images = [torch.full((count, steps, SIDE, SIDE, 3), 255, dtype=torch.uint8) for _ in range(cameras)]
+    rest = {field.name: torch.zeros(count) for field in dataclasses.fields(Batch)}
+    return Batch(**(rest | {"images": images}))
+
+
 def erased(share: float, rows: slice = slice(None), steps: int = STEPS) -> np.ndarray:
     """Which pixels of white images were painted over in grey, bool [B, T, H, W]."""
-    image = torch.full((BATCH, steps, SIDE, SIDE, 3), 255, dtype=torch.uint8)[rows].clone()
-    erase([image], share, np.random.default_rng(0), BATCH, rows)
-    return (image != 255).all(-1).numpy()
+    batch = erase(white(rows=rows, steps=steps), share, np.random.default_rng(0), BATCH, rows)
+    return (batch.images[0] != 255).all(-1).numpy()
 
 
 @pytest.mark.parametrize("steps", [1, STEPS])
@@ -37,10 +48,16 @@ def test_what_hides_is_a_rectangle_that_stays_until_another_takes_its_place():
             assert view[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
 
 
-def test_cameras_are_hidden_in_different_places():
-    one, other = (torch.full((BATCH, 1, SIDE, SIDE, 3), 255, dtype=torch.uint8) for _ in range(2))
-    erase([one, other], 1.0, np.random.default_rng(0), BATCH)
+def test_cameras_are_hidden_in_different_places_and_the_batch_tells_where():
+    batch = erase(white(cameras=2), 1.0, np.random.default_rng(0), BATCH)
+    one, other = batch.images
     assert (one != other).flatten(1).any(1).float().mean() > 0.9
+    cells = (SIDE // CELL) ** 2
+    assert batch.visible.shape == (BATCH, STEPS, 2 * cells)
+    for image, visible in zip((one, other), batch.visible.split(cells, -1), strict=True):
+        painted = ((image != 255).all(-1)).float().mean((2, 3))
+        grey = painted > 0  # where it was painted white, the images do not tell
+        torch.testing.assert_close(1 - visible.mean(-1)[grey], painted[grey])
 
 
 @pytest.mark.parametrize("rows", [slice(0, 100), slice(100, 400)])

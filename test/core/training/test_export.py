@@ -71,8 +71,8 @@ def observation(interface: RobotInterface, seed: int) -> tuple[list[torch.Tensor
 
 
 def observe(model, images, sensor, remembered=None):
-    features, z_v, z_s, memory = model.encode([image[:, None] for image in images], sensor[:, None], remembered)
-    return features[:, 0], z_v[:, 0], z_s[:, 0], memory
+    seen = model.encode([image[:, None] for image in images], sensor[:, None], remembered)
+    return seen.features[:, 0], seen.z_v[:, 0], seen.z_s[:, 0], seen.memory
 
 
 @torch.no_grad()
