@@ -69,7 +69,7 @@ def test_each_stage_has_the_terms_that_the_method_gives_it():
         name: set(terms(tiny_model(), noise_batch(), stage, ObjectiveConfig(), generator(), 0)[0])
         for name, stage in STAGES.items()
     }
-    assert found["grounding"] == {"referring"}  # ours: words are bound to pixels before all else
+    assert found["grounding"] == {"referring", "visibility"}  # ours: words are bound to pixels before all else
     assert not found["reconstruction"] & {"state", "rollout", "action"}
     assert found["world_model"] & METHOD == {"state", "constraint"}  # without counterfactual terms
     assert found["full"] >= METHOD
