@@ -23,9 +23,8 @@ class VisionEncoder(nn.Module):
             raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of {CELL}")
         self.trunks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(
-                    3, width, 2 * CELL, stride=CELL, padding=CELL // 2
-                ),  # overlapping patches: a third of two strided layers' time
+                # overlapping patches: a third of two strided layers' time
+                nn.Conv2d(3, width, 2 * CELL, stride=CELL, padding=CELL // 2),
                 nn.GroupNorm(8, width),
                 nn.SiLU(),
                 nn.Conv2d(width, width, 3, padding=1),

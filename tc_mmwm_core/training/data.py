@@ -14,10 +14,11 @@ import torch
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.data.windows import Windows, WindowSampler
 from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
-from tc_mmwm_core.training.erasing import erase, visible_share
+from tc_mmwm_core.training.erasing import erase
 from tc_mmwm_core.training.labels import Labels, label
 
 
@@ -83,7 +84,7 @@ class LabelledData:
         images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()]
         return Batch(
             images=images,
-            visible=torch.cat([visible_share(torch.ones(image.shape[:-1])) for image in images], -1),
+            visible=torch.ones(count, steps, sum(image[0, 0, ..., 0].numel() for image in images) // CELL**2),
             sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
             actions=torch.from_numpy(latent_actions.astype(np.float32)),
             plan=torch.from_numpy(plan.astype(np.float32)),

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from tc_mmwm_core.models.encoders import CELL
@@ -41,13 +40,8 @@ def erase(batch: Batch, share: float, rng: np.random.Generator, windows: int, ro
                     steps = slice(0, change[drawn]) if before else slice(change[drawn], None)
                     painted = (window, steps, slice(*y[drawn]), slice(*x[drawn]))
                     image[painted], shown[painted] = int(grey[drawn]), 0.0
-        visible.append(visible_share(shown))
+        visible.append(avg_pool2d(shown, CELL).flatten(-2))
     return replace(batch, images=images, visible=torch.cat(visible, -1))
-
-
-def visible_share(shown: Tensor) -> Tensor:
-    """Pixels that are shown, 0 or 1 [B, T, H, W], to their share of each cell of the map [B, T, P]."""
-    return avg_pool2d(shown, CELL).flatten(-2)
 
 
 def _spans(shape: tuple[int, int], rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

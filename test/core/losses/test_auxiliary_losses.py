@@ -13,6 +13,7 @@ from tc_mmwm_core.losses.progress import progress
 from tc_mmwm_core.losses.proposal import proposal
 from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
+from tc_mmwm_core.losses.visibility import visibility
 
 B, T, R = 3, 4, 2
 
@@ -119,6 +120,16 @@ def test_field_is_its_formula(rng, prudence):
             gaps = (predicted[i] - target[i]).flat
             expected += np.mean([(prudence if gap < 0 else 1) * huber(abs(gap), 0.2) / 0.2 for gap in gaps]) / B
     check(partial(field, prudence=prudence), expected, predicted, target, mask)
+
+
+def test_visibility_is_its_formula(rng):
+    logit, visible, mask = 3 * rng.normal(size=(B, T, R)), rng.random((B, T, R)), rng.random((B, T)) < 0.6
+    expected = 0.0
+    for b, t, p in np.ndindex(B, T, R):
+        chance = 1 / (1 + np.exp(-logit[b, t, p]))
+        entropy = visible[b, t, p] * np.log(chance) + (1 - visible[b, t, p]) * np.log(1 - chance)
+        expected -= mask[b, t] * entropy / R / B
+    check(visibility, expected, logit, visible, mask)
 
 
 def test_place_is_its_formula(rng):
