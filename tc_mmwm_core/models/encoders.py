@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tc_mmwm_core.models.layers import Block, Memory, coordinates, mlp
+from tc_mmwm_core.models.layers import Block, KeysValues, coordinates, mlp
 
 CELL = 4  # pixels of an image that one cell of the map is high and wide
 
@@ -51,7 +51,7 @@ class VisionEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """z_v [B, D] of a map [B, P, E]."""
-        summary = self.read(self.readers.expand(len(features), -1, -1), Memory(features))
+        summary = self.read(self.readers.expand(len(features), -1, -1), KeysValues(features))
         return self.out(summary.flatten(1))
 
 

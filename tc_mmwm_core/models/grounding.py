@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tc_mmwm_core.models.layers import Block, Memory
+from tc_mmwm_core.models.layers import Block, KeysValues
 
 
 class Grounding(nn.Module):
@@ -19,7 +19,7 @@ class Grounding(nn.Module):
         super().__init__()
         self.referents = referents
         self.slots = nn.Parameter(torch.randn(1, slots, width) * 0.5)
-        self.blocks = nn.ModuleList(Block(width, 4, memories=3) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, 4, sources=3) for _ in range(blocks))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, slot_width))
         self.point = nn.Linear(slot_width, 4)
 
@@ -33,7 +33,7 @@ class Grounding(nn.Module):
         x = self.slots.expand(len(words), -1, -1)
         phrase, word = words.chunk(2, -1)
         for block in self.blocks:
-            x = block(x, Memory(phrase, word, mask), Memory(features), None)
+            x = block(x, KeysValues(phrase, word, mask), KeysValues(features), None)
         return x, self.out(x).flatten(1)
 
     def refer(self, u: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def mlp(inputs: int, hidden: int, outputs: int, depth: int = 2) -> nn.Sequential
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
-class Memory(NamedTuple):
+class KeysValues(NamedTuple):
     """What attention goes over: found by ``keys`` [B, M, E], read from ``values`` (default: the keys)."""
 
     keys: Tensor
@@ -27,9 +27,9 @@ class Memory(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention from queries [N, Q, E] over a memory.
+    """Multi-head attention from queries [N, Q, E] over a source.
 
-    N is a multiple of B: that many groups of queries share each memory, whose keys and values are computed once.
+    N is a multiple of B: that many groups of queries share each source, whose keys and values are computed once.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -40,10 +40,10 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, memory: Memory) -> Tensor:
+    def forward(self, queries: Tensor, source: KeysValues) -> Tensor:
         """[N, Q, E]."""
         shape = queries.shape
-        keys, values, mask = memory
+        keys, values, mask = source
         query = self._split(self.query(queries).reshape(len(keys), -1, shape[-1]))
         key, value = self._split(self.key(keys)), self._split(self.value(keys if values is None else values))
         where = None if mask is None else mask[:, None, None, :]
@@ -55,21 +55,21 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention over each memory in turn, then a feed-forward layer."""
+    """Pre-norm transformer block: attention over each source in turn, then a feed-forward layer."""
 
-    def __init__(self, width: int, heads: int, memories: int = 1) -> None:
+    def __init__(self, width: int, heads: int, sources: int = 1) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(memories))
-        self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(memories))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(sources))
+        self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(sources))
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, x: Tensor, *memories: Memory | None) -> Tensor:
-        """``memories``: one for each attention; None is self-attention."""
-        for norm, attention, memory in zip(self.norms, self.attentions, memories, strict=True):
+    def forward(self, x: Tensor, *sources: KeysValues | None) -> Tensor:
+        """``sources``: one for each attention; None is self-attention."""
+        for norm, attention, source in zip(self.norms, self.attentions, sources, strict=True):
             normed = norm(x)
-            x = x + attention(normed, memory or Memory(normed))
+            x = x + attention(normed, source or KeysValues(normed))
         return x + self.feed_forward(x)
 
 

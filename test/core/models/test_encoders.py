@@ -5,7 +5,7 @@ import torch
 
 from tc_mmwm_core.models.decoder import ImageDecoder
 from tc_mmwm_core.models.encoders import LanguageEncoder, SensorEncoder, VisionEncoder
-from tc_mmwm_core.models.layers import Block, Memory, coordinates
+from tc_mmwm_core.models.layers import Block, KeysValues, coordinates
 
 
 def test_an_image_that_does_not_divide_into_cells_is_refused():
@@ -49,14 +49,14 @@ def test_attention_is_torchs_own():
     queries, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     mask = torch.arange(5) < torch.tensor([[4], [2]])
     expected, _ = theirs(queries, memory, memory, key_padding_mask=~mask)
-    torch.testing.assert_close(ours(queries, Memory(memory, mask=mask)), expected)
+    torch.testing.assert_close(ours(queries, KeysValues(memory, mask=mask)), expected)
 
 
 def test_attention_reads_other_values_than_it_looks_for():
     torch.manual_seed(0)
     attention = Block(8, 2).attentions[0]
     queries, keys, values = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.zeros(2, 5, 8)
-    read = attention(queries, Memory(keys, values))
+    read = attention(queries, KeysValues(keys, values))
     torch.testing.assert_close(read, attention.out(attention.value.bias).expand(2, 3, 8))
 
 
