@@ -28,7 +28,7 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 	  grep -E '^=+ .+ in .+ =+$$' build/tc_mmwm_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	  exit $$status
 
-bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate (about an hour on 2 cores)
+bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate (over an hour on 2 cores)
 	@$(IN_VENV) \
 	  tc-mmwm collect --domain navigation --episodes 4000 --steps 50 --seed 100000 --output data/navigation; \
 	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
