@@ -1,4 +1,4 @@
-"""The one reduction that every loss shares: sum over the valid steps of a trajectory, mean over the batch.
+"""What the losses share: above all the one reduction, sum over the valid steps of a trajectory, mean over the batch.
 
 A sum divided by the batch size is linear in the trajectories, so that gradients averaged over equal shares of a batch
 (data-parallel processes, gradient accumulation) are those of the whole batch. A mean over the valid entries is not.

@@ -262,7 +262,10 @@ def _own_shape(session: onnxruntime.InferenceSession, name: str, path: Path) -> 
     for node in session.get_outputs():
         if node.name == name and len(node.shape) == 3 and all(isinstance(size, int) for size in node.shape):
             return tuple(node.shape)
-    raise BundleError(f"{path}: output '{name}' must be there, with three axes of fixed size")
+    raise BundleError(
+        f"{path}: output '{name}' must be there, with three axes of fixed size; "
+        "a bundle of an earlier version has to be trained again"
+    )
 
 
 def _fits(found: list[int | str | None], expected: tuple[int | None, ...]) -> bool:

@@ -24,7 +24,9 @@ class DataConfig(Config):
     simulated_weight: float = Field(1.0, ge=0, description="share of windows from simulated trajectories, relative")
     real_weight: float = Field(1.0, ge=0, description="share of windows from real trajectories, relative")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of trajectories kept for validation and calibration")
-    erase: float = Field(0.0, ge=0, le=1, description="share of windows in which a part of each image is hidden")
+    erase: float = Field(
+        0.0, ge=0, le=1, description="share of windows in which a part of each image is hidden; 0 unlearns the memory"
+    )
 
 
 class StageConfig(Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ class LabelledData:
         images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()]
         return Batch(
             images=images,
-            visible=torch.ones(count, steps, sum(image[0, 0, ..., 0].numel() for image in images) // CELL**2),
+            visible=torch.ones(count, steps, sum(math.prod(image.shape[2:4]) for image in images) // CELL**2),
             sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
             actions=torch.from_numpy(latent_actions.astype(np.float32)),
             plan=torch.from_numpy(plan.astype(np.float32)),

@@ -152,8 +152,9 @@ def terms(
     """Raw loss terms by name, and the latents they were computed from.
 
     ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions, the same for every share of a
-    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``grounding`` points at what is named and no
-    more; ``reconstruction`` judges the encoded latents themselves; the later stages judge imagined ones.
+    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``grounding`` points at what is named and
+    tells what is hidden, no more; ``reconstruction`` judges the encoded latents themselves; the later stages judge
+    imagined ones.
     """
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
