@@ -37,9 +37,9 @@ bundle: build ## retrain the shipped bundle from nothing: collect, train, export
 	    --workers $$(nproc) --output runs/navigation/evaluation --json docs/results/navigation.json
 
 PLAN := $(if $(QUICK),quick,default)
-benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in hours; QUICK=1: in minutes
+benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in a day or two; QUICK=1: in minutes
 	@$(IN_VENV) tc-mmwm benchmark --config $(PLAN) --workers $$(nproc) \
-	  $(if $(filter quick,$(PLAN)),,--json docs/results/$(patsubst %_default,%,benchmark_$(PLAN)).json)
+	  $(if $(filter quick,$(PLAN)),,--json docs/results/benchmark.json)
 
 lint: setup ## ruff check and format check, as test/test_style.py holds them
 	@$(IN_VENV) ruff check . && ruff format --check .
