@@ -82,7 +82,8 @@ class LabelledData:
         latent_actions = actions.reshape(count, steps, skip, -1).mean(2)
         plan, plan_valid = _following(latent_actions, model.horizon)
         chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
-        images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in windows.images.values()]
+        cameras = [windows.images[image.name] for image in interface.images]  # in the order that the model has them in
+        images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in cameras]
         return Batch(
             images=images,
             visible=torch.ones(count, steps, sum(math.prod(image.shape[2:4]) for image in images) // CELL**2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,23 @@ def real(dataset, tmp_path_factory) -> Dataset:
     trajectories = [replace(dataset[i], source="real", scene=None, state=None) for i in range(4)]
     DatasetWriter(path, dataset.interface).append(trajectories)
     return Dataset.open(path)
+
+
+@pytest.fixture(scope="session")
+def two_cameras(dataset, real, navigation, tmp_path_factory) -> list[Dataset]:
+    """``dataset`` and ``real`` with a second camera, whose name is the first in the alphabet but not of the robot."""
+    content = json.loads(json.dumps(navigation.to_dict()))
+    content["images"].append(dict(content["images"][0], name="front", topic="front/image_raw"))
+    interface = type(navigation).from_dict(content, "two cameras")
+    folders = []
+    for source in (dataset, real):
+        folders.append(tmp_path_factory.mktemp("two_cameras") / source.trajectories[0].source)
+        trajectories = [source[i] for i in range(len(source))]
+        mirrored = [t.images | {"front": t.images["overhead"][:, ::-1].copy()} for t in trajectories]
+        DatasetWriter(folders[-1], interface).append(
+            [replace(t, images=i) for t, i in zip(trajectories, mirrored, strict=True)]
+        )
+    return [Dataset.open(folder) for folder in folders]
 
 
 @pytest.fixture(scope="session")

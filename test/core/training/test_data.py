@@ -48,6 +48,19 @@ def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, 
             assert batch.expert[b, m] == labels.expert[trajectory, which]
 
 
+def test_cameras_come_in_the_order_of_the_robot(config, two_cameras, domain, stage):
+    data = LabelledData(two_cameras, config, domain, progress=False)
+    overhead, front = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0)).images
+    windows = data.sampler(stage, 5).sample()
+    assert overhead.shape == front.shape and not torch.equal(overhead, front)
+    for b, (which, trajectory, start) in enumerate(
+        zip(windows.dataset, windows.trajectory, windows.start, strict=True)
+    ):
+        recorded = two_cameras[which][int(trajectory)]
+        np.testing.assert_array_equal(overhead[b, 0], recorded.images["overhead"][start])
+        np.testing.assert_array_equal(front[b, 0], recorded.images["front"][start])
+
+
 def test_a_plan_is_the_actions_that_follow_within_the_window(data, stage, config):
     batch = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0))
     steps = batch.valid.shape[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 from functools import partialmethod
@@ -13,7 +12,6 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
@@ -295,18 +293,8 @@ def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tm
     assert read_weights(tmp_path / "compiled")[1].keys() == read_weights(tmp_path / "plain")[1].keys()
 
 
-def test_several_cameras_and_mixed_sources_train(config, dataset, real, navigation, tmp_path):
-    content = json.loads(json.dumps(navigation.to_dict()))
-    content["images"].append(dict(content["images"][0], name="front", topic="front/image_raw"))
-    interface = type(navigation).from_dict(content, "two cameras")
-    folders = []
-    for source in (dataset, real):
-        trajectories = [source[i] for i in range(len(source))]
-        for trajectory in trajectories:
-            trajectory.images = trajectory.images | {"front": trajectory.images["overhead"][:, ::-1].copy()}
-        folders.append(tmp_path / trajectories[0].source)
-        DatasetWriter(folders[-1], interface).append(trajectories)
-    measures = train(config, [Dataset.open(folder) for folder in folders], tmp_path / "run", progress=False)
+def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):
+    measures = train(config, two_cameras, tmp_path / "run", progress=False)
     assert np.isfinite(measures["loss"])
     assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run")[1])
 
