@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d
 
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.training.batch import Batch
@@ -28,9 +27,9 @@ def erase(batch: Batch, share: float, rng: np.random.Generator, windows: int, ro
     Args:
         rng: draws for all ``windows`` of the whole batch, of which this one holds the ``rows``.
     """
-    images, visible = [image.clone() for image in batch.images], []
+    images, visible = [image.numpy().copy() for image in batch.images], []
     for image in images:
-        shown = torch.ones(image.shape[:-1])
+        shown = np.ones(image.shape[:-1], np.float32)
         change = rng.integers(image.shape[1], size=windows)
         for before in (True, False):
             y, x = _spans(image.shape[2:4], rng, windows)
@@ -40,8 +39,11 @@ def erase(batch: Batch, share: float, rng: np.random.Generator, windows: int, ro
                     steps = slice(0, change[drawn]) if before else slice(change[drawn], None)
                     painted = (window, steps, slice(*y[drawn]), slice(*x[drawn]))
                     image[painted], shown[painted] = int(grey[drawn]), 0.0
-        visible.append(avg_pool2d(shown, CELL).flatten(-2))
-    return replace(batch, images=images, visible=torch.cat(visible, -1))
+        count, steps, height, width = shown.shape
+        cells = shown.reshape(count, steps, height // CELL, CELL, width // CELL, CELL).mean((3, 5))
+        visible.append(cells.reshape(count, steps, -1))
+    whole = torch.from_numpy(np.concatenate(visible, -1))
+    return replace(batch, images=[torch.from_numpy(image) for image in images], visible=whole)
 
 
 def _spans(shape: tuple[int, int], rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
