@@ -43,6 +43,8 @@ def eager_terms(
         chance, visible = logit.sigmoid(), batch.visible[:, t]
         entropy = -(visible * chance.log() + (1 - visible) * (1 - chance).log()).mean(1)
         sums["visibility"] = sums.get("visibility", 0.0) + torch.where(batch.valid[:, t], entropy, 0.0).mean()
+    for t, heat in enumerate(seen.keypoints):
+        _find(sums, heat, batch.place[:, t], batch.valid[:, t])
     if stage.name != "grounding":
         _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
@@ -108,6 +110,7 @@ class _Seen:
     """What was encoded; the lists run over time steps."""
 
     visible: list[Tensor]  # [B, P]
+    keypoints: list[Tensor]  # [B, bodies, H, W]
     z_v: list[Tensor]  # [B, D]
     z_s: list[Tensor]  # [B, D]
     z: list[Tensor]  # [N, D]
@@ -119,13 +122,15 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], fie
     longest = int(rows.mask.sum(-1).max())
     mask = rows.mask[:, :longest]
     words, z_l = model.instruct(rows.tokens[:, :longest], mask)
-    seen = _Seen([], [], [], [], {}, rows.repeats)
+    seen = _Seen([], [], [], [], [], {}, rows.repeats)
     memory = None
     for t in range(batch.valid.shape[1]):
         now = slice(t, t + 1)
         encoded = model.encode([image[:, now] for image in batch.images], batch.sensor[:, now], memory)
         (features, z_v, z_s), memory = (x[:, 0] for x in encoded[:3]), encoded.memory
         seen.visible.append(encoded.visible[:, 0])
+        if encoded.keypoints is not None:
+            seen.keypoints.append(encoded.keypoints[:, 0])
         z, _ = model.compose(z_v.repeat_interleave(rows.repeats, 0), z_l, z_s.repeat_interleave(rows.repeats, 0))
         seen.z_v.append(z_v)
         seen.z_s.append(z_s)
@@ -159,6 +164,23 @@ def _of_frames(
         error = (image - functional.avg_pool2d(pixels, 4)).square().mean((1, 2, 3))
         error = error + (sensor - model.sensor.normalise(batch.sensor[:, t])).square().mean(1)
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()
+
+
+def _find(sums: dict[str, Tensor], heat: Tensor, place: Tensor, valid: Tensor) -> None:
+    """Keypoints at a time step: a place's four nearest cells share it by their distance."""
+    height, width = heat.shape[-2:]
+    for body in range(heat.shape[1]):
+        x, y = place[:, 2 * body], place[:, 2 * body + 1]
+        known = valid & x.isfinite()
+        column = ((x.nan_to_num() + 1) * width / 2 - 0.5).clamp(0, width - 1)
+        row = ((1 - y.nan_to_num()) * height / 2 - 0.5).clamp(0, height - 1)
+        chance = heat[:, body].flatten(1).softmax(1).unflatten(1, (height, width))
+        every = torch.arange(len(heat))
+        for j in (row.floor().long(), row.floor().long() + 1):
+            for i in (column.floor().long(), column.floor().long() + 1):
+                share = (1 - (row - j).abs()) * (1 - (column - i).abs())
+                log = chance[every, j.clamp(max=height - 1), i.clamp(max=width - 1)].log()
+                sums["keypoints"] = sums.get("keypoints", 0.0) - torch.where(known, share * log, 0.0).mean()
 
 
 def _refer(add, model: WorldModel, rows: _Rows, context: Tensor) -> None:

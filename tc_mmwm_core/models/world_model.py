@@ -17,6 +17,7 @@ from tc_mmwm_core.models.encoders import CELL, LanguageEncoder, SensorEncoder, V
 from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
+from tc_mmwm_core.models.keypoints import Keypoints
 from tc_mmwm_core.models.memory import MapMemory
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
@@ -31,6 +32,7 @@ class ModelConfig(Config):
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
     field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     bodies: int = Field(1, ge=1, description="points that the field is read at: the robot, its front or what it moves")
+    keypoints: bool = Field(False, description="find the bodies in the first camera's map: where sensors do not tell")
     progress: Literal["latent", "field"] = Field(
         "latent",
         description="what progress is read off: latent, context and field, or the field alone",
@@ -56,6 +58,7 @@ class Encoded(NamedTuple):
     z_s: Tensor  # [B, T, D]
     memory: Tensor  # [B, P, E + 1], after the last step
     visible: Tensor  # [B, T, P], logit of each cell being seen, not hidden
+    keypoints: Tensor | None  # [B, T, bodies, H, W], logits of each body's cell; None: the model looks for none
 
 
 class WorldModel(nn.Module):
@@ -77,6 +80,7 @@ class WorldModel(nn.Module):
         map_shape = (image[0] // CELL, image[1] // CELL)
         self.summary_size = latent + config.slots * config.slot_width
         self.vision = VisionEncoder(cameras, image, config.width, latent)
+        self.keypoints = Keypoints(config.width, map_shape, config.bodies, latent) if config.keypoints else None
         self.memory = MapMemory(config.width)
         self.memory_shape = (cameras * math.prod(map_shape), config.width + 1)
         self.sensor = SensorEncoder(sensors, hidden, latent)
@@ -115,11 +119,15 @@ class WorldModel(nn.Module):
         features, remembered, visible = self.memory(frames, memory)
         if not self.config.use_memory:
             features = frames
-        z_v = self.vision(features.flatten(0, 1)).unflatten(0, steps)
+        z_v, keypoints = self.vision(features.flatten(0, 1)), None
+        if self.keypoints is not None:
+            keypoints, share = self.keypoints(features.flatten(0, 1))
+            z_v, keypoints = z_v + share, keypoints.unflatten(0, steps)
+        z_v = z_v.unflatten(0, steps)
         z_s = self.sensor(sensor)
         if not self.config.use_vision:
             features, z_v = features * 0, z_v * 0
-        return Encoded(features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered, visible)
+        return Encoded(features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered, visible, keypoints)
 
     def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, field: bool = True) -> Tensor:
         """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, and the instruction's field.

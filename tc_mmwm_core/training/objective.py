@@ -16,6 +16,7 @@ from tc_mmwm_core.losses.action_consistency import action_consistency, action_di
 from tc_mmwm_core.losses.constraint_violation import constraint_violation
 from tc_mmwm_core.losses.counterfactual_rollout import counterfactual_rollout
 from tc_mmwm_core.losses.field import crossing, field
+from tc_mmwm_core.losses.keypoints import keypoints
 from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
@@ -101,6 +102,7 @@ class Latents:
     z_s: Tensor  # [B, T, D]
     alpha: Tensor  # [N, T, 3]
     visible: Tensor  # [B, T, P]
+    keypoints: Tensor | None  # [B, T, bodies, H, W]
     context: Tensor  # [N, S, C] at the S decision steps
     starts: Tensor  # int64 [S]
 
@@ -128,7 +130,7 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = 
 
     context = model.ground(features, at_starts(words), at_starts(mask), at_starts(z_l), field)
     context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
-    return Latents(z, seen.z_v, seen.z_s, alpha, seen.visible, context, starts)
+    return Latents(z, seen.z_v, seen.z_s, alpha, seen.visible, seen.keypoints, context, starts)
 
 
 def fuse_batch(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -152,9 +154,9 @@ def terms(
     """Raw loss terms by name, and the latents they were computed from.
 
     ``generator`` (CPU) draws decision steps, rollout depth and counterfactual actions, the same for every share of a
-    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``grounding`` points at what is named and
-    tells what is hidden, no more; ``reconstruction`` judges the encoded latents themselves; the later stages judge
-    imagined ones.
+    batch as for the whole; ``directions_seed`` SIGReg's directions. Stage ``grounding`` points at what is named,
+    finds the bodies and tells what is hidden, no more; ``reconstruction`` judges the encoded latents themselves; the
+    later stages judge imagined ones.
     """
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
@@ -162,7 +164,7 @@ def terms(
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
-        return _referring_terms(model, batch, latents) | _visibility_term(batch, latents), latents
+        return _referring_terms(model, batch, latents) | _seeing_terms(batch, latents), latents
     latents = encode_batch(model, batch, starts)
     several = batch.tokens.shape[1]
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
@@ -175,7 +177,7 @@ def terms(
         "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows, group),
         **_reconstruction_terms(model, batch, latents),
         **_referring_terms(model, batch, latents),
-        **_visibility_term(batch, latents),
+        **_seeing_terms(batch, latents),
         **_field_terms(model, batch, latents, config),
         **_proposal_terms(model, batch, latents, several),
     }
@@ -281,8 +283,13 @@ def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[
     return {"referring": referring(place, named[..., :3], known & there) + presence(pointed[..., 3], there, known)}
 
 
-def _visibility_term(batch: Batch, latents: Latents) -> dict[str, Tensor]:
-    return {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
+def _seeing_terms(batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    """What is hidden, and where the bodies are."""
+    out = {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
+    if latents.keypoints is not None:
+        there = batch.place.unflatten(-1, (-1, 2))
+        out["keypoints"] = keypoints(latents.keypoints, there, there[..., 0].isfinite() & batch.valid[..., None])
+    return out
 
 
 def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: int) -> dict[str, Tensor]:

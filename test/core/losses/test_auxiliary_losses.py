@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tc_mmwm_core.losses.field import field
+from tc_mmwm_core.losses.keypoints import keypoints
 from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
@@ -130,6 +131,22 @@ def test_visibility_is_its_formula(rng):
         entropy = visible[b, t, p] * np.log(chance) + (1 - visible[b, t, p]) * np.log(1 - chance)
         expected -= mask[b, t] * entropy / R / B
     check(visibility, expected, logit, visible, mask)
+
+
+def test_keypoints_are_their_formula(rng):
+    height, width = 3, 4
+    logits, place = 2 * rng.normal(size=(B, T, R, height, width)), rng.uniform(-1.2, 1.2, (B, T, R, 2))
+    mask = rng.random((B, T, R)) < 0.6
+    expected = 0.0
+    for index in np.ndindex(B, T, R):
+        chance = np.exp(logits[index]) / np.exp(logits[index]).sum()
+        column = np.clip((place[index][0] + 1) / 2 * width - 0.5, 0, width - 1)
+        row = np.clip((1 - place[index][1]) / 2 * height - 0.5, 0, height - 1)
+        for j, i in np.ndindex(height, width):
+            share = max(0, 1 - abs(row - j)) * max(0, 1 - abs(column - i))
+            expected -= mask[index] * share * np.log(chance[j, i]) / B
+    place[~mask] = np.nan
+    check(keypoints, expected, logits, place, mask)
 
 
 def test_place_is_its_formula(rng):
