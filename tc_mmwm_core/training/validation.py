@@ -23,8 +23,8 @@ def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
     ``progress_correlation``: Pearson, at the decision steps and up to K steps imagined from them;
     ``progress_correlation_shuffled``: the same with each window under another's instructions. If it is near the first,
     the words are not heard. ``violation_auroc``; ``violation_accuracy`` at v = 0; ``referring_error``: mean distance of
-    what is pointed at, in half image sides; ``prediction_ratio``: error of the K-step prediction over that of copying
-    the latent.
+    what is pointed at, in half image sides; ``place_error``: of the bodies, too; ``prediction_ratio``: error of the
+    K-step prediction over that of copying the latent.
     """
     was_training = model.training
     model.eval()
@@ -42,6 +42,7 @@ def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
         "violation_auroc": area_under_curve(v.cpu(), (label == 1).cpu()),
         "violation_accuracy": ((v > 0) == (label == 1)).float().mean().item(),
         "referring_error": joined(right, "pointing").mean().item(),
+        "place_error": joined(right, "placing").nanmean().item(),
         "prediction_ratio": (joined(right, "error").sum() / joined(right, "copy").sum().clamp(min=1e-9)).item(),
     }
     if known.any():
@@ -90,6 +91,8 @@ def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
     pointed, named = model.refer(latents.context), batch.referents.flatten(0, 1)[:, None]
     there = (named[..., 3] > 0.5).expand(pointed.shape[:-1])
     distance = (pointed[..., :2] - named[..., :2]).norm(dim=-1)
+    place = batch.place[:, when].repeat_interleave(several, 0)
+    placing = (model.reader.place(seen) - place).unflatten(-1, (-1, 2)).norm(dim=-1)
     return {
         "v": v.flatten(),
         "label": batch.violation.flatten(0, 1)[:, when].flatten(),
@@ -97,6 +100,7 @@ def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
         "target": -cost.flatten(),
         "known": cost.isfinite().flatten(),
         "pointing": distance[there],
+        "placing": placing.flatten(),
         "error": (seen - truth)[:, :, 1:].square().sum(-1).flatten(),
         "copy": (seen[:, :, :1] - truth)[:, :, 1:].square().sum(-1).flatten(),
     }
