@@ -1,8 +1,8 @@
 """Keypoints: where the robot and what it moves are in the first camera's map.
 
-The latent state must hold where a puck is to the centimetre, and attention over the map, taught by the place alone, does
-not find it. A heat map can be taught cell by cell, and its mean place is differentiable (spatial softmax; Levine et al.,
-End-to-end training of deep visuomotor policies, 2016).
+The latent state must hold where a puck is to the centimetre, and attention over the map, taught by the place alone,
+does not find it. A heat map can be taught cell by cell, and its mean place is differentiable (spatial softmax; Levine
+et al., End-to-end training of deep visuomotor policies, 2016).
 """
 
 from __future__ import annotations
