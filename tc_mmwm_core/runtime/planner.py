@@ -48,6 +48,7 @@ class PlannerConfig(Config):
 
     proposals: ProposalConfig = ProposalConfig()
     progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
+    caution: float = Field(0.2, ge=0, description="progress given up a unit of violation score near tau; 0: none")
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
@@ -212,7 +213,7 @@ class Planner:
                 violation=rollouts.violation,
                 progress=rollouts.progress,
                 verdict=selection.judge(actions, outside, rollouts, self.threshold),
-                score=selection.score(rollouts.progress, self.config.progress),
+                score=selection.score(rollouts, self.config.progress, self.threshold, self.config.caution),
                 threshold=self.threshold,
                 fields=interface.action_names,
                 limits=interface.action_limits,

@@ -1,10 +1,13 @@
 """The rule of the decision: which candidates are accepted, and which of them is executed.
 
-accept  max_k violation <= τ      choose the best progress among the accepted      none accepted: retreat, or none
+accept  max_k violation <= τ      choose the best score among the accepted      none accepted: retreat, or none
+
+The score is progress, less what is taken off for coming near to τ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -14,6 +17,7 @@ import numpy as np
 from tc_mmwm_core.runtime.limits import outside_value_limits
 from tc_mmwm_core.runtime.screener import Rollouts
 
+NEAR = 1.0  # of the violation score, whose unit is objective.margin_scale: from here to τ a candidate is near to τ
 ProgressRule = Literal["final", "mean", "best"]
 
 
@@ -34,7 +38,7 @@ class Screening:
     violation: np.ndarray  # float32 [N, K]
     progress: np.ndarray  # float32 [N, K]
     verdict: np.ndarray  # uint8 [N], a Verdict each
-    score: np.ndarray  # float32 [N], the progress that accepted candidates are ranked by
+    score: np.ndarray  # float32 [N], what accepted candidates are ranked by
     threshold: float  # τ
     fields: list[str]  # [A], action field names
     limits: np.ndarray  # float32 [A, 2], units
@@ -64,15 +68,22 @@ class Screening:
                 return f"{what} is NaN or infinite"
 
 
-def score(progress: np.ndarray, rule: ProgressRule) -> np.ndarray:
-    """Progress [N, K] to the one number a candidate that ranks it, [N]."""
-    match rule:
-        case "final":
-            return progress[:, -1]
-        case "mean":
-            return progress.mean(1)
-        case "best":
-            return progress.max(1)
+def score(rollouts: Rollouts, rule: ProgressRule, threshold: float, caution: float) -> np.ndarray:
+    """The one number a candidate that ranks it, [N]: its progress, less ``caution`` times how near it comes to τ.
+
+    How near is the mean over k of how far the violation score lies above τ - :data:`NEAR`. What is executed is not
+    quite what was imagined, so of two candidates that get as far, the one that keeps more distance is better.
+    """
+    with np.errstate(invalid="ignore"):  # what is not finite is rejected, whatever its score
+        near = np.maximum(rollouts.violation - np.float32(threshold - NEAR), 0).mean(1)
+        return _PROGRESS[rule](rollouts.progress) - np.float32(caution) * near
+
+
+_PROGRESS: dict[ProgressRule, Callable[[np.ndarray], np.ndarray]] = {
+    "final": lambda progress: progress[:, -1],
+    "mean": lambda progress: progress.mean(1),
+    "best": lambda progress: progress.max(1),
+}
 
 
 def judge(actions: np.ndarray, outside: np.ndarray, rollouts: Rollouts, threshold: float) -> np.ndarray:

@@ -12,7 +12,7 @@ def screened(violation, progress, actions=None, outside=None, threshold=0.0):
     actions = np.zeros((len(violation), 2, 1), np.float32) if actions is None else np.array(actions, np.float32)
     outside = np.zeros(len(violation), bool) if outside is None else np.array(outside)
     verdict = judge(actions, outside, Rollouts(violation, progress), threshold)
-    scores = score(progress, "final")
+    scores = score(Rollouts(violation, progress), "final", threshold, 0.0)
     return Screening(
         actions,
         violation,
@@ -67,8 +67,17 @@ def test_limits_name_field_step_and_range():
 
 
 def test_progress_rules():
-    progress = np.array([[1.0, 5.0, 3.0]])
-    assert [score(progress, rule)[0] for rule in ("final", "mean", "best")] == [3, 3, 5]
+    rollouts = Rollouts(np.zeros((1, 3)), np.array([[1.0, 5.0, 3.0]]))
+    assert [score(rollouts, rule, 0.0, 0.0)[0] for rule in ("final", "mean", "best")] == [3, 3, 5]
+
+
+def test_caution_takes_off_for_coming_near_to_the_threshold():
+    violation = np.array([[-9.0, -9.0], [-0.5, -9.0], [0.5, 0.5]])
+    found = score(Rollouts(violation, np.ones((3, 2))), "mean", 0.5, 0.1)
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.9])
+    nearer = score(Rollouts(violation + 0.5, np.ones((3, 2))), "mean", 0.5, 0.1)
+    np.testing.assert_allclose(nearer, [1.0, 0.975, 0.85])
+    assert score(Rollouts(violation, np.ones((3, 2))), "mean", 0.5, 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_best_keeps_the_order_of_ties_and_never_names_what_is_not_among_them():
