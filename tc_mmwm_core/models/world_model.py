@@ -78,9 +78,10 @@ class WorldModel(nn.Module):
         self.shapes = {"cameras": cameras, "image": tuple(image), "sensors": sensors, "actions": actions}
         latent, hidden = config.latent, config.hidden
         map_shape = (image[0] // CELL, image[1] // CELL)
-        self.summary_size = latent + config.slots * config.slot_width
         self.vision = VisionEncoder(cameras, image, config.width, latent)
         self.keypoints = Keypoints(config.width, map_shape, config.bodies, latent) if config.keypoints else None
+        told = 0 if self.keypoints is None else self.keypoints.size
+        self.summary_size = latent + config.slots * config.slot_width + told
         self.memory = MapMemory(config.width)
         self.memory_shape = (cameras * math.prod(map_shape), config.width + 1)
         self.sensor = SensorEncoder(sensors, hidden, latent)
@@ -121,8 +122,8 @@ class WorldModel(nn.Module):
             features = frames
         z_v, keypoints = self.vision(features.flatten(0, 1)), None
         if self.keypoints is not None:
-            keypoints, share = self.keypoints(features.flatten(0, 1))
-            z_v, keypoints = z_v + share, keypoints.unflatten(0, steps)
+            keypoints, places = self.keypoints(features.flatten(0, 1))
+            z_v, keypoints = z_v + self.keypoints.share(places.flatten(1)), keypoints.unflatten(0, steps)
         z_v = z_v.unflatten(0, steps)
         z_s = self.sensor(sensor)
         if not self.config.use_vision:
@@ -130,16 +131,21 @@ class WorldModel(nn.Module):
         return Encoded(features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered, visible, keypoints)
 
     def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, field: bool = True) -> Tensor:
-        """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, and the instruction's field.
+        """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, keypoints, the field.
 
         Without ``field``, only what :meth:`refer` needs, at a fraction of the time.
         """
         slots, u = self.grounding(features, words, mask)
-        return torch.cat([z_l, u, self.field(features, slots)] if field else [z_l, u], -1)
+        parts = [z_l, u]
+        if self.keypoints is not None:
+            told = self.keypoints.tell(features)
+            parts.append(told[:, None].expand(-1, len(u) // len(told), -1).flatten(0, 1))
+        return torch.cat([*parts, self.field(features, slots)] if field else parts, -1)
 
     def refer(self, context: Tensor) -> Tensor:
         """Where is what the instruction names, [..., 3, 4]; see :meth:`Grounding.refer`."""
-        return self.grounding.refer(context[..., self.config.latent : self.summary_size])
+        pointing = self.config.slots * self.config.slot_width
+        return self.grounding.refer(context[..., self.config.latent : self.config.latent + pointing])
 
     def field_of(self, context: Tensor) -> Tensor:
         """The instruction's field over the first camera's view, [..., F, H, W]."""
