@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 the command's own 'no', 2 wrong usage or input, 130 interrupted."""
     args = build_parser().parse_args(arguments)
+    if not sys.stderr.isatty():  # in a log file each refresh of a bar is a line of its own
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
     try:
         return args.run_command(args) or 0
     except KeyboardInterrupt:
