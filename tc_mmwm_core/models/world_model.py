@@ -19,6 +19,7 @@ from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.keypoints import Keypoints
 from tc_mmwm_core.models.memory import MapMemory
+from tc_mmwm_core.models.views import CrossView
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
 
@@ -53,7 +54,7 @@ class ModelConfig(Config):
 class Encoded(NamedTuple):
     """T steps as the encoders see them; P cells of the map."""
 
-    features: Tensor  # [B, T, P, E], the map as remembered
+    features: Tensor  # [B, T, P, E], the map as remembered, the first camera's completed by the others
     z_v: Tensor  # [B, T, D]
     z_s: Tensor  # [B, T, D]
     memory: Tensor  # [B, P, E + 1], after the last step
@@ -79,6 +80,7 @@ class WorldModel(nn.Module):
         latent, hidden = config.latent, config.hidden
         map_shape = (image[0] // CELL, image[1] // CELL)
         self.vision = VisionEncoder(cameras, image, config.width, latent)
+        self.views = CrossView(config.width, math.prod(map_shape), cameras) if cameras > 1 else nn.Identity()
         self.keypoints = Keypoints(config.width, map_shape, config.bodies, latent) if config.keypoints else None
         told = 0 if self.keypoints is None else self.keypoints.size
         self.summary_size = latent + config.slots * config.slot_width + told
@@ -120,6 +122,7 @@ class WorldModel(nn.Module):
         features, remembered, visible = self.memory(frames, memory)
         if not self.config.use_memory:
             features = frames
+        features = self.views(features.flatten(0, 1)).unflatten(0, steps)
         z_v, keypoints = self.vision(features.flatten(0, 1)), None
         if self.keypoints is not None:
             keypoints, places = self.keypoints(features.flatten(0, 1))

@@ -49,6 +49,9 @@ class PlannerConfig(Config):
     proposals: ProposalConfig = ProposalConfig()
     progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
     caution: float = Field(0.2, ge=0, description="progress given up a unit of violation score near tau; 0: none")
+    trust: float = Field(
+        0.0, ge=0, description="progress given up a unit of squared distance from the policy's proposal"
+    )
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
@@ -205,15 +208,17 @@ class Planner:
                 1 / interface.rate,
                 self._step_duration,
             )
+            normalised = interface.normalise_action(limited)
         with _timed(timings, "screen"):
-            rollouts = self.screener.screen(scene, interface.normalise_action(limited))
+            rollouts = self.screener.screen(scene, normalised)
         with _timed(timings, "select"):
+            config, strayed = self.config, np.square(normalised - scene.proposal[0]).mean((1, 2))
             return Screening(
                 actions=np.where(outside[:, None, None], actions, limited),
                 violation=rollouts.violation,
                 progress=rollouts.progress,
                 verdict=selection.judge(actions, outside, rollouts, self.threshold),
-                score=selection.score(rollouts, self.config.progress, self.threshold, self.config.caution),
+                score=selection.score(rollouts, strayed, config.progress, self.threshold, config.caution, config.trust),
                 threshold=self.threshold,
                 fields=interface.action_names,
                 limits=interface.action_limits,

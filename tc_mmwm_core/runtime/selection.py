@@ -2,7 +2,7 @@
 
 accept  max_k violation <= τ      choose the best score among the accepted      none accepted: retreat, or none
 
-The score is progress, less what is taken off for coming near to τ.
+The score is progress, less what is taken off for coming near to τ and for straying from the policy's proposal.
 """
 
 from __future__ import annotations
@@ -68,15 +68,26 @@ class Screening:
                 return f"{what} is NaN or infinite"
 
 
-def score(rollouts: Rollouts, rule: ProgressRule, threshold: float, caution: float) -> np.ndarray:
-    """The one number a candidate that ranks it, [N]: its progress, less ``caution`` times how near it comes to τ.
+def score(
+    rollouts: Rollouts, strayed: np.ndarray, rule: ProgressRule, threshold: float, caution: float, trust: float
+) -> np.ndarray:
+    """The one number a candidate that ranks it, [N]: progress - caution · near - trust · strayed.
 
-    How near is the mean over k of how far the violation score lies above τ - :data:`NEAR`. What is executed is not
+    Near is the mean over k of how far the violation score lies above τ - :data:`NEAR`. What is executed is not
     quite what was imagined, so of two candidates that get as far, the one that keeps more distance is better.
+
+    Args:
+        rollouts: violation and progress [N, K].
+        strayed: [N], mean squared distance from the policy's proposal, normalised. Where progress is foretold no more
+            finely than candidates differ, the policy knows better; a large ``trust`` makes the planner a filter that
+            changes what the policy proposes only where that is rejected.
+        rule: progress at which steps.
+        threshold: τ.
+        caution, trust: what a unit of each costs, in progress.
     """
     with np.errstate(invalid="ignore"):  # what is not finite is rejected, whatever its score
         near = np.maximum(rollouts.violation - np.float32(threshold - NEAR), 0).mean(1)
-        return _PROGRESS[rule](rollouts.progress) - np.float32(caution) * near
+        return _PROGRESS[rule](rollouts.progress) - np.float32(caution) * near - np.float32(trust) * strayed
 
 
 _PROGRESS: dict[ProgressRule, Callable[[np.ndarray], np.ndarray]] = {

@@ -12,7 +12,7 @@ def screened(violation, progress, actions=None, outside=None, threshold=0.0):
     actions = np.zeros((len(violation), 2, 1), np.float32) if actions is None else np.array(actions, np.float32)
     outside = np.zeros(len(violation), bool) if outside is None else np.array(outside)
     verdict = judge(actions, outside, Rollouts(violation, progress), threshold)
-    scores = score(Rollouts(violation, progress), "final", threshold, 0.0)
+    scores = score(Rollouts(violation, progress), np.zeros(len(progress)), "final", threshold, caution=0.0, trust=0.0)
     return Screening(
         actions,
         violation,
@@ -68,16 +68,23 @@ def test_limits_name_field_step_and_range():
 
 def test_progress_rules():
     rollouts = Rollouts(np.zeros((1, 3)), np.array([[1.0, 5.0, 3.0]]))
-    assert [score(rollouts, rule, 0.0, 0.0)[0] for rule in ("final", "mean", "best")] == [3, 3, 5]
+    assert [score(rollouts, np.zeros(1), rule, 0.0, 0.0, 0.0)[0] for rule in ("final", "mean", "best")] == [3, 3, 5]
 
 
 def test_caution_takes_off_for_coming_near_to_the_threshold():
-    violation = np.array([[-9.0, -9.0], [-0.5, -9.0], [0.5, 0.5]])
-    found = score(Rollouts(violation, np.ones((3, 2))), "mean", 0.5, 0.1)
+    violation, strayed = np.array([[-9.0, -9.0], [-0.5, -9.0], [0.5, 0.5]]), np.zeros(3)
+    found = score(Rollouts(violation, np.ones((3, 2))), strayed, "mean", 0.5, caution=0.1, trust=0.0)
     np.testing.assert_allclose(found, [1.0, 1.0, 0.9])
-    nearer = score(Rollouts(violation + 0.5, np.ones((3, 2))), "mean", 0.5, 0.1)
+    nearer = score(Rollouts(violation + 0.5, np.ones((3, 2))), strayed, "mean", 0.5, caution=0.1, trust=0.0)
     np.testing.assert_allclose(nearer, [1.0, 0.975, 0.85])
-    assert score(Rollouts(violation, np.ones((3, 2))), "mean", 0.5, 0.0).tolist() == [1.0, 1.0, 1.0]
+    careless = score(Rollouts(violation, np.ones((3, 2))), strayed, "mean", 0.5, caution=0.0, trust=0.0)
+    assert careless.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_trust_takes_off_for_straying_from_the_policy():
+    rollouts = Rollouts(np.full((3, 2), -9.0), np.array([[1.0, 2.0], [2.0, 3.0], [4.0, 5.0]]))
+    found = score(rollouts, np.array([0.0, 0.25, 1.0]), "final", 0.0, caution=0.1, trust=4.0)
+    np.testing.assert_allclose(found, [2.0, 2.0, 1.0])
 
 
 def test_best_keeps_the_order_of_ties_and_never_names_what_is_not_among_them():
