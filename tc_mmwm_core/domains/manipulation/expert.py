@@ -146,15 +146,15 @@ def _plan(
         return _follow(puck[:2], hand, scene, meaning, carry, speed), GRIP[meaning.verb]
     if distance < 0.012 and hand[2] < grasp + 0.012:
         return np.append(GAIN * apart, GAIN * (grasp - hand[2])), GRIP[meaning.verb]
-    if distance < 0.02:
-        return np.append(GAIN * apart, GAIN * (grasp - hand[2])), -1.0
+    # Down a funnel: the nearer to above the puck, the lower. A policy that learns this sees no step in what is wanted.
     hover = min(max(cruise, puck[2] + 0.10), high)
+    funnel = grasp + (hover - grasp) * np.clip((distance - 0.012) / 0.02, 0.0, 1.0)
     across = GAIN * apart
     if distance > 0.06:
         across = speed * oracle.descent(oracle.puck_ways(scene, meaning, puck[:2]).around, hand[:2])
     if distance < 0.10:  # first up, then above the puck: a low hand would push it away
-        across = across * np.clip((hand[2] - hover + 0.03) / 0.02, 0.0, 1.0)
-    return np.append(across, GAIN * (hover - hand[2])), -1.0
+        across = across * np.clip((hand[2] - funnel + 0.03) / 0.02, 0.0, 1.0)
+    return np.append(across, GAIN * (funnel - hand[2])), -1.0
 
 
 def _follow(

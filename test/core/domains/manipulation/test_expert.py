@@ -76,12 +76,23 @@ def test_advice_is_what_the_expert_does(dark):
     domain, states = load_domain("manipulation"), np.array([info["state"] for info in infos])
     advice = domain.advise(infos[0]["scene"], states, infos[0]["instruction"])
     live = [expert.expert(np.random.default_rng(0))(dark, info) for info in infos]
-    assert advice.shape == (len(infos), 4) and np.isfinite(advice[:-1]).all()
+    assert advice.shape == (len(infos), 4) and np.isfinite(advice).all()
     np.testing.assert_allclose(advice[:-1], live[:-1], atol=0.05)  # experts differ in speed and height
     mark = infos[0]["scene"]["marks"][0]
     there = states[:1].copy()
-    there[0, :3] = mark["x"], mark["y"], 0.1
-    assert np.isnan(domain.advise(infos[0]["scene"], there, f"reach the {mark['colour']} mark")).all()
+    there[0, :3] = mark["x"] + 0.01, mark["y"], 0.1
+    [within] = domain.advise(infos[0]["scene"], there, f"reach the {mark['colour']} mark")
+    assert within[0] < -0.05 and abs(within[1]) < 0.02, "to the centre of the mark, not only to its edge"
+
+
+def test_the_way_down_to_the_puck_has_no_steps(dark):
+    """A policy can follow only advice that changes as little as what it can tell apart: millimetres."""
+    info = drive(dark, "expert", 31, steps=1)[0]
+    domain, text = load_domain("manipulation"), f"push the puck to the {info['scene']['marks'][0]['colour']} mark"
+    states = np.repeat(info["state"][None], 60, 0)
+    states[:, :2] = states[:, 8:10] + np.linspace(0.013, 0.072, 60)[:, None] * np.array([1.0, 0.0])
+    states[:, 2] = 0.12
+    assert np.abs(np.diff(domain.advise(info["scene"], states, text), axis=0)).max() < 0.08
 
 
 def test_visitors_break_rules(dark):
