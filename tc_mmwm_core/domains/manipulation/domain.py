@@ -63,6 +63,8 @@ class Manipulation:
                 return expert.expert(rng)
             case "noisy":
                 return expert.expert(rng, noise=float(rng.uniform(0.1, 0.4)))
+            case "explorer":
+                return expert.explorer(rng)
             case "heedless":
                 return expert.heedless(rng)
             case "wanderer":
@@ -73,7 +75,8 @@ class Manipulation:
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""
-        return iter((("expert", 0.30), ("noisy", 0.25), ("heedless", 0.15), ("wanderer", 0.10), ("visitor", 0.20)))
+        shares = {"expert": 0.2, "noisy": 0.1, "explorer": 0.4, "heedless": 0.1, "wanderer": 0.05, "visitor": 0.15}
+        return iter(shares.items())
 
 
 @lru_cache(maxsize=1)

@@ -57,6 +57,31 @@ def advise(states: np.ndarray, scene: Scene, meaning: Instruction) -> np.ndarray
     return np.array([_act(*_command(state, scene, meaning, cruise, top_speed), none) for state in states])
 
 
+def explorer(rng: np.random.Generator) -> Driver:
+    """The expert, and in between random actions held for a while (εz-greedy; Dabney et al., 2021).
+
+    A planner asks of every state what comes of actions that no expert would take there. Without recordings of them the
+    world model is wrong where candidates differ most, and the best-looking candidate is the one it is most wrong about.
+    """
+    drive = expert(rng, noise=0.1)
+    held, left = np.zeros(4), 0
+
+    def explore(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        nonlocal held, left
+        action = drive(environment, info)
+        if left == 0 and rng.random() < 0.06:
+            left = int(rng.integers(4, 16))
+            around, spread = (action, 0.4) if rng.random() < 0.5 else (np.zeros(4), 1.0)
+            noise = rng.normal(size=4) if spread < 1 else rng.uniform(-1, 1, 4)
+            held = np.clip(around + spread * noise * ACTION_HIGH, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+        if left == 0:
+            return action
+        left -= 1
+        return held
+
+    return explore
+
+
 def heedless(rng: np.random.Generator) -> Driver:
     """Meta-World's own scripted policy for the instruction's goal, which heeds no rule."""
     disturbance = np.zeros(4)

@@ -95,11 +95,27 @@ def test_the_way_down_to_the_puck_has_no_steps(dark):
     assert np.abs(np.diff(domain.advise(info["scene"], states, text), axis=0)).max() < 0.08
 
 
+def test_an_explorer_holds_random_actions_for_a_while_and_goes_on(dark):
+    world, driver = load_domain("manipulation"), expert.explorer(np.random.default_rng(3))
+    _, info = dark.reset(seed=31)
+    strayed = []
+    for _ in range(120):
+        action = driver(dark, info)
+        [advised] = world.advise(info["scene"], info["state"][None], info["instruction"])
+        strayed.append(np.abs((action - advised) / expert.ACTION_HIGH).max() > 0.5)
+        _, _, reached, _, info = dark.step(action)
+        if reached:
+            break
+    assert 0.1 < np.mean(strayed) < 0.6
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[0, strayed, 0].astype(int))))[::2]
+    assert runs.max() >= 4, "not fresh at every step"
+
+
 def test_visitors_break_rules(dark):
     broken = [drive(dark, "visitor", seed, steps=80)[-1]["violations"] > 0 for seed in range(60, 66)]
     assert sum(broken) >= 3, broken
 
 
 def test_an_unknown_driver_is_refused_by_name():
-    with pytest.raises(ValueError, match="'teleop': known are expert, noisy, heedless, wanderer, visitor"):
+    with pytest.raises(ValueError, match="'teleop': known are expert, noisy, explorer, heedless, wanderer, visitor"):
         load_domain("manipulation").driver("teleop", np.random.default_rng(0))
