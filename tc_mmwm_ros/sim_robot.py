@@ -3,8 +3,9 @@
 Threads: one. The timer, the subscriptions and the service all run in the thread that spins, which is also the one
 that made the EGL context of the camera. Physics has no thread of its own: whenever anything happens (a timer tick each
 10 ms, a command, a reset) the world is first run forward to the present in steps of 5 ms, so a command acts from the
-moment it arrives and time does not drift. A process that was held up catches up at most :data:`MAX_CATCH_UP`; what is
-beyond is skipped (or, where this node makes the time, time waits), and a warning says so.
+moment it arrives and time does not drift. A process that was held up catches up at most :data:`MAX_CATCH_UP`, so that
+whoever looks at the stamps sees the robot brake as it would have; what is beyond is skipped (or, where this node makes
+the time, time waits, already after :data:`MAX_TIME_STEP`), and a warning says so.
 
 Time: by default that of the node's clock. With ``publish_clock`` this node is the source of time: it publishes
 ``/clock`` from its own steady clock times ``real_time_factor``, and everything is stamped in that time; start the other
@@ -21,8 +22,9 @@ Publishes (all topics relative, sensors reliable as REP-2003 asks of drivers):
     /clock            rosgraph_msgs/Clock    with publish_clock
 
 Subscribes to ``cmd_vel`` (geometry_msgs/TwistStamped, clipped to the robot's limits) and to ``instruction``, of which
-the newest is what the episode is judged against. When no command comes for ``command_timeout``, the robot brakes by
-itself; from full speed that takes up to 0.25 s, so by default it stands half a second after the last command.
+the newest is what the episode is judged against. When the last command is older than ``command_timeout``, by its own
+stamp as ros2_controllers' diff_drive_controller has it (without one, since it arrived), the robot brakes by itself; from
+full speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
 No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.
@@ -62,7 +64,8 @@ from tc_mmwm_ros.srv import ResetEpisode
 
 TIMESTEP_NS = round(TIMESTEP * 1e9)
 TICK_NS = 2 * TIMESTEP_NS  # how often the world is brought up to date, and the period of /clock
-MAX_CATCH_UP = 200_000_000  # ns
+MAX_CATCH_UP = 5_000_000_000  # ns; takes a tenth of that
+MAX_TIME_STEP = 200_000_000  # ns that /clock goes on by at once
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 
 
@@ -83,7 +86,7 @@ class SimRobot(Node):
         self._publish_instruction = self._declare("publish_instruction", True, "publish what a new episode asks")
         rate = self._number("sensor_rate", 20.0, 1.0, 200.0, "of all sensors, Hz; rounded to whole steps of 5 ms")
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "silence after which the robot brakes, s")
+        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "age of the last command at which the robot brakes, s")
         self._publish_clock = self._declare("publish_clock", False, "be the source of /clock")
         factor = self._number("real_time_factor", 1.0, 0.05, 20.0, "speed of time with publish_clock, 1 is real time")
         self._factor = factor if self._publish_clock else 1.0
@@ -153,12 +156,13 @@ class SimRobot(Node):
         now = self._source.now().nanoseconds
         elapsed = int((now - self._seen) * self._factor)
         self._seen = now
-        if not 0 <= elapsed <= MAX_CATCH_UP:
+        limit = MAX_TIME_STEP if self._publish_clock else MAX_CATCH_UP
+        if not 0 <= elapsed <= limit:
             self.get_logger().warning(
-                f"time jumped by {elapsed * 1e-9:.2f} s: skipped (allowed: 0 to {MAX_CATCH_UP * 1e-9} s)",
+                f"time jumped by {elapsed * 1e-9:.2f} s: skipped (allowed: 0 to {limit * 1e-9} s)",
                 throttle_duration_sec=5.0,
             )
-            elapsed = min(max(elapsed, 0), MAX_CATCH_UP)
+            elapsed = min(max(elapsed, 0), limit)
         self._behind += elapsed
         if not self._publish_clock:
             self._time = now - self._behind
@@ -167,9 +171,13 @@ class SimRobot(Node):
             self._time += TIMESTEP_NS
             self._step()
 
+    @property
+    def _silent(self) -> bool:
+        """Whether the last command is too old."""
+        return self._time - self._commanded_at > self._timeout * 1e9
+
     def _step(self) -> None:
-        silent = self._time - self._commanded_at > self._timeout * 1e9
-        self._simulator.step(np.zeros(2) if silent else self._command, substeps=1)
+        self._simulator.step(np.zeros(2) if self._silent else self._command, substeps=1)
         self._substeps += 1
         if self._clock_publisher and self._substeps * TIMESTEP_NS % TICK_NS == 0:
             self._tell_time()
@@ -269,7 +277,14 @@ class SimRobot(Node):
             command = np.zeros(2)
         elif self._action_noise:
             command = command + self._rng.normal(0, self._action_noise, 2) * (ACTION_HIGH - ACTION_LOW) / 2
-        self._command, self._commanded_at = np.clip(command, ACTION_LOW, ACTION_HIGH), self._time
+        self._command = np.clip(command, ACTION_LOW, ACTION_HIGH)
+        self._commanded_at = min(Time.from_msg(message.header.stamp).nanoseconds or self._time, self._time)
+        if self._silent:
+            self.get_logger().warning(
+                f"cmd_vel: stamped {(self._time - self._commanded_at) * 1e-9:.2f} s ago: ignored "
+                f"(allowed: command_timeout, {self._timeout} s; does its sender have another clock?)",
+                throttle_duration_sec=5.0,
+            )
 
     def _on_instruction(self, message: String, information: dict) -> None:
         if information["source_timestamp"] < self._instructed_at:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -37,6 +39,8 @@ TYPES = {"camera/image_raw": Image, "scan": LaserScan, "odom": Odometry, "bumper
 
 class Operator:
     """Stands for whoever uses the robot: hears everything, drives, and resets."""
+
+    robot: subprocess.Popen
 
     def __init__(self, processes: Processes, namespace: str):
         self.processes = processes
@@ -75,15 +79,20 @@ class Operator:
 
     def reset(self, seed, instruction=""):
         self.wait(self.service.service_is_ready)
+        before = len(self.events)
         future = self.service.call_async(ResetEpisode.Request(seed=seed, instruction=instruction))
         self.wait(future.done)
+        if future.result().success:  # the answer may overtake the event
+            self.wait(lambda: EpisodeEvent.START in self.kinds()[before:])
         return future.result()
 
-    def drive(self, forward, turn, seconds):
-        """Command at 20 Hz for ``seconds``."""
+    def drive(self, forward, turn, seconds, age=None):
+        """Command at 20 Hz for ``seconds``; without a stamp, or with one that is ``age`` seconds old."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             message = TwistStamped()
+            if age is not None:
+                message.header.stamp = (self.node.get_clock().now() - Duration(seconds=age)).to_msg()
             message.twist.linear.x, message.twist.angular.z = float(forward), float(turn)
             self.command.publish(message)
             self.commanded = time.time()
@@ -118,8 +127,9 @@ def world(logs, **parameters):
     for name, value in ({"auto_reset": False} | parameters).items():
         command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
     with Processes(logs) as processes:
-        processes.start("sim_robot", command)
+        process = processes.start("sim_robot", command)
         operator = Operator(processes, namespace)
+        operator.robot = process
         try:
             operator.wait(lambda: operator.events and operator.heard["odom"])
             yield operator
@@ -216,6 +226,27 @@ def test_stops_by_itself_within_half_a_second_of_silence(robot):
     assert robot.heard["odom"][-1].twist.twist.angular.z > 1.0
     robot.wait(lambda: abs(robot.heard["odom"][-1].twist.twist.angular.z) < 0.05, 3.0)
     assert 0.2 < stamp(robot.heard["odom"][-1]) - robot.commanded < 0.5 + 0.05  # odometry comes each 0.05 s
+
+
+def test_a_command_is_as_old_as_its_stamp(robot):
+    robot.reset(2)
+    robot.drive(0.0, 2.0, 0.4, age=0.3)
+    assert abs(robot.heard["odom"][-1].twist.twist.angular.z) < 0.05
+    robot.drive(0.0, 2.0, 0.6, age=0.0)
+    assert robot.heard["odom"][-1].twist.twist.angular.z > 1.0
+
+
+def test_a_robot_that_was_held_up_has_stopped_in_time_all_the_same(robot):
+    robot.reset(2)
+    robot.drive(0.0, 2.0, 0.6)
+    robot.heard["odom"].clear()
+    robot.robot.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    robot.robot.send_signal(signal.SIGCONT)
+    robot.wait(lambda: robot.heard["odom"] and stamp(robot.heard["odom"][-1]) > robot.commanded + 1.5, 3.0)
+    late = [message for message in robot.heard["odom"] if stamp(message) > robot.commanded + 0.5]
+    assert len(late) >= 10, "the time that it was held up was skipped"
+    assert all(abs(message.twist.twist.angular.z) < 0.05 for message in late)
 
 
 def test_commands_are_clipped_to_the_limits_and_nonsense_stops(robot):
