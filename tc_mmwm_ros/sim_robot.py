@@ -22,9 +22,9 @@ Publishes (all topics relative, sensors reliable as REP-2003 asks of drivers):
     /clock            rosgraph_msgs/Clock    with publish_clock
 
 Subscribes to ``cmd_vel`` (geometry_msgs/TwistStamped, clipped to the robot's limits) and to ``instruction``, of which
-the newest is what the episode is judged against. When the last command is older than ``command_timeout``, by its own
-stamp as ros2_controllers' diff_drive_controller has it (without one, since it arrived), the robot brakes by itself; from
-full speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
+the newest is what the episode is judged against. When the last command is older than ``command_timeout``, by its stamp
+as in ros2_controllers' diff_drive_controller (without one, since it arrived), the robot brakes by itself; from full
+speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
 No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.
@@ -86,7 +86,7 @@ class SimRobot(Node):
         self._publish_instruction = self._declare("publish_instruction", True, "publish what a new episode asks")
         rate = self._number("sensor_rate", 20.0, 1.0, 200.0, "of all sensors, Hz; rounded to whole steps of 5 ms")
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "age of the last command at which the robot brakes, s")
+        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "s, age of a command at which the robot brakes")
         self._publish_clock = self._declare("publish_clock", False, "be the source of /clock")
         factor = self._number("real_time_factor", 1.0, 0.05, 20.0, "speed of time with publish_clock, 1 is real time")
         self._factor = factor if self._publish_clock else 1.0

@@ -19,6 +19,7 @@ from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
+from tc_mmwm_core.training.objective import SHARP
 
 
 def eager_terms(
@@ -44,7 +45,7 @@ def eager_terms(
         entropy = -(visible * chance.log() + (1 - visible) * (1 - chance).log()).mean(1)
         sums["visibility"] = sums.get("visibility", 0.0) + torch.where(batch.valid[:, t], entropy, 0.0).mean()
     for t, heat in enumerate(seen.keypoints):
-        _find(sums, heat, batch.place[:, t], batch.valid[:, t])
+        _find(sums, heat, model.keypoints.places(seen.told[t]), batch.place[:, t], batch.valid[:, t])
     if stage.name != "grounding":
         _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
@@ -78,6 +79,7 @@ class _Rows:
     """The batch with a row for each instruction on each window, N = B · M; see :class:`Batch` for what they are."""
 
     repeats: int
+    sensor: Tensor
     valid: Tensor
     actions: Tensor
     plan: Tensor
@@ -96,7 +98,7 @@ class _Rows:
     @classmethod
     def of(cls, batch: Batch) -> _Rows:
         repeats = batch.tokens.shape[1]
-        of_windows = ("valid", "actions", "plan", "plan_valid", "place")
+        of_windows = ("sensor", "valid", "actions", "plan", "plan_valid", "place")
         of_instructions = ("tokens", "mask", "margin", "cost", "violation", "referents", "field", "expert", "advice")
         return cls(
             repeats,
@@ -111,6 +113,7 @@ class _Seen:
 
     visible: list[Tensor]  # [B, P]
     keypoints: list[Tensor]  # [B, bodies, H, W]
+    told: list[Tensor]  # [B, size]
     z_v: list[Tensor]  # [B, D]
     z_s: list[Tensor]  # [B, D]
     z: list[Tensor]  # [N, D]
@@ -122,7 +125,7 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], fie
     longest = int(rows.mask.sum(-1).max())
     mask = rows.mask[:, :longest]
     words, z_l = model.instruct(rows.tokens[:, :longest], mask)
-    seen = _Seen([], [], [], [], [], {}, rows.repeats)
+    seen = _Seen([], [], [], [], [], [], {}, rows.repeats)
     memory = None
     for t in range(batch.valid.shape[1]):
         now = slice(t, t + 1)
@@ -131,12 +134,13 @@ def _encode(model: WorldModel, batch: Batch, rows: _Rows, starts: list[int], fie
         seen.visible.append(encoded.visible[:, 0])
         if encoded.keypoints is not None:
             seen.keypoints.append(encoded.keypoints[:, 0])
+        seen.told.append(encoded.told[:, 0])
         z, _ = model.compose(z_v.repeat_interleave(rows.repeats, 0), z_l, z_s.repeat_interleave(rows.repeats, 0))
         seen.z_v.append(z_v)
         seen.z_s.append(z_s)
         seen.z.append(z)
         if t in starts:
-            seen.context[t] = model.ground(features, words, mask, z_l, field)
+            seen.context[t] = model.ground(features, words, mask, z_l, seen.told[t], field)
     return seen
 
 
@@ -166,9 +170,11 @@ def _of_frames(
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()
 
 
-def _find(sums: dict[str, Tensor], heat: Tensor, place: Tensor, valid: Tensor) -> None:
-    """Keypoints at a time step: a place's four nearest cells share it by their distance."""
+def _find(sums: dict[str, Tensor], heat: Tensor, found: Tensor, place: Tensor, valid: Tensor) -> None:
+    """Keypoints at a time step: a place's four nearest cells share it by their distance; and what they say it is."""
     height, width = heat.shape[-2:]
+    gap = torch.where((valid & place.isfinite().all(1))[:, None], found - place, 0.0).abs()
+    sums["keypoints"] = sums.get("keypoints", 0.0) + (_huber(gap, SHARP) / SHARP).sum(1).mean()
     for body in range(heat.shape[1]):
         x, y = place[:, 2 * body], place[:, 2 * body + 1]
         known = valid & x.isfinite()
@@ -180,7 +186,7 @@ def _find(sums: dict[str, Tensor], heat: Tensor, place: Tensor, valid: Tensor) -
             for i in (column.floor().long(), column.floor().long() + 1):
                 share = (1 - (row - j).abs()) * (1 - (column - i).abs())
                 log = chance[every, j.clamp(max=height - 1), i.clamp(max=width - 1)].log()
-                sums["keypoints"] = sums.get("keypoints", 0.0) - torch.where(known, share * log, 0.0).mean()
+                sums["keypoints"] = sums["keypoints"] - torch.where(known, share * log, 0.0).mean()
 
 
 def _refer(add, model: WorldModel, rows: _Rows, context: Tensor) -> None:
@@ -212,7 +218,7 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
             gap = ((found + OPEN).log() - (sought + OPEN).log()).abs() * (target[:, 0] > -config.cost_limit)
             add("field", (_huber(gap, 0.2) / 0.2).mean((1, 2)), known)
 
-    proposed = model.propose(z, context)
+    proposed = model.propose(z, context, rows.sensor[:, t])
     advice = rows.advice[:, t]
     advised = rows.valid[:, t] & advice.isfinite().all(1)
     for k in range(proposed.shape[1]):

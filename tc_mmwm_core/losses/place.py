@@ -11,13 +11,13 @@ from tc_mmwm_core.losses.reduction import masked_difference
 DELTA = 0.05
 
 
-def place(located: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Σ_t h_δ(p̂_t − p_t) / δ with the Huber loss h_δ and δ = 0.05, summed over the coordinates, mean over the batch.
+def place(located: Tensor, target: Tensor, mask: Tensor, delta: float = DELTA) -> Tensor:
+    """Σ_t h_δ(p̂_t − p_t) / δ with the Huber loss h_δ, summed over the coordinates, mean over the batch.
 
     Args:
         located, target: image coordinates in [-1, 1], [B, ..., 2 · bodies].
         mask: bool [B, ...], where the true place is known.
     """
     difference = masked_difference(located, target, mask)
-    loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=DELTA) / DELTA
+    loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta) / delta
     return loss.flatten(1).sum(1).mean()

@@ -79,11 +79,25 @@ class FieldReader(nn.Module):
         """
         # reshape, not unflatten, which would make the traced number of candidates a constant
         place = self.place(z).reshape(*z.shape[:-1], -1, 2)  # [N, ..., bodies, 2]
-        grid = (place * place.new_tensor([1.0, -1.0])).flatten(1, -2)[:, :, None]  # grid_sample counts rows downwards
-        values = field.unflatten(-1, (self.channels, *self.shape))
-        read = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)
-        read = read[..., 0].transpose(1, 2).unflatten(1, place.shape[1:-1]).flatten(-2)
+        read = self._sample(field, place).flatten(-2)
         if place.shape[-2] == 1:
             return read
         offset = (place[..., 1:, :] - place[..., :1, :]) * (self.shape[1] / 2)
         return torch.cat([read, offset.flatten(-2)], -1)
+
+    def slope(self, place: Tensor, field: Tensor) -> Tensor:
+        """How cost and margin change from a cell before each place [N, bodies, 2] to a cell after it, right and up.
+
+        [N, 4 · bodies], cut to ±1: which way the cheapest one leads.
+        """
+        cell = torch.diag(place.new_tensor([2 / self.shape[1], 2 / self.shape[0]]))
+        ends = place[:, :, None, None] + torch.stack([-cell, cell])  # [N, bodies, 2, axes, 2]
+        before, after = self._sample(field, ends)[..., :2].unbind(2)
+        return (after - before).clamp(-1, 1).flatten(1)
+
+    def _sample(self, field: Tensor, place: Tensor) -> Tensor:
+        """Bilinear read of ``field`` [N, channels · H · W] at places [N, ..., 2], [N, ..., channels]."""
+        grid = (place * place.new_tensor([1.0, -1.0])).flatten(1, -2)[:, :, None]  # grid_sample counts rows downwards
+        values = field.unflatten(-1, (self.channels, *self.shape))
+        read = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)
+        return read[..., 0].transpose(1, 2).unflatten(1, place.shape[1:-1])

@@ -1,8 +1,9 @@
-"""Keypoints: where the robot and what it moves are in the first camera's map.
+"""Keypoints: where the robot and what it moves are, read off heat maps over all cameras' maps and off the sensors.
 
 The latent state must hold where a puck is to the centimetre, and attention over the map, taught by the place alone,
 does not find it. A heat map can be taught cell by cell, and its mean place is differentiable (spatial softmax; Levine
-et al., End-to-end training of deep visuomotor policies, 2016).
+et al., End-to-end training of deep visuomotor policies, 2016). What the first camera is hidden from, another one sees:
+a hand's own camera looks at what it is about to grasp.
 """
 
 from __future__ import annotations
@@ -12,37 +13,57 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tc_mmwm_core.models.layers import coordinates
+from tc_mmwm_core.models.layers import coordinates, mlp
+
+FREE = 4  # heat maps of each camera but the first, whose own sense is learned
 
 
 class Keypoints(nn.Module):
-    """A heat map for each body, its mean place, and the share of z_v that the place has.
+    """A heat map for each body in the first camera's map, :data:`FREE` in every other one's, and what they tell.
 
-    The heads are shown the places beside the latent: superposed on all else in z, a puck's blurs to several
+    The heads are told the places beside the latent: superposed on all else in z, a puck's blurs to several
     centimetres, more than a gripper may be off by.
 
     Attributes:
-        size: of :meth:`tell`.
+        size: of what is told: the bodies' places, how far each but the first is from the first, and of each free heat
+            map its mean place and its spread.
     """
 
-    def __init__(self, width: int, shape: tuple[int, int], bodies: int, latent: int) -> None:
+    def __init__(self, width: int, shape: tuple[int, int], cameras: int, bodies: int, sensors: int, latent: int):
         super().__init__()
-        self.shape, self.cells = shape, math.prod(shape)
-        self.heat = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, bodies))
+        self.shape, self.cells, self.bodies = shape, math.prod(shape), bodies
+        self.heat = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, count))
+            for count in (bodies, *(FREE,) * (cameras - 1))
+        )
+        free = 3 * FREE * (cameras - 1)
+        self.correct = mlp(3 * bodies + free + sensors, 128, 2 * bodies, depth=1)
         self.share = nn.Linear(2 * bodies, latent)
-        self.size = 4 * bodies - 2
+        self.size = 4 * bodies - 2 + free
         self.register_buffer("grid", coordinates(*shape).flatten(2)[0].T.contiguous(), persistent=False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B, P, E], the first camera's cells first, to logits [B, bodies, H, W] and places [B, bodies, 2].
+    def forward(self, features: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B, P, E], the first camera's cells first, and normalised sensors [B, Ds] to what was found.
 
-        Places are image coordinates in [-1, 1], x right and y up.
+        Returns logits of the first camera's heat maps [B, bodies, H, W], and what is told [B, size], the bodies'
+        places [B, 2 · bodies] first: image coordinates of the first camera in [-1, 1], x right and y up.
         """
-        logits = self.heat(features[:, : self.cells]).transpose(1, 2)
-        return logits.unflatten(-1, self.shape), logits.softmax(-1) @ self.grid
+        maps = [heat(x).transpose(1, 2) for heat, x in zip(self.heat, features.split(self.cells, 1), strict=True)]
+        (first, spread), *others = map(self._mean, maps)
+        free = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
+        # All that is seen and felt corrects the first camera, which does not see a puck under the hand.
+        correction = self.correct(torch.cat([first.flatten(1), spread.flatten(1), *free, reading], -1))
+        places = first + correction.unflatten(-1, first.shape[1:])
+        offset = (places[:, 1:] - places[:, :1]) * (self.shape[1] / 2)  # in cells
+        return maps[0].unflatten(-1, self.shape), torch.cat([places.flatten(1), offset.flatten(1), *free], -1)
 
-    def tell(self, features: Tensor) -> Tensor:
-        """The places, and how far each body but the first is from the first in cells: [B, size]."""
-        _, places = self(features)
-        offset = (places[:, 1:] - places[:, :1]) * (self.shape[1] / 2)
-        return torch.cat([places.flatten(1), offset.flatten(1)], 1)
+    def places(self, told: Tensor) -> Tensor:
+        """The bodies' places [..., 2 · bodies] in what was told."""
+        return told[..., : 2 * self.bodies]
+
+    def _mean(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of heat maps [B, n, cells] the mean place [B, n, 2] and the variance around it [B, n, 1]."""
+        chance = logits.softmax(-1)
+        mean = chance @ self.grid
+        variance = chance @ self.grid.square().sum(1, keepdim=True) - mean.square().sum(-1, keepdim=True)
+        return mean, variance

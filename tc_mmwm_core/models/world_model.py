@@ -19,7 +19,6 @@ from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.keypoints import Keypoints
 from tc_mmwm_core.models.memory import MapMemory
-from tc_mmwm_core.models.views import CrossView
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
 
@@ -33,10 +32,14 @@ class ModelConfig(Config):
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
     field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     bodies: int = Field(1, ge=1, description="points that the field is read at: the robot, its front or what it moves")
-    keypoints: bool = Field(False, description="find the bodies in the first camera's map: where sensors do not tell")
+    keypoints: bool = Field(False, description="find the bodies by heat maps: where sensors do not tell their places")
     progress: Literal["latent", "field"] = Field(
         "latent",
         description="what progress is read off: latent, context and field, or the field alone",
+    )
+    policy: Literal["latent", "present"] = Field(
+        "latent",
+        description="what the policy sees: latent and context, or beside them the sensors and the field's slope",
     )
     word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
     max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
@@ -54,12 +57,13 @@ class ModelConfig(Config):
 class Encoded(NamedTuple):
     """T steps as the encoders see them; P cells of the map."""
 
-    features: Tensor  # [B, T, P, E], the map as remembered, the first camera's completed by the others
+    features: Tensor  # [B, T, P, E], the map as remembered
     z_v: Tensor  # [B, T, D]
     z_s: Tensor  # [B, T, D]
     memory: Tensor  # [B, P, E + 1], after the last step
     visible: Tensor  # [B, T, P], logit of each cell being seen, not hidden
     keypoints: Tensor | None  # [B, T, bodies, H, W], logits of each body's cell; None: the model looks for none
+    told: Tensor  # [B, T, size], what the heads are told of keypoints; size 0 without
 
 
 class WorldModel(nn.Module):
@@ -80,8 +84,9 @@ class WorldModel(nn.Module):
         latent, hidden = config.latent, config.hidden
         map_shape = (image[0] // CELL, image[1] // CELL)
         self.vision = VisionEncoder(cameras, image, config.width, latent)
-        self.views = CrossView(config.width, math.prod(map_shape), cameras) if cameras > 1 else nn.Identity()
-        self.keypoints = Keypoints(config.width, map_shape, config.bodies, latent) if config.keypoints else None
+        self.keypoints = (
+            Keypoints(config.width, map_shape, cameras, config.bodies, sensors, latent) if config.keypoints else None
+        )
         told = 0 if self.keypoints is None else self.keypoints.size
         self.summary_size = latent + config.slots * config.slot_width + told
         self.memory = MapMemory(config.width)
@@ -100,7 +105,8 @@ class WorldModel(nn.Module):
             self.progress_head: nn.Module = FieldProgress(config.field_channels, config.bodies)
         else:
             self.progress_head = Progress(latent, self.summary_size, self.reader.size, hidden)
-        self.policy = Policy(latent, self.summary_size + self.reader.size, actions, config.horizon, hidden)
+        present = sensors + 4 * config.bodies if config.policy == "present" else 0
+        self.policy = Policy(latent, self.summary_size + self.reader.size + present, actions, config.horizon, hidden)
         self.image_decoder = ImageDecoder(latent, image)
         self.sensor_decoder = nn.Linear(latent, sensors)
 
@@ -122,27 +128,27 @@ class WorldModel(nn.Module):
         features, remembered, visible = self.memory(frames, memory)
         if not self.config.use_memory:
             features = frames
-        features = self.views(features.flatten(0, 1)).unflatten(0, steps)
-        z_v, keypoints = self.vision(features.flatten(0, 1)), None
+        z_v, z_s = self.vision(features.flatten(0, 1)).unflatten(0, steps), self.sensor(sensor)
+        keypoints, told = None, sensor[..., :0]
         if self.keypoints is not None:
-            keypoints, places = self.keypoints(features.flatten(0, 1))
-            z_v, keypoints = z_v + self.keypoints.share(places.flatten(1)), keypoints.unflatten(0, steps)
-        z_v = z_v.unflatten(0, steps)
-        z_s = self.sensor(sensor)
+            found = self.keypoints(features.flatten(0, 1), self._reading(sensor).flatten(0, 1))
+            keypoints, told = (x.unflatten(0, steps) for x in found)
+            z_v = z_v + self.keypoints.share(self.keypoints.places(told))
         if not self.config.use_vision:
-            features, z_v = features * 0, z_v * 0
-        return Encoded(features, z_v, z_s if self.config.use_sensors else z_s * 0, remembered, visible, keypoints)
+            features, z_v, told = features * 0, z_v * 0, told * 0
+        z_s = z_s if self.config.use_sensors else z_s * 0
+        return Encoded(features, z_v, z_s, remembered, visible, keypoints, told)
 
-    def ground(self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, field: bool = True) -> Tensor:
-        """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, keypoints, the field.
+    def ground(
+        self, features: Tensor, words: Tensor, mask: Tensor, z_l: Tensor, told: Tensor, field: bool = True
+    ) -> Tensor:
+        """What the heads see beside the latent, [N, C]: z_l, the grounded summary u_t, what is told, the field.
 
-        Without ``field``, only what :meth:`refer` needs, at a fraction of the time.
+        Of maps [B, P, E] and what is told with each [B, size], under N instructions, a multiple of B. Without
+        ``field``, only what :meth:`refer` needs, at a fraction of the time.
         """
         slots, u = self.grounding(features, words, mask)
-        parts = [z_l, u]
-        if self.keypoints is not None:
-            told = self.keypoints.tell(features)
-            parts.append(told[:, None].expand(-1, len(u) // len(told), -1).flatten(0, 1))
+        parts = [z_l, u, told[:, None].expand(-1, len(u) // len(told), -1).flatten(0, 1)]
         return torch.cat([*parts, self.field(features, slots)] if field else parts, -1)
 
     def refer(self, context: Tensor) -> Tensor:
@@ -180,11 +186,25 @@ class WorldModel(nn.Module):
         read = self.reader(z, context[:, self.summary_size :])
         return self.constraint_function(z, read, summary), self.progress_head(z, read, summary)
 
-    def propose(self, z: Tensor, context: Tensor) -> Tensor:
-        """The policy's proposal [N, K, A], normalised, from z [N, D] and context [N, C]."""
-        read = self.reader(z[:, None], context[:, self.summary_size :])[:, 0]
-        return self.policy(torch.cat([z, context[:, : self.summary_size], read], -1))
+    def propose(self, z: Tensor, context: Tensor, sensor: Tensor) -> Tensor:
+        """The policy's proposal [N, K, A], normalised, from z [N, D], context [N, C] and sensor [N, Ds] in raw units.
+
+        It judges nothing imagined, so it may see the present as it is: superposed on all else in z, a hand's place is
+        blurred by more than a gripper may be off.
+        """
+        summary, field = context[:, : self.summary_size], context[:, self.summary_size :]
+        seen = [z, summary, self.reader(z[:, None], field)[:, 0]]
+        if self.config.policy == "present":
+            told = None if self.keypoints is None else summary[:, -self.keypoints.size :]
+            places = self.reader.place(z) if told is None else self.keypoints.places(told)
+            seen += [self._reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
+        return self.policy(torch.cat(seen, -1))
 
     def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""
         return self.image_decoder(z_v), self.sensor_decoder(z_s)
+
+    def _reading(self, sensor: Tensor) -> Tensor:
+        """The normalised sensor vector [..., Ds], zeros where the sensors are not to be seen."""
+        reading = self.sensor.normalise(sensor)
+        return reading if self.config.use_sensors else reading * 0

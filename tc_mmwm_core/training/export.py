@@ -75,9 +75,9 @@ class EncodeGraph(nn.Module):
         """Images [1, H, W, 3]..., sensor [1, Ds], words [1, L, 2 E], mask [1, L], z_l [1, D], memory [1, P, E + 1]."""
         *images, sensor, words, mask, z_l, memory = inputs
         seen = self.model.encode([image[:, None] for image in images], sensor[:, None], memory)
-        context = self.model.ground(seen.features[:, 0], words, mask, z_l)
+        context = self.model.ground(seen.features[:, 0], words, mask, z_l, seen.told[:, 0])
         latent, weights = self.model.compose(seen.z_v[:, 0], z_l, seen.z_s[:, 0])
-        return latent, context, weights, self.model.propose(latent, context), seen.memory
+        return latent, context, weights, self.model.propose(latent, context, sensor), seen.memory
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the exported shapes."""

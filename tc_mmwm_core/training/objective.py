@@ -55,6 +55,7 @@ class Share:
 
 
 WHOLE = Share()
+SHARP = 0.02  # δ of the keypoints' places: half a centimetre of a table that the view is half a metre of
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Latents:
     alpha: Tensor  # [N, T, 3]
     visible: Tensor  # [B, T, P]
     keypoints: Tensor | None  # [B, T, bodies, H, W]
+    told: Tensor  # [B, T, size]
     context: Tensor  # [N, S, C] at the S decision steps
     starts: Tensor  # int64 [S]
 
@@ -128,9 +130,10 @@ def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = 
     def at_starts(x: Tensor) -> Tensor:  # [N, ...] -> [B · S · M, ...]
         return x.unflatten(0, (windows, 1, several)).expand(-1, len(starts), -1, *x.shape[1:]).flatten(0, 2)
 
-    context = model.ground(features, at_starts(words), at_starts(mask), at_starts(z_l), field)
+    told = seen.told[:, starts].flatten(0, 1)
+    context = model.ground(features, at_starts(words), at_starts(mask), at_starts(z_l), told, field)
     context = context.unflatten(0, (windows, len(starts), several)).transpose(1, 2).flatten(0, 1)
-    return Latents(z, seen.z_v, seen.z_s, alpha, seen.visible, seen.keypoints, context, starts)
+    return Latents(z, seen.z_v, seen.z_s, alpha, seen.visible, seen.keypoints, seen.told, context, starts)
 
 
 def fuse_batch(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -164,7 +167,7 @@ def terms(
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
-        return _referring_terms(model, batch, latents) | _seeing_terms(batch, latents), latents
+        return _referring_terms(model, batch, latents) | _seeing_terms(model, batch, latents), latents
     latents = encode_batch(model, batch, starts)
     several = batch.tokens.shape[1]
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
@@ -177,7 +180,7 @@ def terms(
         "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows, group),
         **_reconstruction_terms(model, batch, latents),
         **_referring_terms(model, batch, latents),
-        **_seeing_terms(batch, latents),
+        **_seeing_terms(model, batch, latents),
         **_field_terms(model, batch, latents, config),
         **_proposal_terms(model, batch, latents, several),
     }
@@ -283,18 +286,22 @@ def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[
     return {"referring": referring(place, named[..., :3], known & there) + presence(pointed[..., 3], there, known)}
 
 
-def _seeing_terms(batch: Batch, latents: Latents) -> dict[str, Tensor]:
+def _seeing_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
     """What is hidden, and where the bodies are."""
     out = {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
     if latents.keypoints is not None:
         there = batch.place.unflatten(-1, (-1, 2))
-        out["keypoints"] = keypoints(latents.keypoints, there, there[..., 0].isfinite() & batch.valid[..., None])
+        known = there[..., 0].isfinite() & batch.valid[..., None]
+        found = model.keypoints.places(latents.told)
+        out["keypoints"] = keypoints(latents.keypoints, there, known) + place(found, batch.place, known.all(-1), SHARP)
     return out
 
 
 def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: int) -> dict[str, Tensor]:
     here = latents.z[:, latents.starts]
-    proposed = model.propose(here.flatten(0, 1), latents.context.flatten(0, 1)).unflatten(0, here.shape[:2])
+    sensor = batch.sensor[:, latents.starts].repeat_interleave(several, 0)
+    proposed = model.propose(here.flatten(0, 1), latents.context.flatten(0, 1), sensor.flatten(0, 1))
+    proposed = proposed.unflatten(0, here.shape[:2])
     plan = batch.plan[:, latents.starts][:, None].expand(-1, several, -1, -1, -1).flatten(0, 1)
     valid = batch.plan_valid[:, latents.starts][:, None].expand(-1, several, -1, -1).flatten(0, 1)
     valid = valid & batch.expert.flatten()[:, None, None]

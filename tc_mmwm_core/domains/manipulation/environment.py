@@ -29,7 +29,7 @@ class ManipulationEnv(gymnasium.Env):
         self.observation_space = spaces.Dict(
             {
                 "image.overhead": spaces.Box(0, 255, (*IMAGE, 3), np.uint8),
-                "image.front": spaces.Box(0, 255, (*IMAGE, 3), np.uint8),
+                "image.wrist": spaces.Box(0, 255, (*IMAGE, 3), np.uint8),
                 "sensor": spaces.Box(-np.inf, np.inf, (8,), np.float32),
             }
         )

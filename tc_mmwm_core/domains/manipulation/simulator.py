@@ -38,6 +38,7 @@ GAP_LIMIT = 0.3  # m, beyond which gaps are not measured
 PLACE_HEIGHT = 0.02  # m, of the puck on the table
 _CAMERA_HEIGHT = 3.0  # m above the table: far off and narrow, so that a hand 0.2 m up is seen less than 3 cm outwards
 _HAND = ("right_hand", "rightclaw", "rightpad", "leftclaw", "leftpad")  # bodies whose touch counts
+_BELOW = np.array([0.0, 0.0, -0.05])  # m from the hand's centre to where its camera looks
 _BRIGHTNESS = 0.7  # of Meta-World's lights: with all of theirs bright colours are over-exposed and look alike
 _UNSEEN = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link", "right_l0", "head", "screen")
 
@@ -46,7 +47,7 @@ _UNSEEN = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_ba
 class Reading:
     """What the arm senses, and beyond that what only a simulator knows. Metres, m/s."""
 
-    images: dict[str, np.ndarray]  # overhead and front, uint8 [H, W, 3]; empty where rendering is off
+    images: dict[str, np.ndarray]  # overhead and wrist, uint8 [H, W, 3]; empty where rendering is off
     hand: np.ndarray  # [3], x, y, z
     velocity: np.ndarray  # [3], mean over the last control period
     opening: float  # between the fingers
@@ -224,6 +225,8 @@ class _Table:
         images = {}
         for name, (camera, field_of_view) in _CAMERAS.items():
             self.task.model.vis.global_.fovy = field_of_view
+            if name == "wrist":
+                camera.lookat[:] = self.task.get_endeff_pos() + _BELOW
             renderer.update_scene(self.task.data, camera)
             for mark in scene.marks:
                 _paint(renderer.scene, scene, mark, mujoco.mjtGeom.mjGEOM_CYLINDER, MARK_RADIUS)
@@ -259,8 +262,9 @@ def _camera(distance: float, azimuth: float, elevation: float) -> mujoco.MjvCame
     return camera
 
 
-# Overhead: x right and y up in the image. Front: from beyond the table towards the arm, which hides other places.
+# Overhead: x right and y up in the image. Wrist: carried by the hand on a bracket, it looks through between the fingers.
+# A camera that stands before the table sees next to nothing of a puck that the hand is above.
 _CAMERAS = {
     "overhead": (_camera(_CAMERA_HEIGHT, 90, -90), 2 * math.degrees(math.atan(VIEW / _CAMERA_HEIGHT))),
-    "front": (_camera(1.1, 270, -60), 40.0),
+    "wrist": (_camera(0.22, 180, -45), 60.0),
 }

@@ -59,6 +59,16 @@ def test_read_at_a_cells_centre_is_the_cell_and_midway_the_mean(reader):
     torch.testing.assert_close(read[1], (values[:, 1, 2] + values[:, 1, 3]) / 2, atol=1e-5, rtol=0)
 
 
+def test_slope_is_what_a_cell_to_each_side_differs_by(reader):
+    x, y = coordinates(*SHAPE)[0].double()
+    field = torch.stack([0.3 * x - 0.2 * y, 0.1 * y, x * y])[None].flatten(1)
+    places = torch.tensor([[[0.1, -0.2], [-0.3, 0.35]]]).double()
+    wide, high = 4 / SHAPE[1], 4 / SHAPE[0]  # two cells
+    one_body = torch.tensor([0.3 * wide, 0.0, -0.2 * high, 0.1 * high]).double()
+    torch.testing.assert_close(reader.slope(places, field), one_body.repeat(2)[None], atol=1e-6, rtol=0)
+    assert reader.slope(places, 100 * field).abs().max() == 1
+
+
 def test_read_has_the_gradient_of_its_place(reader):
     field = torch.randn(1, CHANNELS * SHAPE[0] * SHAPE[1], dtype=torch.float64, requires_grad=True)
     z = torch.tensor([[[0.13, -0.31, 0, 0], [0.71, 0.52, 0, 0]]], dtype=torch.float64, requires_grad=True)

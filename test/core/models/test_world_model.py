@@ -29,7 +29,7 @@ def observe(model, cameras=1, seed=0, **changed):
     )
     features, z_v, z_s = (x[:, 0] for x in encoded[:3])
     z, alpha = model.compose(z_v, z_l, z_s)
-    return z, model.ground(features, words, inputs["mask"], z_l), alpha
+    return z, model.ground(features, words, inputs["mask"], z_l, encoded.told[:, 0]), alpha
 
 
 @pytest.mark.parametrize("cameras", [1, 2])
@@ -44,7 +44,7 @@ def test_shapes(cameras):
     assert imagined.shape == (B, 7, K, D)
     violation, progress = model.judge(imagined, context)
     assert violation.shape == progress.shape == (B, 7, K)
-    proposal = model.propose(z, context)
+    proposal = model.propose(z, context, torch.randn(B, SENSORS))
     assert proposal.shape == (B, K, ACTIONS) and proposal.abs().max() <= 1
     image, sensor = model.reconstruct(z, z)
     assert image.shape == (B, 3, *cells) and sensor.shape == (B, SENSORS)
@@ -152,6 +152,22 @@ def test_progress_off_the_field_is_the_cost_to_go_and_better_where_the_front_is_
     )  # at its front: ahead, beside, behind, a wall; at the goal
     torch.testing.assert_close(head(read, read, read), torch.tensor([-2.0, -2.25, -2.5, -2.5, 0.0]))
     torch.testing.assert_close(FieldProgress(3, 1)(read, read, read), read[:, 0])
+
+
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_a_policy_that_sees_the_present_sees_sensors_and_the_fields_slope(keypoints):
+    model = tiny_model(bodies=2, policy="present", keypoints=keypoints)
+    z, context, _ = observe(model)
+    sensor = torch.randn(B, SENSORS)
+    proposal = model.propose(z, context, sensor)
+    assert not torch.allclose(model.propose(z, context, sensor + 0.1), proposal)
+    summary, field = context[:, : model.summary_size], context[:, model.summary_size :]
+    steeper = torch.cat([summary, 1.5 * field], 1)
+    read = model.reader(z[:, None], field)[:, 0]
+    model.reader.forward = lambda *_: read[:, None]  # so that it is the slope alone that differs
+    assert not torch.allclose(model.propose(z, steeper, sensor), proposal)
+    model.config = model.config.model_copy(update={"use_sensors": False})
+    torch.testing.assert_close(model.propose(z, context, sensor), model.propose(z, context, sensor + 1))
 
 
 def test_progress_off_the_field_is_what_the_model_judges_by():

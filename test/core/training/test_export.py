@@ -72,7 +72,7 @@ def observation(interface: RobotInterface, seed: int) -> tuple[list[torch.Tensor
 
 def observe(model, images, sensor, remembered=None):
     seen = model.encode([image[:, None] for image in images], sensor[:, None], remembered)
-    return seen.features[:, 0], seen.z_v[:, 0], seen.z_s[:, 0], seen.memory
+    return (*(x[:, 0] for x in (seen.features, seen.z_v, seen.z_s, seen.told)), seen.memory)
 
 
 @torch.no_grad()
@@ -84,12 +84,12 @@ def test_every_output_of_every_graph_is_the_models(bundle, model, interface, con
 
     images, sensor = observation(interface, seed=len(text))
     remembered = torch.rand((1, *model.memory_shape), generator=torch.Generator().manual_seed(len(text)))
-    features, z_v, z_s, memory = observe(model, images, sensor, remembered)
-    context = model.ground(features, words, mask, z_l)
+    features, z_v, z_s, told, memory = observe(model, images, sensor, remembered)
+    context = model.ground(features, words, mask, z_l, told)
     latent, weights = model.compose(z_v, z_l, z_s)
     named = {f"image__{spec.name}": image for spec, image in zip(interface.images, images, strict=True)}
     found = run(bundle, "encode.onnx", **named, sensor=sensor, words=words, mask=mask, z_l=z_l, remembered=remembered)
-    proposal = model.propose(latent, context)
+    proposal = model.propose(latent, context, sensor)
     same(found, latent=latent, context=context, weights=weights, proposal=proposal, memory=memory)
 
     for count in (1, 5, 64):
@@ -115,10 +115,10 @@ def test_the_robots_runtime_reads_it_from_words_to_verdict(bundle, model, interf
 
     tokens, mask = (torch.from_numpy(x) for x in TextTokens(config.model.max_tokens)([TEXTS[1]]))
     words, z_l = model.instruct(tokens, mask)
-    features, z_v, z_s, _ = observe(model, images, sensor)
+    features, z_v, z_s, told, _ = observe(model, images, sensor)
     latent, _ = model.compose(z_v, z_l, z_s)
     imagined = model.rollout(latent[:, None], torch.from_numpy(actions).float()[None])
-    violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l))
+    violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l, told))
     np.testing.assert_allclose(rollouts.violation, violation[0], atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(rollouts.progress, progress[0], atol=2e-5, rtol=1e-5)
 

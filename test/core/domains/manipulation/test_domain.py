@@ -56,7 +56,7 @@ def test_collected_episodes_hold_both_cameras_and_follow_from_the_seed(environme
     one, again = (run_episode(domain, environment, 7, 6) for _ in range(2))
     assert {name: image.shape for name, image in one.images.items()} == {
         "overhead": (7, 64, 64, 3),
-        "front": (7, 64, 64, 3),
+        "wrist": (7, 64, 64, 3),
     }
     for name in one.images:
         np.testing.assert_array_equal(one.images[name], again.images[name])

@@ -77,14 +77,16 @@ def test_overhead_marks_and_zones_are_where_the_oracle_says_and_in_their_colours
         assert seen >= 3
 
 
-def test_the_front_camera_sees_every_mark(simulator):
-    scene = layout(5, "push-wall")
-    simulator.reset(scene, TARGET)
-    full = simulator.render()["front"].astype(int)
-    for mark in scene.marks:
-        simulator.scene = dataclasses.replace(scene, marks=tuple(m for m in scene.marks if m != mark))
-        assert (np.abs(simulator.render()["front"].astype(int) - full).sum(-1) > 60).sum() >= 4
-    simulator.scene = scene
+def test_the_wrist_camera_sees_the_puck_that_the_hand_hides(simulator):
+    scene = layout(5, "push", hand=(0.0, 0.6, 0.10), puck=(0.005, 0.6))
+    beside = dataclasses.replace(scene, puck=(0.025, 0.6))
+    under, moved = simulator.reset(scene, TARGET), simulator.reset(beside, TARGET)
+    assert np.hypot(*(under.hand - under.puck)[:2]) < 0.03
+    changed = {
+        name: (np.abs(image.astype(int) - moved.images[name]).sum(-1) > 60).sum()
+        for name, image in under.images.items()
+    }
+    assert changed["wrist"] > 60 and changed["wrist"] > 10 * changed["overhead"]
 
 
 def test_sensors_know_nothing_of_puck_marks_and_zones(simulator):
@@ -137,5 +139,5 @@ def test_photographs_are_large(simulator):
     simulator.reset(layout(0, "push"), TARGET)
     assert {name: image.shape for name, image in simulator.photograph(200).items()} == {
         "overhead": (200, 200, 3),
-        "front": (200, 200, 3),
+        "wrist": (200, 200, 3),
     }
