@@ -86,7 +86,7 @@ class SimRobot(Node):
         self._publish_instruction = self._declare("publish_instruction", True, "publish what a new episode asks")
         rate = self._number("sensor_rate", 20.0, 1.0, 200.0, "of all sensors, Hz; rounded to whole steps of 5 ms")
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "s, age of a command at which the robot brakes")
+        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "age of the command to brake at, s")
         self._publish_clock = self._declare("publish_clock", False, "be the source of /clock")
         factor = self._number("real_time_factor", 1.0, 0.05, 20.0, "speed of time with publish_clock, 1 is real time")
         self._factor = factor if self._publish_clock else 1.0

@@ -262,8 +262,8 @@ def _camera(distance: float, azimuth: float, elevation: float) -> mujoco.MjvCame
     return camera
 
 
-# Overhead: x right and y up in the image. Wrist: carried by the hand on a bracket, it looks through between the fingers.
-# A camera that stands before the table sees next to nothing of a puck that the hand is above.
+# Overhead: x right and y up in the image. Wrist: carried by the hand on a bracket, it looks through between its fingers;
+# a camera that stands before the table sees next to nothing of a puck that the hand is above.
 _CAMERAS = {
     "overhead": (_camera(_CAMERA_HEIGHT, 90, -90), 2 * math.degrees(math.atan(VIEW / _CAMERA_HEIGHT))),
     "wrist": (_camera(0.22, 180, -45), 60.0),
