@@ -262,7 +262,7 @@ def _camera(distance: float, azimuth: float, elevation: float) -> mujoco.MjvCame
     return camera
 
 
-# Overhead: x right and y up in the image. Wrist: carried by the hand on a bracket, it looks through between its fingers;
+# Overhead: x right and y up in the image. Wrist: on a bracket of the hand, it looks through between the fingers;
 # a camera that stands before the table sees next to nothing of a puck that the hand is above.
 _CAMERAS = {
     "overhead": (_camera(_CAMERA_HEIGHT, 90, -90), 2 * math.degrees(math.atan(VIEW / _CAMERA_HEIGHT))),
