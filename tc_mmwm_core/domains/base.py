@@ -46,7 +46,10 @@ class Judgement:
 
 
 class Domain(Protocol):
-    """A simulated world with language. A class that inherits from it may leave out what has a default here."""
+    """A simulated world with language. A class that inherits from it may leave out what has a default here.
+
+    It is sent to other processes (pickled): what a simulator holds belongs to :meth:`environment`.
+    """
 
     name: str
     robot: str  # file name of its robot interface under config/robots

@@ -30,7 +30,16 @@ class LabelledData:
         self.config, self.domain = config, domain
         tokens = TextTokens(config.model.max_tokens)
         self.labels: list[Labels] = [
-            label(dataset, domain, config.data.instructions, tokens, config.seed + index, progress, config.model.bodies)
+            label(
+                dataset,
+                domain,
+                config.data.instructions,
+                tokens,
+                config.seed + index,
+                progress,
+                config.model.bodies,
+                torch.get_num_threads(),
+            )
             for index, dataset in enumerate(datasets)
         ]
         self.weights = source_weights(datasets, config.data)

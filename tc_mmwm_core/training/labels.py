@@ -6,17 +6,21 @@ forbidden. A real recording has its own instruction and whatever was labelled; e
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, Judgement
 from tc_mmwm_core.models.vocabulary import TextTokens
 
 REFERENTS = 3
+SHARE = 64  # trajectories that a process of its own is worth starting for
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,19 @@ def label(
     seed: int,
     progress: bool = True,
     bodies: int = 1,
+    workers: int = 1,
 ) -> Labels:
     """Judge every trajectory under its own instruction and ``count - 1`` others.
 
     Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
     ``count`` places. ``progress`` shows a bar; ``bodies`` is how many points the model locates: the
-    first of those that the domain's oracle does.
+    first of those that the domain's oracle does. The labels do not depend on ``workers``, the processes that judge.
 
     Raises:
         ValueError: the domain's oracle locates fewer.
     """
-    columns: list[tuple[list[str], list[Judgement | None], np.ndarray]] = []
-    for index in tqdm(range(len(dataset)), desc="labels", unit="trajectory", disable=not progress):
-        columns.append(_judge(dataset[index], domain, count, np.random.default_rng([seed, index])))
+    judged = _judge_all(dataset, domain, count, seed, workers)
+    columns = list(tqdm(judged, desc="labels", unit="trajectory", total=len(dataset), disable=not progress))
     texts = [column[0] for column in columns]
     ids, mask = tokens([text for row in texts for text in row])
     shape = (len(texts), count, tokens.max_tokens)
@@ -101,19 +105,60 @@ def label(
     return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert, advice)
 
 
-def _judge(
-    trajectory: Trajectory, domain: Domain | None, count: int, rng: np.random.Generator
-) -> tuple[list[str], list[Judgement | None], np.ndarray]:
-    advice = np.full((count, *trajectory.action.shape), np.nan, np.float32)
-    if domain is None or trajectory.scene is None or trajectory.state is None:
-        return [trajectory.instruction] * count, [None] * count, advice
-    others = [domain.draw_instruction(trajectory.scene, rng) for _ in range(count - 1)]
-    texts = [trajectory.instruction, *others]
-    states = np.nan_to_num(trajectory.state)  # a step that was not observed holds NaN; `valid` masks its labels
+@dataclass(frozen=True)
+class _Recorded:
+    """What a trajectory is judged by."""
+
+    seed: tuple[int, int]
+    instruction: str
+    scene: dict[str, Any] | None
+    states: np.ndarray | None  # [S, P]
+    actions: tuple[int, int]  # shape
+
+
+_Judged = tuple[list[str], list[Judgement | None], np.ndarray]
+
+
+def _judge_all(dataset: Dataset, domain: Domain | None, count: int, seed: int, workers: int) -> Iterator[_Judged]:
+    """Texts, judgements and advice of each trajectory, in their order."""
+    trajectories = ((index, dataset[index]) for index in range(len(dataset)))
+    recorded = (
+        _Recorded((seed, index), t.instruction, t.scene, None if t.state is None else np.array(t.state), t.action.shape)
+        for index, t in trajectories
+    )
+    workers = min(workers, len(dataset) // SHARE)
+    if workers <= 1 or domain is None:
+        yield from (_judge(one, domain, count) for one in recorded)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would take over locks of threads that it has not
+    with ProcessPoolExecutor(workers, context, _start_judge, (domain, count)) as pool:
+        yield from pool.map(_judge_here, recorded, chunksize=8)
+
+
+_here: tuple[Domain, int] | None = None  # of a worker process
+
+
+def _start_judge(domain: Domain, count: int) -> None:
+    global _here
+    _here = domain, count
+
+
+def _judge_here(recorded: _Recorded) -> _Judged:
+    return _judge(recorded, *_here)
+
+
+def _judge(recorded: _Recorded, domain: Domain | None, count: int) -> _Judged:
+    advice = np.full((count, *recorded.actions), np.nan, np.float32)
+    if domain is None or recorded.scene is None or recorded.states is None:
+        return [recorded.instruction] * count, [None] * count, advice
+    rng = np.random.default_rng(recorded.seed)
+    others = [domain.draw_instruction(recorded.scene, rng) for _ in range(count - 1)]
+    texts = [recorded.instruction, *others]
+    states = np.nan_to_num(recorded.states)  # a step that was not observed holds NaN; `valid` masks its labels
     judgements: list[Judgement | None] = []
     for which, text in enumerate(texts):  # both of a text in turn: a domain may keep what they share
-        judgements.append(domain.judge(trajectory.scene, states, text))
-        advised = domain.advise(trajectory.scene, states, text)
+        judgements.append(domain.judge(recorded.scene, states, text))
+        advised = domain.advise(recorded.scene, states, text)
         if advised is not None:
             advice[which] = advised
     return texts, judgements, advice

@@ -92,3 +92,12 @@ def test_the_seed_draws_the_instructions(dataset, domain, labels):
     assert again.texts == labels.texts
     np.testing.assert_array_equal(again.tokens, labels.tokens)
     assert label(dataset, domain, COUNT, TextTokens(48), seed=1, progress=False).texts != labels.texts
+
+
+def test_several_processes_judge_the_same(dataset, domain, labels, monkeypatch):
+    monkeypatch.setattr("tc_mmwm_core.training.labels.SHARE", 1)
+    shared = label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, workers=2)
+    assert shared.texts == labels.texts
+    for name in ("tokens", "margin", "cost", "violation", "referents", "place", "field", "expert", "advice"):
+        for one, other in zip(getattr(shared, name), getattr(labels, name), strict=True):
+            np.testing.assert_array_equal(one, other)
