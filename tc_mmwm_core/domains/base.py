@@ -34,6 +34,8 @@ class Judgement:
             that must turn before it can drive) or what it moves; B is ``model.bodies`` of the training config.
         field_cost, field_margin: [G, G] float32, cost and margin of standing at the centres of a grid over the first
             camera's image, first row at the top.
+        elsewhere: [S, C - 1, B, 2] float32, x and y of the same points in the images of the other cameras, in the robot
+            interface's order; NaN where out of view, None where unknown. What ``model.keypoints`` learns from.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Judgement:
     place: np.ndarray
     field_cost: np.ndarray
     field_margin: np.ndarray
+    elsewhere: np.ndarray | None = None
 
 
 class Domain(Protocol):

@@ -45,7 +45,8 @@ def eager_terms(
         entropy = -(visible * chance.log() + (1 - visible) * (1 - chance).log()).mean(1)
         sums["visibility"] = sums.get("visibility", 0.0) + torch.where(batch.valid[:, t], entropy, 0.0).mean()
     for t, heat in enumerate(seen.keypoints):
-        _find(sums, heat, model.keypoints.places(seen.told[t]), batch.place[:, t], batch.valid[:, t])
+        places = torch.cat([batch.place[:, t], batch.elsewhere[:, t].flatten(1)], 1)
+        _find(sums, heat, model.keypoints.places(seen.told[t]), places, batch.valid[:, t])
     if stage.name != "grounding":
         _of_frames(sums, model, batch, seen, starts, config, directions_seed)
 
@@ -112,7 +113,7 @@ class _Seen:
     """What was encoded; the lists run over time steps."""
 
     visible: list[Tensor]  # [B, P]
-    keypoints: list[Tensor]  # [B, bodies, H, W]
+    keypoints: list[Tensor]  # [B, cameras · bodies, H, W]
     told: list[Tensor]  # [B, size]
     z_v: list[Tensor]  # [B, D]
     z_s: list[Tensor]  # [B, D]
@@ -173,7 +174,8 @@ def _of_frames(
 def _find(sums: dict[str, Tensor], heat: Tensor, found: Tensor, place: Tensor, valid: Tensor) -> None:
     """Keypoints at a time step: a place's four nearest cells share it by their distance; and what they say it is."""
     height, width = heat.shape[-2:]
-    gap = torch.where((valid & place.isfinite().all(1))[:, None], found - place, 0.0).abs()
+    own = place[:, : found.shape[1]]
+    gap = torch.where((valid & own.isfinite().all(1))[:, None], found - own, 0.0).abs()
     sums["keypoints"] = sums.get("keypoints", 0.0) + (_huber(gap, SHARP) / SHARP).sum(1).mean()
     for body in range(heat.shape[1]):
         x, y = place[:, 2 * body], place[:, 2 * body + 1]

@@ -15,47 +15,45 @@ from torch import Tensor, nn
 
 from tc_mmwm_core.models.layers import coordinates, mlp
 
-FREE = 4  # heat maps of each camera but the first, whose own sense is learned
-
 
 class Keypoints(nn.Module):
-    """A heat map for each body in the first camera's map, :data:`FREE` in every other one's, and what they tell.
+    """A heat map for each body in each camera's map, and what they tell.
 
     The heads are told the places beside the latent: superposed on all else in z, a puck's blurs to several
     centimetres, more than a gripper may be off by.
 
     Attributes:
-        size: of what is told: the bodies' places, how far each but the first is from the first, and of each free heat
-            map its mean place and its spread.
+        size: of what is told: the bodies' places, how far each but the first is from the first, and of each heat map of
+            another camera its mean place and its spread.
     """
 
     def __init__(self, width: int, shape: tuple[int, int], cameras: int, bodies: int, sensors: int, latent: int):
         super().__init__()
         self.shape, self.cells, self.bodies = shape, math.prod(shape), bodies
         self.heat = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, count))
-            for count in (bodies, *(FREE,) * (cameras - 1))
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, bodies))
+            for _ in range(cameras)
         )
-        free = 3 * FREE * (cameras - 1)
-        self.correct = mlp(3 * bodies + free + sensors, 128, 2 * bodies, depth=1)
+        self.correct = mlp(3 * bodies * cameras + sensors, 128, 2 * bodies, depth=1)
         self.share = nn.Linear(2 * bodies, latent)
-        self.size = 4 * bodies - 2 + free
+        self.size = 4 * bodies - 2 + 3 * bodies * (cameras - 1)
         self.register_buffer("grid", coordinates(*shape).flatten(2)[0].T.contiguous(), persistent=False)
 
     def forward(self, features: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, P, E], the first camera's cells first, and normalised sensors [B, Ds] to what was found.
 
-        Returns logits of the first camera's heat maps [B, bodies, H, W], and what is told [B, size], the bodies'
-        places [B, 2 · bodies] first: image coordinates of the first camera in [-1, 1], x right and y up.
+        Returns logits of the heat maps [B, cameras · bodies, H, W], and what is told [B, size], the bodies' places
+        [B, 2 · bodies] first: image coordinates of the first camera in [-1, 1], x right and y up.
         """
         maps = [heat(x).transpose(1, 2) for heat, x in zip(self.heat, features.split(self.cells, 1), strict=True)]
         (first, spread), *others = map(self._mean, maps)
-        free = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
+        elsewhere = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
         # All that is seen and felt corrects the first camera, which does not see a puck under the hand.
-        correction = self.correct(torch.cat([first.flatten(1), spread.flatten(1), *free, reading], -1))
+        correction = self.correct(torch.cat([first.flatten(1), spread.flatten(1), *elsewhere, reading], -1))
         places = first + correction.unflatten(-1, first.shape[1:])
         offset = (places[:, 1:] - places[:, :1]) * (self.shape[1] / 2)  # in cells
-        return maps[0].unflatten(-1, self.shape), torch.cat([places.flatten(1), offset.flatten(1), *free], -1)
+        told = torch.cat([places.flatten(1), offset.flatten(1), *elsewhere], -1)
+        return torch.cat(maps, 1).unflatten(-1, self.shape), told
 
     def places(self, told: Tensor) -> Tensor:
         """The bodies' places [..., 2 · bodies] in what was told."""

@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
     z_s: Tensor  # [B, T, D]
     memory: Tensor  # [B, P, E + 1], after the last step
     visible: Tensor  # [B, T, P], logit of each cell being seen, not hidden
-    keypoints: Tensor | None  # [B, T, bodies, H, W], logits of each body's cell; None: the model looks for none
+    keypoints: Tensor | None  # [B, T, cameras · bodies, H, W], logits of each body's cell; None: none is looked for
     told: Tensor  # [B, T, size], what the heads are told of keypoints; size 0 without
 
 

@@ -26,6 +26,7 @@ class Batch:
         violation: int64 [B, M, T], 1, 0 or -1 unknown.
         referents: float32 [B, M, R, 4].
         place: float32 [B, T, 2 · bodies], NaN where unknown.
+        elsewhere: float32 [B, T, C - 1, bodies, 2], in the images of the other cameras; NaN where unknown.
         field: float32 [B, M, 2, G, G], NaN where unknown.
         expert: bool [B, M].
         advice: float32 [B, M, T, A], normalised, what an expert would do at each step; NaN where unknown.
@@ -45,6 +46,7 @@ class Batch:
     violation: Tensor
     referents: Tensor
     place: Tensor
+    elsewhere: Tensor
     field: Tensor
     expert: Tensor
     advice: Tensor

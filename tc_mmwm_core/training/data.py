@@ -107,7 +107,8 @@ class LabelledData:
             cost=torch.from_numpy(chosen.over_time("cost")),
             violation=torch.from_numpy(chosen.over_time("violation").astype(np.int64)),
             referents=torch.from_numpy(chosen.of("referents")),
-            place=torch.from_numpy(chosen.places()),
+            place=torch.from_numpy(chosen.of_steps("place")),
+            elsewhere=torch.from_numpy(chosen.of_steps("elsewhere")),
             field=torch.from_numpy(chosen.fields().astype(np.float32)),
             expert=torch.from_numpy(chosen.of("expert")),
             advice=torch.from_numpy(interface.normalise_action(chosen.over_time("advice")).astype(np.float32)),
@@ -141,9 +142,9 @@ class _Chosen:
         shape = (len(self.rows[0][3]), 2, *grid)
         return np.stack([np.broadcast_to(labels.field[t][c], shape) for labels, t, _, c in self.rows])
 
-    def places(self) -> np.ndarray:
-        """[B, T, 2 · bodies]."""
-        return np.stack([labels.place[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
+    def of_steps(self, name: str) -> np.ndarray:
+        """[B, T, ...]; the same under every instruction."""
+        return np.stack([getattr(labels, name)[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
 
     def over_time(self, name: str) -> np.ndarray:
         """[B, M, T, ...]."""

@@ -32,6 +32,7 @@ class Labels:
         margin, cost: per trajectory float32 [M, S]; violation: per trajectory int8 [M, S].
         referents: float32 [N, M, R, 4].
         place: per trajectory float32 [S, 2 · bodies], NaN where unknown.
+        elsewhere: per trajectory float32 [S, C - 1, bodies, 2], in the images of the other cameras; NaN where unknown.
         field: float16 [N, M, 2, G, G], cost and margin at each place in view; NaN where unknown.
         expert: bool [N, M], where the recorded motion carried the instruction out with success: worth imitating.
         advice: per trajectory float32 [M, S, A], units, what an expert would do at each step; NaN where unknown.
@@ -45,6 +46,7 @@ class Labels:
     violation: list[np.ndarray]
     referents: np.ndarray
     place: list[np.ndarray]
+    elsewhere: list[np.ndarray]
     field: np.ndarray
     expert: np.ndarray
     advice: list[np.ndarray]
@@ -74,7 +76,8 @@ def label(
     texts = [column[0] for column in columns]
     ids, mask = tokens([text for row in texts for text in row])
     shape = (len(texts), count, tokens.max_tokens)
-    margin, cost, violation, place = [], [], [], []
+    margin, cost, violation, place, elsewhere = [], [], [], [], []
+    others = len(dataset.interface.images) - 1
     advice = [column[2] for column in columns]
     grid = next((j.field_cost.shape for _, judgements, _ in columns for j in judgements if j is not None), (1, 1))
     field = np.full((len(texts), count, 2, *grid), np.nan, np.float16)
@@ -87,6 +90,7 @@ def label(
         cost.append(np.full((count, length), np.nan, np.float32))
         violation.append(np.broadcast_to(trajectory.violation, (count, length)).astype(np.int8))
         place.append(np.full((length, 2 * bodies), np.nan, np.float32))
+        elsewhere.append(np.full((length, others, bodies, 2), np.nan, np.float32))
         expert[index, 0] = bool(trajectory.success)
         for which, judgement in enumerate(judgements):
             if judgement is None:
@@ -100,9 +104,13 @@ def label(
             if located < bodies:
                 raise ValueError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
             place[-1] = judgement.place[:, : 2 * bodies]
+            if judgement.elsewhere is not None:
+                elsewhere[-1] = judgement.elsewhere[:, :, :bodies]
             field[index, which] = judgement.field_cost, judgement.field_margin
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
-    return Labels(texts, tokens_of, mask_of, margin, cost, violation, referents, place, field, expert, advice)
+    return Labels(
+        texts, tokens_of, mask_of, margin, cost, violation, referents, place, elsewhere, field, expert, advice
+    )
 
 
 @dataclass(frozen=True)

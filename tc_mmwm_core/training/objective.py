@@ -103,7 +103,7 @@ class Latents:
     z_s: Tensor  # [B, T, D]
     alpha: Tensor  # [N, T, 3]
     visible: Tensor  # [B, T, P]
-    keypoints: Tensor | None  # [B, T, bodies, H, W]
+    keypoints: Tensor | None  # [B, T, cameras · bodies, H, W]
     told: Tensor  # [B, T, size]
     context: Tensor  # [N, S, C] at the S decision steps
     starts: Tensor  # int64 [S]
@@ -290,10 +290,10 @@ def _seeing_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str
     """What is hidden, and where the bodies are."""
     out = {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
     if latents.keypoints is not None:
-        there = batch.place.unflatten(-1, (-1, 2))
-        known = there[..., 0].isfinite() & batch.valid[..., None]
-        found = model.keypoints.places(latents.told)
-        out["keypoints"] = keypoints(latents.keypoints, there, known) + place(found, batch.place, known.all(-1), SHARP)
+        there = torch.cat([batch.place.unflatten(-1, (-1, 2)), batch.elsewhere.flatten(2, 3)], 2)
+        heat = keypoints(latents.keypoints, there, there[..., 0].isfinite() & batch.valid[..., None])
+        found, known = model.keypoints.places(latents.told), batch.place.isfinite().all(-1) & batch.valid
+        out["keypoints"] = heat + place(found, batch.place, known, SHARP)
     return out
 
 

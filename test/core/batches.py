@@ -58,7 +58,7 @@ def noise_batch(
     judged = torch.rand(instructions, generator=generator) < 0.75
     judged[0, 0] = True
     margin = sometimes_unknown(normal(*instructions, steps) * 0.2, judged)
-    referents = normal(*instructions, 3, 4) * 0.3
+    referents, elsewhere = normal(*instructions, 3, 4) * 0.3, (windows, steps, cameras - 1, bodies)
     referents[..., 3] = integers(0, 2, *instructions, 3)
     return Batch(
         images=[integers(0, 256, windows, steps, *IMAGE, 3).to(torch.uint8) for _ in range(cameras)],
@@ -75,6 +75,7 @@ def noise_batch(
         violation=torch.where(margin.isnan(), integers(-1, 2, *instructions, steps), (margin > 0).long()),
         referents=referents,
         place=sometimes_unknown(normal(windows, steps, 2 * bodies) * 0.4, judged[:, 0]),
+        elsewhere=sometimes_unknown(normal(*elsewhere, 2) * 0.4, integers(0, 2, *elsewhere) > 0),
         field=sometimes_unknown(normal(*instructions, 2, 8, 8).abs(), judged),
         expert=integers(0, 2, *instructions).bool(),
         advice=sometimes_unknown(

@@ -37,6 +37,7 @@ class Manipulation:
             cost=oracle.cost_to_go(states, layout, meaning).astype(np.float32),
             referents=oracle.referents(layout, meaning),
             place=oracle.places(states).astype(np.float32),
+            elsewhere=oracle.wrist_places(states)[:, None].astype(np.float32),
             field_cost=field_cost.astype(np.float32),
             field_margin=field_margin.astype(np.float32),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,10 @@ from tc_mmwm_core.domains.manipulation.scene import (
     VIEW,
     VIEW_CENTRE,
     WORKSPACE,
+    WRIST_DISTANCE,
+    WRIST_DOWN,
+    WRIST_TARGET,
+    WRIST_VIEW,
     Scene,
     box_distance,
     wall_distance,
@@ -260,6 +265,17 @@ def in_image(xy: np.ndarray) -> np.ndarray:
 def places(states: np.ndarray) -> np.ndarray:
     """Where hand and puck are in the overhead image, [S, 4], see :func:`in_image`."""
     return np.concatenate([in_image(states[:, body][:, :2]) for body in (HAND, PUCK)], 1)
+
+
+def wrist_places(states: np.ndarray) -> np.ndarray:
+    """Where hand and puck are in the wrist camera's image, [S, 2, 2], see :func:`in_image`; NaN out of its view."""
+    down, half = math.radians(WRIST_DOWN), math.tan(math.radians(WRIST_VIEW / 2))
+    forward = np.array([-math.cos(down), 0.0, -math.sin(down)])
+    right, up = np.array([0.0, 1.0, 0.0]), np.array([-math.sin(down), 0.0, math.cos(down)])
+    camera = states[:, HAND] + WRIST_TARGET - WRIST_DISTANCE * forward
+    away = states[:, [[0, 1, 2], [8, 9, 10]]] - camera[:, None]  # [S, bodies, 3]
+    xy = np.stack([away @ right, away @ up], -1) / (half * np.maximum(away @ forward, 1e-3))[..., None]
+    return np.where((np.abs(xy) <= 1).all(-1, keepdims=True), xy, np.nan)
 
 
 def field(scene: Scene, instruction: Instruction) -> tuple[np.ndarray, np.ndarray]:

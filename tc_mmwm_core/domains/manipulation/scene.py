@@ -19,6 +19,9 @@ FACTORS = ("colour", "size", "dynamics", "light")  # of a layout, that can be ta
 
 VIEW_CENTRE = np.array([0.0, 0.70])  # m, x and y of what the overhead camera looks at
 VIEW = 0.35  # m, half side of what it sees
+# The wrist's camera, on a bracket of the hand, looks through between the fingers along -x, with y right in the image.
+WRIST_TARGET = np.array([0.0, 0.0, -0.05])  # m from the hand's centre to what it looks at
+WRIST_DISTANCE, WRIST_DOWN, WRIST_VIEW = 0.22, 45.0, 60.0  # m to there; degrees that it looks down, that it sees
 WORKSPACE = np.array([[-0.32, 0.42, 0.05], [0.32, 0.98, 0.30]])  # m, least and greatest x, y, z of the hand
 MARK_RADIUS = 0.04  # m; a mark is reached when the hand's or the puck's centre is on it
 BODY_RADIUS = 0.03  # m, of the hand and of the puck, where a zone is concerned

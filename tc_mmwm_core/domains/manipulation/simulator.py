@@ -22,7 +22,18 @@ from metaworld.envs import (
 )
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from tc_mmwm_core.domains.manipulation.scene import COLOURS, MARK_RADIUS, VIEW, VIEW_CENTRE, WORKSPACE, Scene
+from tc_mmwm_core.domains.manipulation.scene import (
+    COLOURS,
+    MARK_RADIUS,
+    VIEW,
+    VIEW_CENTRE,
+    WORKSPACE,
+    WRIST_DISTANCE,
+    WRIST_DOWN,
+    WRIST_TARGET,
+    WRIST_VIEW,
+    Scene,
+)
 
 ENVIRONMENTS = {
     "reach-wall": SawyerReachWallEnvV3,
@@ -38,7 +49,6 @@ GAP_LIMIT = 0.3  # m, beyond which gaps are not measured
 PLACE_HEIGHT = 0.02  # m, of the puck on the table
 _CAMERA_HEIGHT = 3.0  # m above the table: far off and narrow, so that a hand 0.2 m up is seen less than 3 cm outwards
 _HAND = ("right_hand", "rightclaw", "rightpad", "leftclaw", "leftpad")  # bodies whose touch counts
-_BELOW = np.array([0.0, 0.0, -0.05])  # m from the hand's centre to where its camera looks
 _BRIGHTNESS = 0.7  # of Meta-World's lights: with all of theirs bright colours are over-exposed and look alike
 _UNSEEN = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link", "right_l0", "head", "screen")
 
@@ -226,7 +236,7 @@ class _Table:
         for name, (camera, field_of_view) in _CAMERAS.items():
             self.task.model.vis.global_.fovy = field_of_view
             if name == "wrist":
-                camera.lookat[:] = self.task.get_endeff_pos() + _BELOW
+                camera.lookat[:] = self.task.get_endeff_pos() + WRIST_TARGET
             renderer.update_scene(self.task.data, camera)
             for mark in scene.marks:
                 _paint(renderer.scene, scene, mark, mujoco.mjtGeom.mjGEOM_CYLINDER, MARK_RADIUS)
@@ -262,9 +272,9 @@ def _camera(distance: float, azimuth: float, elevation: float) -> mujoco.MjvCame
     return camera
 
 
-# Overhead: x right and y up in the image. Wrist: on a bracket of the hand, it looks through between the fingers;
-# a camera that stands before the table sees next to nothing of a puck that the hand is above.
+# Overhead: x right and y up in the image. Wrist: a camera that stood before the table in its place saw next to nothing
+# of a puck that the hand was above.
 _CAMERAS = {
     "overhead": (_camera(_CAMERA_HEIGHT, 90, -90), 2 * math.degrees(math.atan(VIEW / _CAMERA_HEIGHT))),
-    "wrist": (_camera(0.22, 180, -45), 60.0),
+    "wrist": (_camera(WRIST_DISTANCE, 180, -WRIST_DOWN), WRIST_VIEW),
 }

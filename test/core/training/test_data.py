@@ -35,6 +35,7 @@ def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, 
         np.testing.assert_array_equal(batch.images[0][b], recorded.images["overhead"][at])
         np.testing.assert_array_equal(batch.sensor[b], recorded.sensor[at])
         np.testing.assert_array_equal(batch.place[b], labels.place[trajectory][at])
+        assert batch.elsewhere[b].shape == (steps, 0, labels.place[trajectory].shape[1] // 2, 2)  # there is one camera
         for t in range(steps):  # a latent step's action is the mean over the control steps that it covers
             covered = interface.normalise_action(recorded.action[at[t] : at[t] + SKIP])
             np.testing.assert_allclose(batch.actions[b, t], covered.mean(0), atol=1e-6)

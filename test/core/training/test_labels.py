@@ -1,5 +1,7 @@
 """Labels are the oracle's, and what nobody knows is masked."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,6 @@ def test_several_processes_judge_the_same(dataset, domain, labels, monkeypatch):
     monkeypatch.setattr("tc_mmwm_core.training.labels.SHARE", 1)
     shared = label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, workers=2)
     assert shared.texts == labels.texts
-    for name in ("tokens", "margin", "cost", "violation", "referents", "place", "field", "expert", "advice"):
-        for one, other in zip(getattr(shared, name), getattr(labels, name), strict=True):
+    for field in dataclasses.fields(labels):
+        for one, other in zip(getattr(shared, field.name), getattr(labels, field.name), strict=True):
             np.testing.assert_array_equal(one, other)

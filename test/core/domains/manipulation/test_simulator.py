@@ -89,6 +89,21 @@ def test_the_wrist_camera_sees_the_puck_that_the_hand_hides(simulator):
     assert changed["wrist"] > 60 and changed["wrist"] > 10 * changed["overhead"]
 
 
+def test_the_wrist_camera_sees_the_puck_where_the_oracle_says(simulator):
+    for x, y in ((0.0, 0.60), (0.04, 0.64), (-0.05, 0.57)):
+        scene = layout(6, "push", hand=(0.0, 0.6, 0.14), puck=(x, y), zones=(), marks=())
+        reading = simulator.reset(scene, TARGET)
+        [[hand, puck]] = oracle.wrist_places(reading.state[None])
+        white = (reading.images["wrist"].min(-1) > 120) & (np.ptp(reading.images["wrist"].astype(int), axis=-1) < 25)
+        rows, columns = np.nonzero(white[24:])  # below the gripper
+        seen = (columns.mean() + 0.5) / 32 - 1, 1 - (rows.mean() + 24.5) / 32
+        np.testing.assert_allclose(puck, seen, atol=0.1)
+        assert abs(hand[0]) < 1e-6 and hand[1] > 0  # above what the camera looks at
+    state = reading.state.copy()
+    state[oracle.PUCK] = [0.2, 0.9, 0.02]
+    assert np.isnan(oracle.wrist_places(state[None])[0, 1]).all()
+
+
 def test_sensors_know_nothing_of_puck_marks_and_zones(simulator):
     scene = layout(6, "push")
     moved = dataclasses.replace(scene, puck=(scene.puck[0] + 0.03, scene.puck[1]), zones=(), marks=())
