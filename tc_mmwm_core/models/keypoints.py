@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from tc_mmwm_core.models.layers import coordinates, mlp
 
+LEAST = 1e-3  # variance of a place, in half images squared, that no heat map is surer than
+
 
 class Keypoints(nn.Module):
     """A heat map for each body in each camera's map, and what they tell.
@@ -34,7 +36,8 @@ class Keypoints(nn.Module):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, bodies))
             for _ in range(cameras)
         )
-        self.correct = mlp(3 * bodies * cameras + sensors, 128, 2 * bodies, depth=1)
+        self.locate = nn.ModuleList(mlp(2 * bodies + sensors, 128, 2 * bodies) for _ in range(cameras - 1))
+        self.trust = nn.Linear(bodies * cameras, bodies * cameras)
         self.share = nn.Linear(2 * bodies, latent)
         self.size = 4 * bodies - 2 + 3 * bodies * (cameras - 1)
         self.register_buffer("grid", coordinates(*shape).flatten(2)[0].T.contiguous(), persistent=False)
@@ -48,9 +51,12 @@ class Keypoints(nn.Module):
         maps = [heat(x).transpose(1, 2) for heat, x in zip(self.heat, features.split(self.cells, 1), strict=True)]
         (first, spread), *others = map(self._mean, maps)
         elsewhere = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
-        # All that is seen and felt corrects the first camera, which does not see a puck under the hand.
-        correction = self.correct(torch.cat([first.flatten(1), spread.flatten(1), *elsewhere, reading], -1))
-        places = first + correction.unflatten(-1, first.shape[1:])
+        # Each camera says where the bodies are; what it sees spread over its image, it sees badly or not at all.
+        said = [locate(torch.cat([mean.flatten(1), reading], 1)) for locate, (mean, _) in zip(self.locate, others, strict=True)]
+        said = torch.stack([first, *(x.view_as(first) for x in said)], 2)  # [B, bodies, cameras, 2]
+        spreads = torch.cat([spread, *(around for _, around in others)], 1).flatten(1)
+        trust = self.trust((spreads + LEAST).log()).unflatten(-1, said.shape[1:3]).softmax(-1)
+        places = (trust[..., None] * said).sum(2)
         offset = (places[:, 1:] - places[:, :1]) * (self.shape[1] / 2)  # in cells
         told = torch.cat([places.flatten(1), offset.flatten(1), *elsewhere], -1)
         return torch.cat(maps, 1).unflatten(-1, self.shape), told

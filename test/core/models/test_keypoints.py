@@ -6,12 +6,13 @@ from tc_mmwm_core.models.keypoints import Keypoints
 
 @pytest.fixture
 def keypoints():
-    """Of two bodies and two cameras of 4 x 4 cells; features are the heat maps, the sensors correct nothing."""
+    """Of two bodies and two cameras of 4 x 4 cells; features are the heat maps, the first camera alone is trusted."""
     torch.manual_seed(0)
     keypoints = Keypoints(width=2, shape=(4, 4), cameras=2, bodies=2, sensors=3, latent=8)
     keypoints.heat = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
-    for parameter in keypoints.correct[-1].parameters():
-        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        keypoints.trust.weight.zero_()
+        keypoints.trust.bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0]))  # of each body, the cameras
     return keypoints
 
 
