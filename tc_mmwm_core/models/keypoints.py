@@ -52,8 +52,9 @@ class Keypoints(nn.Module):
         (first, spread), *others = map(self._mean, maps)
         elsewhere = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
         # Each camera says where the bodies are; what it sees spread over its image, it sees badly or not at all.
-        said = [locate(torch.cat([mean.flatten(1), reading], 1)) for locate, (mean, _) in zip(self.locate, others, strict=True)]
-        said = torch.stack([first, *(x.view_as(first) for x in said)], 2)  # [B, bodies, cameras, 2]
+        seen = (torch.cat([mean.flatten(1), reading], 1) for mean, _ in others)
+        located = [locate(x).view_as(first) for locate, x in zip(self.locate, seen, strict=True)]
+        said = torch.stack([first, *located], 2)  # [B, bodies, cameras, 2]
         spreads = torch.cat([spread, *(around for _, around in others)], 1).flatten(1)
         trust = self.trust((spreads + LEAST).log()).unflatten(-1, said.shape[1:3]).softmax(-1)
         places = (trust[..., None] * said).sum(2)
