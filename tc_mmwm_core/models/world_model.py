@@ -133,7 +133,8 @@ class WorldModel(nn.Module):
         if self.keypoints is not None:
             found = self.keypoints(features.flatten(0, 1), self._reading(sensor).flatten(0, 1))
             keypoints, told = (x.unflatten(0, steps) for x in found)
-            z_v = z_v + self.keypoints.share(self.keypoints.places(told))
+            # Taught by its own loss alone: what others draw from a place would draw it away from where it is.
+            z_v = z_v + self.keypoints.share(self.keypoints.places(told).detach())
         if not self.config.use_vision:
             features, z_v, told = features * 0, z_v * 0, told * 0
         z_s = z_s if self.config.use_sensors else z_s * 0
@@ -148,7 +149,7 @@ class WorldModel(nn.Module):
         ``field``, only what :meth:`refer` needs, at a fraction of the time.
         """
         slots, u = self.grounding(features, words, mask)
-        parts = [z_l, u, told[:, None].expand(-1, len(u) // len(told), -1).flatten(0, 1)]
+        parts = [z_l, u, told.detach()[:, None].expand(-1, len(u) // len(told), -1).flatten(0, 1)]
         return torch.cat([*parts, self.field(features, slots)] if field else parts, -1)
 
     def refer(self, context: Tensor) -> Tensor:
