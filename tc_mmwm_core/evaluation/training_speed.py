@@ -21,7 +21,7 @@ from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, prefetch, split
 from tc_mmwm_core.training.distributed import Processes
-from tc_mmwm_core.training.objective import WHOLE, Objective
+from tc_mmwm_core.training.objective import WHOLE, Objective, encode_batch
 from tc_mmwm_core.training.optimizer import clip_and_step
 from tc_mmwm_core.training.stage import Stage
 from tc_mmwm_core.training.trainer import build_model, fit_sensor_normalisation
@@ -48,7 +48,8 @@ def measure(
 
     Returns:
         ``samples_per_s`` (observations of windows), ``windows_per_s``, ``phases`` (mean ms of each of :data:`PHASES`),
-        ``wait_share``; ``flops`` of forward and backward a step; ``matrix_flops_per_s``, measured in the same run, and
+        ``wait_share``; ``flops`` of forward and backward a step, and ``encoding_share``, of them spent on encoding
+        frames and grounding, which a loop over time does as well; ``matrix_flops_per_s``, measured in the same run, and
         ``matrix_share``, of it reached by the step; ``eager`` (``ms``, ``batched_ms``, ``ratio`` of the medians and
         ``loss_difference``, the largest relative one between the two).
     """
@@ -75,7 +76,8 @@ def measure(
                 observations += batch.valid.numel()
                 kept = [*kept, batch][-pairs:]
     total = sum(map(sum, clock.values()))
-    flops = float(np.mean([_flops(stage, batch) for batch in kept]))
+    flops = float(np.mean([_flops(stage, lambda b=batch: stage.losses(b, 0, WHOLE).total) for batch in kept]))
+    encoding = float(np.mean([_flops(stage, lambda b=batch: _encoded(stage, b)) for batch in kept]))
     rate = matrix_rate(here, torch.bfloat16 if config.bf16 else torch.float32)
     computing = (total - sum(clock["wait"])) / steps
     return {
@@ -88,6 +90,7 @@ def measure(
         "phases": {phase: 1e3 * sum(times) / steps for phase, times in clock.items()},
         "wait_share": sum(clock["wait"]) / total,
         "flops": flops,
+        "encoding_share": encoding / flops,
         "matrix_flops_per_s": rate,
         "matrix_share": flops / computing / rate,
         "eager": _against_a_plain_loop(stage, kept),
@@ -119,12 +122,20 @@ def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.devic
     return Stage(config, len(config.stages) - 1, objective, ema, data, held_out, Processes(device=device))
 
 
-def _flops(stage: Stage, batch: Batch) -> int:
-    """Operations of matrix products, convolutions and attention in forward and backward."""
+def _flops(stage: Stage, forward: Callable[[], torch.Tensor]) -> int:
+    """Operations of matrix products, convolutions and attention in ``forward`` and its backward."""
     with FlopCounterMode(display=False) as counter:
-        stage.losses(batch, 0, WHOLE).total.backward()
+        forward().backward()
     stage.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops()
+
+
+def _encoded(stage: Stage, batch: Batch) -> torch.Tensor:
+    """Something that has all gradients of encoding every frame and grounding at the fewest decision steps drawn."""
+    latest = max(1, batch.valid.shape[1] - stage.config.objective.max_rollout)
+    starts = torch.arange(min(stage.stage.starts, latest), device=batch.valid.device)
+    latents = encode_batch(stage.model, batch, starts)
+    return latents.z.sum() + latents.context.sum()
 
 
 def _against_a_plain_loop(stage: Stage, batches: Sequence[Batch]) -> dict[str, float]:

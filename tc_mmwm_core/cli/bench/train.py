@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"waiting for data: {speed['wait_share']:.1%}")
     print(
         f"{speed['flops'] / 1e9:.2f} GFLOP a step: {speed['matrix_share']:.1%} of the machine's matrix rate, "
-        f"{speed['matrix_flops_per_s'] / 1e9:.0f} GFLOP/s"
+        f"{speed['matrix_flops_per_s'] / 1e9:.0f} GFLOP/s; {speed['encoding_share']:.0%} of it encode and ground"
     )
     print(
         f"plain loop over time steps: {eager['ms']:.1f} ms, batched {eager['batched_ms']:.1f} ms, {eager['ratio']:.2f} "
