@@ -18,7 +18,7 @@ from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
 
 # Terms that a stage does not compute, and constants of the objective that only they read.
 UNCOMPUTED: dict[str, tuple[str, ...]] = {
-    "grounding": tuple(name for name in LossWeights.model_fields if name != "referring"),
+    "grounding": tuple(n for n in LossWeights.model_fields if n not in ("referring", "visibility", "keypoints")),
     "reconstruction": ("state", "rollout", "action"),
     "world_model": ("rollout", "action"),
     "full": (),
