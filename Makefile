@@ -36,7 +36,7 @@ bundle: build ## retrain a shipped bundle from nothing: collect, train, export, 
 	  tc-mmwm collect --domain $(DOMAIN) $(COLLECT_$(DOMAIN)) --seed 100000 --output data/$(DOMAIN); \
 	  tc-mmwm train --config config/train/$(DOMAIN).yaml --data data/$(DOMAIN) --output runs/$(DOMAIN); \
 	  tc-mmwm export runs/$(DOMAIN) --data data/$(DOMAIN) --output bundles/$(DOMAIN); \
-	  tc-mmwm evaluate --domain $(DOMAIN) --bundle bundles/$(DOMAIN) --episodes 50 --factor-episodes 25 --perturbed-episodes 25 \
+	  tc-mmwm evaluate --domain $(DOMAIN) --bundle bundles/$(DOMAIN) --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
 	    --workers $$(nproc) --output runs/$(DOMAIN)/evaluation --json docs/results/$(DOMAIN).json
 
 PLAN := $(if $(QUICK),quick,default)
