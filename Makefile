@@ -28,16 +28,13 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 	  grep -E '^=+ .+ in .+ =+$$' build/tc_mmwm_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	  exit $$status
 
-DOMAIN := navigation
-COLLECT_navigation := --episodes 4000 --steps 50
-COLLECT_manipulation := --episodes 2000 --steps 80
-bundle: build ## retrain a shipped bundle from nothing: collect, train, export, evaluate (over an hour on 2 cores; DOMAIN=manipulation)
+bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate (over an hour on 2 cores)
 	@$(IN_VENV) \
-	  tc-mmwm collect --domain $(DOMAIN) $(COLLECT_$(DOMAIN)) --seed 100000 --output data/$(DOMAIN); \
-	  tc-mmwm train --config config/train/$(DOMAIN).yaml --data data/$(DOMAIN) --output runs/$(DOMAIN); \
-	  tc-mmwm export runs/$(DOMAIN) --data data/$(DOMAIN) --output bundles/$(DOMAIN); \
-	  tc-mmwm evaluate --domain $(DOMAIN) --bundle bundles/$(DOMAIN) --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
-	    --workers $$(nproc) --output runs/$(DOMAIN)/evaluation --json docs/results/$(DOMAIN).json
+	  tc-mmwm collect --domain navigation --episodes 4000 --steps 50 --seed 100000 --output data/navigation; \
+	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
+	  tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation; \
+	  tc-mmwm evaluate --bundle bundles/navigation --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
+	    --workers $$(nproc) --output runs/navigation/evaluation --json docs/results/navigation.json
 
 PLAN := $(if $(QUICK),quick,default)
 benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in a day or two; QUICK=1: in minutes
