@@ -64,7 +64,7 @@ from tc_mmwm_ros.srv import ResetEpisode
 
 TIMESTEP_NS = round(TIMESTEP * 1e9)
 TICK_NS = 2 * TIMESTEP_NS  # how often the world is brought up to date, and the period of /clock
-MAX_CATCH_UP = 5_000_000_000  # ns; takes a tenth of that
+MAX_CATCH_UP = 5_000_000_000  # ns
 MAX_TIME_STEP = 200_000_000  # ns that /clock goes on by at once
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 
