@@ -17,6 +17,7 @@ def place(located: Tensor, target: Tensor, mask: Tensor, delta: float = DELTA) -
     Args:
         located, target: image coordinates in [-1, 1], [B, ..., 2 · bodies].
         mask: bool [B, ...], where the true place is known.
+        delta: δ, in image coordinates: errors beyond it count by their size, smaller ones by their square.
     """
     difference = masked_difference(located, target, mask)
     loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta) / delta

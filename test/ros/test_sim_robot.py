@@ -40,7 +40,7 @@ TYPES = {"camera/image_raw": Image, "scan": LaserScan, "odom": Odometry, "bumper
 class Operator:
     """Stands for whoever uses the robot: hears everything, drives, and resets."""
 
-    robot: subprocess.Popen
+    process: subprocess.Popen  # of the robot
 
     def __init__(self, processes: Processes, namespace: str):
         self.processes = processes
@@ -129,7 +129,7 @@ def world(logs, **parameters):
     with Processes(logs) as processes:
         process = processes.start("sim_robot", command)
         operator = Operator(processes, namespace)
-        operator.robot = process
+        operator.process = process
         try:
             operator.wait(lambda: operator.events and operator.heard["odom"])
             yield operator
@@ -240,9 +240,9 @@ def test_a_robot_that_was_held_up_has_stopped_in_time_all_the_same(robot):
     robot.reset(2)
     robot.drive(0.0, 2.0, 0.6)
     robot.heard["odom"].clear()
-    robot.robot.send_signal(signal.SIGSTOP)
+    robot.process.send_signal(signal.SIGSTOP)
     time.sleep(1.5)
-    robot.robot.send_signal(signal.SIGCONT)
+    robot.process.send_signal(signal.SIGCONT)
     robot.wait(lambda: robot.heard["odom"] and stamp(robot.heard["odom"][-1]) > robot.commanded + 1.5, 3.0)
     late = [message for message in robot.heard["odom"] if stamp(message) > robot.commanded + 0.5]
     assert len(late) >= 10, "the time that it was held up was skipped"

@@ -273,7 +273,7 @@ def wrist_places(states: np.ndarray) -> np.ndarray:
     forward = np.array([-math.cos(down), 0.0, -math.sin(down)])
     right, up = np.array([0.0, 1.0, 0.0]), np.array([-math.sin(down), 0.0, math.cos(down)])
     camera = states[:, HAND] + WRIST_TARGET - WRIST_DISTANCE * forward
-    away = states[:, [[0, 1, 2], [8, 9, 10]]] - camera[:, None]  # [S, bodies, 3]
+    away = np.stack([states[:, HAND], states[:, PUCK]], 1) - camera[:, None]  # [S, bodies, 3]
     xy = np.stack([away @ right, away @ up], -1) / (half * np.maximum(away @ forward, 1e-3))[..., None]
     return np.where((np.abs(xy) <= 1).all(-1, keepdims=True), xy, np.nan)
 
