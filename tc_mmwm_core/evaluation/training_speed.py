@@ -39,7 +39,7 @@ def measure(
     warmup: int = 5,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Time the last stage of ``config`` on real batches.
+    """Time the last stage of ``config`` that trains the whole model on real batches.
 
     Args:
         steps: optimizer steps timed as training does them, batches read beside them.
@@ -119,7 +119,8 @@ def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.devic
         for part in model.children():
             part.compile(dynamic=True)
     objective = Objective(model, config.objective, config.weights, config.bf16)
-    return Stage(config, len(config.stages) - 1, objective, ema, data, held_out, Processes(device=device))
+    last = max(index for index, stage in enumerate(config.stages) if stage.name != "policy")
+    return Stage(config, last, objective, ema, data, held_out, Processes(device=device))
 
 
 def _flops(stage: Stage, forward: Callable[[], torch.Tensor]) -> int:

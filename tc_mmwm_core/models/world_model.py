@@ -188,7 +188,11 @@ class WorldModel(nn.Module):
         return self.constraint_function(z, read, summary), self.progress_head(z, read, summary)
 
     def propose(self, z: Tensor, context: Tensor, sensor: Tensor) -> Tensor:
-        """The policy's proposal [N, K, A], normalised, from z [N, D], context [N, C] and sensor [N, Ds] in raw units.
+        """The policy's proposal [N, K, A], normalised, from z [N, D], context [N, C] and sensor [N, Ds], raw units."""
+        return self.policy(self.policy_input(z, context, sensor))
+
+    def policy_input(self, z: Tensor, context: Tensor, sensor: Tensor) -> Tensor:
+        """What the policy sees [N, S] of what :meth:`propose` is given.
 
         It judges nothing imagined, so it may see the present as it is: superposed on all else in z, a hand's place is
         blurred by more than a gripper may be off.
@@ -199,7 +203,7 @@ class WorldModel(nn.Module):
             told = None if self.keypoints is None else summary[:, -self.keypoints.size :]
             places = self.reader.place(z) if told is None else self.keypoints.places(told)
             seen += [self._reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
-        return self.policy(torch.cat(seen, -1))
+        return torch.cat(seen, -1)
 
     def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""

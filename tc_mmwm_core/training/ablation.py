@@ -85,11 +85,13 @@ def variants(base: TrainConfig, file: Switches, origin: str) -> dict[str, TrainC
 def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainConfig:
     """``base`` with ``change`` merged into it.
 
-    ``stages`` of it names the stages that are left, as a list or with what changes in each.
+    ``stages`` of it names the stages of the world model that are left, as a list or with what changes in each; a stage
+    of the policy stays.
     """
     change = dict(change)
     if stages := change.get("stages"):
         stages = stages if isinstance(stages, Mapping) else {name: {} for name in stages}
+        stages |= {stage.name: stages.get(stage.name, {}) for stage in base.stages if stage.name == "policy"}
         left = select_stages(base.stages, list(stages))
         change["stages"] = [_merged(stage.model_dump(mode="json"), stages[stage.name]) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)

@@ -1,9 +1,9 @@
-"""A batch as the objective sees it: windows of latent steps, each under several instructions."""
+"""A batch as the objective sees it: windows of latent steps, each under several instructions; or decisions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,14 @@ class Batch:
     expert: Tensor
     advice: Tensor
 
+    def __len__(self) -> int:
+        return len(self.sensor)
+
+    @property
+    def steps(self) -> int:
+        """Latent steps of all windows."""
+        return self.valid.numel()
+
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device."""
         return self._each(lambda values: values.to(device, non_blocking=True))
@@ -62,3 +70,38 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Batch(**{k: [*map(change, v)] if isinstance(v, list) else change(v) for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """R decisions, each at one step under one instruction, as stage ``policy`` learns from them.
+
+    Attributes:
+        seen: float32 [R, S], what the policy is told (see :meth:`WorldModel.policy_input`).
+        wanted: float32 [R, K, A], normalised actions to propose; known: bool [R, K], which of them are known.
+    """
+
+    seen: Tensor
+    wanted: Tensor
+    known: Tensor
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    @property
+    def steps(self) -> int:
+        """As many as there are decisions."""
+        return len(self)
+
+    def to(self, device: torch.device | str) -> Decisions:
+        """Copy to a device."""
+        return Decisions(*(x.to(device, non_blocking=True) for x in (self.seen, self.wanted, self.known)))
+
+    def rows(self, rows: slice | Tensor) -> Decisions:
+        """Some of them."""
+        return Decisions(self.seen[rows], self.wanted[rows], self.known[rows])
+
+    @staticmethod
+    def joined(parts: Sequence[Decisions]) -> Decisions:
+        """All decisions of ``parts``."""
+        return Decisions(*(torch.cat([getattr(part, name) for part in parts]) for name in ("seen", "wanted", "known")))

@@ -1,10 +1,12 @@
-"""The stages of training (method, section 11, and one before), each of which can be skipped, resumed and repeated.
+"""The stages of training (method, section 11, one before, one after): each can be skipped, resumed and repeated.
 
 0. ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most steps to
    learn takes them at a third of the time.
 1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.
+4. ``policy``: the policy alone, on what the trained encoders tell of each decision; see
+   :mod:`tc_mmwm_core.training.policy_stage`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tc_mmwm_core.training.config import StageConfig
 
 def stage_steps(stage: StageConfig, trajectories: int) -> int:
     """Optimizer steps of a stage: an epoch is one window of each trajectory."""
-    return max(1, math.ceil(stage.epochs * trajectories / stage.trajectories))
+    return stage.passes * max(1, math.ceil(stage.epochs * trajectories / stage.trajectories))
 
 
 def shortened(stage: StageConfig, steps: int, trajectories: int) -> StageConfig:
@@ -26,7 +28,7 @@ def shortened(stage: StageConfig, steps: int, trajectories: int) -> StageConfig:
     if stage_steps(stage, trajectories) <= steps:
         return stage
     # Half a batch less: an epoch's share must not be rounded up to one step more.
-    return stage.model_copy(update={"epochs": (steps - 0.5) * stage.trajectories / trajectories})
+    return stage.model_copy(update={"epochs": (steps - 0.5) * stage.trajectories / trajectories, "passes": 1})
 
 
 def select_stages(stages: Sequence[StageConfig], names: Sequence[str] | None) -> tuple[StageConfig, ...]:

@@ -22,12 +22,14 @@ UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "reconstruction": ("state", "rollout", "action"),
     "world_model": ("rollout", "action"),
     "full": (),
+    "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
 }
 UNREAD: dict[str, tuple[str, ...]] = {
     "grounding": tuple(name for name in ObjectiveConfig.model_fields if name not in ("min_rollout", "max_rollout")),
     "reconstruction": ("counterfactuals", "action_eps", "scale_by_action_distance", "stop_gradient"),
     "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
     "full": (),
+    "policy": tuple(ObjectiveConfig.model_fields),
 }
 
 

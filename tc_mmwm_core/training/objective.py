@@ -20,7 +20,7 @@ from tc_mmwm_core.losses.keypoints import keypoints
 from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
-from tc_mmwm_core.losses.proposal import proposal
+from tc_mmwm_core.losses.proposal import median_proposal, proposal
 from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
 from tc_mmwm_core.losses.sigreg import random_directions, sigreg
@@ -30,7 +30,7 @@ from tc_mmwm_core.losses.violation_hinge import violation_hinge
 from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.batch import Batch, Decisions
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -65,7 +65,7 @@ class Losses:
     total: Tensor
     raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
-    alpha: Tensor  # [3], mean over the batch
+    alpha: Tensor | None  # [3], mean over the batch; None where nothing is composed
 
 
 class Objective(nn.Module):
@@ -85,12 +85,17 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config, self.weights, self.bf16, self.group = model, config, weights, bf16, group
 
-    def forward(self, batch: Batch, stage: StageConfig, seed: int, share: Share = WHOLE) -> Losses:
+    def forward(self, batch: Batch | Decisions, stage: StageConfig, seed: int, share: Share = WHOLE) -> Losses:
         """The losses of one optimizer step; everything that is drawn follows from ``seed``."""
         generator = torch.Generator().manual_seed(seed)
-        with torch.autocast(batch.sensor.device.type, torch.bfloat16, enabled=self.bf16):
-            raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
-        alpha = latents.alpha.detach().flatten(0, -2).mean(0)
+        alpha = None
+        with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.bf16):
+            if stage.name == "policy":
+                of = batch if isinstance(batch, Decisions) else decisions(self.model, batch, stage, generator)
+                raw = {"proposal": median_proposal(self.model.policy(of.seen), of.wanted, of.known)}
+            else:
+                raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
+                alpha = latents.alpha.detach().flatten(0, -2).mean(0)
         return Losses(*total_loss(raw, stage.loss_weights(self.weights)), alpha)
 
 
@@ -164,7 +169,7 @@ def terms(
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
     latest = max(1, steps - depth) if stage.dynamics else steps
-    starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.to(batch.valid.device)
+    starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, batch, latents) | _seeing_terms(model, batch, latents), latents
@@ -182,7 +187,7 @@ def terms(
         **_referring_terms(model, batch, latents),
         **_seeing_terms(model, batch, latents),
         **_field_terms(model, batch, latents, config),
-        **_proposal_terms(model, batch, latents, several),
+        **_proposal_terms(model, batch, latents),
     }
     here = torch.arange(1, device=starts.device)
     if not stage.dynamics:
@@ -208,6 +213,21 @@ def terms(
     ahead = torch.arange(span + 1, device=starts.device)
     seen = torch.cat([latents.z[:, starts, None], imagined[:, starts]], 2)  # [N, S, 1 + K, D]
     return out | _judgement_terms(model, batch, latents, seen, ahead, config), latents
+
+
+@torch.no_grad()
+def decisions(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Decisions:
+    """What the policy is told, and what is wanted of it, at the decision steps that ``generator`` (CPU) draws."""
+    starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
+    latents = encode_batch(model, batch, starts)
+    sensor = batch.sensor[:, starts].repeat_interleave(batch.tokens.shape[1], 0).flatten(0, 1)
+    seen = model.policy_input(latents.z[:, starts].flatten(0, 1), latents.context.flatten(0, 1), sensor)
+    wanted, known = _wanted(batch, starts)
+    return Decisions(seen.float(), wanted.nan_to_num().flatten(0, 1), known.flatten(0, 1))
+
+
+def _decision_steps(stage: StageConfig, latest: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(latest, generator=generator)[: stage.starts].sort().values
 
 
 def _judgement_terms(
@@ -297,18 +317,22 @@ def _seeing_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str
     return out
 
 
-def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents, several: int) -> dict[str, Tensor]:
+def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
     here = latents.z[:, latents.starts]
-    sensor = batch.sensor[:, latents.starts].repeat_interleave(several, 0)
+    sensor = batch.sensor[:, latents.starts].repeat_interleave(batch.tokens.shape[1], 0)
     proposed = model.propose(here.flatten(0, 1), latents.context.flatten(0, 1), sensor.flatten(0, 1))
-    proposed = proposed.unflatten(0, here.shape[:2])
-    plan = batch.plan[:, latents.starts][:, None].expand(-1, several, -1, -1, -1).flatten(0, 1)
-    valid = batch.plan_valid[:, latents.starts][:, None].expand(-1, several, -1, -1).flatten(0, 1)
+    return {"proposal": proposal(proposed.unflatten(0, here.shape[:2]), *_wanted(batch, latents.starts))}
+
+
+def _wanted(batch: Batch, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions [N, S, K, A] to propose at the decision steps, and which of them are known [N, S, K]."""
+    several = batch.tokens.shape[1]
+    plan = batch.plan[:, starts][:, None].expand(-1, several, -1, -1, -1).flatten(0, 1)
+    valid = batch.plan_valid[:, starts][:, None].expand(-1, several, -1, -1).flatten(0, 1)
     valid = valid & batch.expert.flatten()[:, None, None]
-    advice = batch.advice.flatten(0, 1)[:, latents.starts]  # [N, S, A]
-    advised = advice.isfinite().all(-1) & batch.valid[:, latents.starts].repeat_interleave(several, 0)
+    advice = batch.advice.flatten(0, 1)[:, starts]  # [N, S, A]
+    advised = advice.isfinite().all(-1) & batch.valid[:, starts].repeat_interleave(several, 0)
     # What an expert would do now; of what it would do then, only its own recordings tell.
     first = torch.where(advised[..., None], advice, plan[:, :, 0])
     plan = torch.cat([first[:, :, None], plan[:, :, 1:]], 2)
-    valid = torch.cat([(valid[..., 0] | advised)[..., None], valid[..., 1:]], -1)
-    return {"proposal": proposal(proposed, plan, valid)}
+    return plan, torch.cat([(valid[..., 0] | advised)[..., None], valid[..., 1:]], -1)

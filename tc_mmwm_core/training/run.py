@@ -56,7 +56,7 @@ class Run:
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._progress = progress
+        self.progress = progress
         starts = self._starts() if resume_step else []
         starts.append({"started": _now(), "resumed_from_step": resume_step, **environment()})
         _write(self.folder / ENVIRONMENT, json.dumps(starts, indent=2) + "\n")
@@ -86,7 +86,7 @@ class Run:
 
     def stage(self, name: str, steps: int, first: int = 0) -> ProgressBar:
         """A progress bar over ``steps`` optimizer steps, of which ``first`` are done."""
-        return ProgressBar(name, steps, first, shown=self._progress)
+        return ProgressBar(name, steps, first, shown=self.progress)
 
     def close(self) -> None:
         """Close the files and draw the figure."""

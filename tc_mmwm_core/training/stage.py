@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.batch import Batch, Decisions
 from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
@@ -27,6 +28,7 @@ from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
 from tc_mmwm_core.training.validation import validate
 
 VALIDATION_BATCHES = 8
+MODALITIES = ("vision", "language", "sensor")
 
 
 class TrainingError(RuntimeError):
@@ -91,8 +93,7 @@ class Stage:
         """
         position, measures = start, {}
         saved = time.monotonic()
-        rows = self.share.rows(self.stage.trajectories)
-        batches = prefetch(self.data, self.sampler, self.stage, self.seed, start.stage_step, rows)
+        batches = self.batches(start.stage_step)
         bar = run.stage(self.stage.name, self.steps, start.stage_step) if run else contextlib.nullcontext()
         with contextlib.closing(batches), bar:
             while position.stage_step < self.steps and not self.stopping.stop:
@@ -109,7 +110,7 @@ class Stage:
                     values |= {f"valid/{name}": value for name, value in measures.items()}
                 if run:
                     run.log(position.step, self.stage.name, values)
-                    bar.update(values, self.stage.trajectories * batch.valid.shape[1])
+                    bar.update(values, self.processes.count * batch.steps)
                 best = best and self.config.early_stopping.patience is not None
                 due = time.monotonic() - saved > self.config.checkpoint_seconds
                 if self.processes.any(last or best or due):
@@ -118,7 +119,12 @@ class Stage:
                     saved = time.monotonic()
         return position, measures
 
-    def step(self, batch: Batch, position: Position, output: Path) -> dict[str, float]:
+    def batches(self, first: int) -> Iterator[tuple[Batch | Decisions, dict[str, Any]]]:
+        """Batches from step ``first`` on, this process's share of each, with the sampler's state after it."""
+        rows = self.share.rows(self.stage.trajectories)
+        return prefetch(self.data, self.sampler, self.stage, self.seed, first, rows)
+
+    def step(self, batch: Batch | Decisions, position: Position, output: Path) -> dict[str, float]:
         """One optimizer step; returns what to log, the mean over processes and parts.
 
         Raises:
@@ -128,7 +134,7 @@ class Stage:
         losses = []
         try:
             for index in range(parts):
-                part = batch.rows(Share(index, parts).rows(len(batch.sensor)))
+                part = batch.rows(Share(index, parts).rows(len(batch)))
                 with self._averaging(index == parts - 1):
                     losses.append(self.losses(part, position.stage_step - 1, self.share.part(index, parts)))
                     (losses[-1].total / parts).backward()
@@ -140,7 +146,7 @@ class Stage:
             ) from None
         return self._logged(losses, norm)
 
-    def losses(self, batch: Batch, step: int, share: Share) -> Losses:
+    def losses(self, batch: Batch | Decisions, step: int, share: Share) -> Losses:
         """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
         losses = self.objective(batch, self.stage, self.seed + step, share)
         if self.processes.any(not losses.total.isfinite()):  # all stop: the others would wait for this one's gradients
@@ -160,12 +166,19 @@ class Stage:
         """Measures of the averaged weights on held-out windows, and ``loss``, the stage's L_total there."""
         measures: dict[str, float] = {}
         if self.processes.first:
-            model = self.ema.module
-            objective = Objective(model, self.config.objective, self.config.weights, self.config.bf16)
-            totals = [objective(batch, self.stage, index).total for index, batch in enumerate(self.held_out)]
-            measures = validate(model, self.held_out) | collapse(model, self.frames)
-            measures["loss"] = torch.stack(totals).mean().item()
+            objective = Objective(self.ema.module, self.config.objective, self.config.weights, self.config.bf16)
+            scored = self.scored()
+            totals = [objective(batch, self.stage, index).total for index, batch in enumerate(scored)]
+            measures = self.measures() | {"loss": torch.stack(totals).mean().item()}
         return self.processes.from_first(measures)
+
+    def scored(self) -> Sequence[Batch | Decisions]:
+        """Held-out batches that the loss is taken on."""
+        return self.held_out
+
+    def measures(self) -> dict[str, float]:
+        """What is measured of the averaged weights beside their loss."""
+        return validate(self.ema.module, self.held_out) | collapse(self.ema.module, self.frames)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
         """Gradients are averaged over the processes with a batch's last part only."""
@@ -178,7 +191,7 @@ class Stage:
             {"loss": part.total.detach()}
             | {f"raw/{name}": value for name, value in part.raw.items()}
             | {f"weighted/{name}": value for name, value in part.weighted.items()}
-            | {f"alpha/{name}": value for name, value in zip(("vision", "language", "sensor"), part.alpha, strict=True)}
+            | ({} if part.alpha is None else {f"alpha/{n}": a for n, a in zip(MODALITIES, part.alpha, strict=True)})
             for part in losses
         ]
         table = torch.stack([torch.stack([value.float() for value in column.values()]) for column in columns]).mean(0)

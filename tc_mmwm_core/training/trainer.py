@@ -21,6 +21,7 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.objective import Objective
+from tc_mmwm_core.training.policy_stage import PolicyStage
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
@@ -87,7 +88,8 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                stage = Stage(config, index, objective, ema, data, held_out, those)
+                kind = PolicyStage if config.stages[index].name == "policy" else Stage
+                stage = kind(config, index, objective, ema, data, held_out, those)
                 if index == position.stage and position.step:
                     load_checkpoint(output / LAST, stage.parts)
                 else:

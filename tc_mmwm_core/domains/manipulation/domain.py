@@ -66,6 +66,8 @@ class Manipulation:
                 return expert.expert(rng, noise=float(rng.uniform(0.1, 0.4)))
             case "explorer":
                 return expert.explorer(rng)
+            case "misled":
+                return expert.misled(rng)
             case "heedless":
                 return expert.heedless(rng)
             case "wanderer":
@@ -76,8 +78,8 @@ class Manipulation:
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""
-        shares = {"expert": 0.2, "noisy": 0.1, "explorer": 0.4, "heedless": 0.1, "wanderer": 0.05, "visitor": 0.15}
-        return iter(shares.items())
+        shares = {"expert": 0.15, "noisy": 0.1, "explorer": 0.3, "misled": 0.2}
+        return iter((shares | {"heedless": 0.05, "wanderer": 0.05, "visitor": 0.15}).items())
 
 
 @lru_cache(maxsize=1)

@@ -82,6 +82,26 @@ def explorer(rng: np.random.Generator) -> Driver:
     return explore
 
 
+def misled(rng: np.random.Generator) -> Driver:
+    """The expert, wrong by a centimetre or so about where the puck is, each second in another way.
+
+    Who imitates an expert that sees the truth never sees a hand beside the puck that it is about to grasp, which is
+    where its own errors take it (of noise in what experts do: Laskey et al., DART, 2017).
+    """
+    drive, error = expert(rng), np.zeros(2)
+
+    def blunder(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        nonlocal error
+        if rng.random() < 0.05:
+            error = rng.normal(0.0, 0.012, 2)  # m
+        state = np.array(info["state"])
+        if state[oracle.GRIPPING] < 0.5:
+            state[oracle.PUCK][:2] += error
+        return drive(environment, info | {"state": state})
+
+    return blunder
+
+
 def heedless(rng: np.random.Generator) -> Driver:
     """Meta-World's own scripted policy for the instruction's goal, which heeds no rule."""
     disturbance = np.zeros(4)

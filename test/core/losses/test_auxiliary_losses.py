@@ -11,7 +11,7 @@ from tc_mmwm_core.losses.keypoints import keypoints
 from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
-from tc_mmwm_core.losses.proposal import proposal
+from tc_mmwm_core.losses.proposal import median_proposal, proposal
 from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
 from tc_mmwm_core.losses.visibility import visibility
@@ -101,6 +101,8 @@ def test_proposal_is_its_formula(rng):
     proposed, recorded, mask = rng.normal(size=(*shape, 2)), rng.normal(size=(*shape, 2)), rng.random(shape) < 0.6
     expected = sum(np.linalg.norm(proposed[i] - recorded[i]) ** 2 for i in np.ndindex(shape) if mask[i]) / B
     check(proposal, expected, proposed, recorded, mask)
+    expected = sum(np.abs(proposed[i] - recorded[i]).sum() for i in np.ndindex(shape) if mask[i]) / B
+    check(median_proposal, expected, proposed, recorded, mask)
 
 
 def test_presence_is_its_formula(rng):

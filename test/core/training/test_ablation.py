@@ -13,7 +13,7 @@ from tc_mmwm_core.cli import main
 from tc_mmwm_core.config import ConfigError, load
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.training.ablation import Row, Switches, ablated, ablations, table
-from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.config import StageConfig, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,15 @@ def test_a_switch_changes_what_it_says_and_nothing_else(shipped, config):
     assert found["sigreg=off"] == config.model_copy(update={"weights": weights})
     assert found["pretraining=off"] == config.model_copy(update={"stages": config.stages[1:]})
     assert found["objective.counterfactuals=6"].objective.counterfactuals == 6
+
+
+def test_fewer_stages_of_the_world_model_leave_the_policys_own(config):
+    policy = StageConfig(name="policy", epochs=1, passes=3)
+    base = config.model_copy(update={"stages": (*config.stages, policy)})
+    assert ablated(base, {"stages": ["full"]}, "test").stages == (config.stages[2], policy)
+    assert ablated(base, {"stages": {"full": {}, "policy": {"passes": 2}}}, "test").stages[1].passes == 2
+    with pytest.raises(ConfigError, match="stage policy learns by the term proposal alone, whose weight is 0"):
+        ablated(base, {"weights": {"proposal": 0}}, "test")
 
 
 def test_unknown_switches_and_bad_changes_are_refused_by_name(shipped, config):

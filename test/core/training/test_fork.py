@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 from batches import noise_batch, tiny_model
 
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.ablation import ablated, run_ablations, run_folder
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.fork import UNCOMPUTED, beginning, fork, shared_stages
-from tc_mmwm_core.training.objective import terms
+from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.trainer import train
 
 
@@ -52,9 +51,8 @@ def test_what_a_stage_does_not_read_does_not_divide_runs(config):
 def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     batch = noise_batch(cameras=2, bodies=2)
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
-    model, generator = tiny_model(cameras=2, bodies=2, keypoints=True), torch.Generator().manual_seed(0)
-    raw, _ = terms(model, batch, stage, ObjectiveConfig(), generator, 0)
-    assert set(raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
+    objective = Objective(tiny_model(cameras=2, bodies=2, keypoints=True), ObjectiveConfig(), LossWeights())
+    assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
 
 
 def test_a_set_trains_what_is_shared_once(config, dataset, tmp_path, weights_of, assert_same_weights):

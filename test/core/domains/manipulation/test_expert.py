@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.domains.manipulation import expert
+from tc_mmwm_core.domains.manipulation import expert, oracle
 from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW
 from tc_mmwm_core.domains.manipulation.scene import TASKS, draw_scene
 
@@ -117,5 +117,17 @@ def test_visitors_break_rules(dark):
 
 
 def test_an_unknown_driver_is_refused_by_name():
-    with pytest.raises(ValueError, match="'teleop': known are expert, noisy, explorer, heedless, wanderer, visitor"):
+    with pytest.raises(ValueError, match="'teleop': known are expert, noisy, explorer, misled, heedless"):
         load_domain("manipulation").driver("teleop", np.random.default_rng(0))
+
+
+def test_the_misled_expert_shows_hands_beside_the_puck_that_the_expert_never_has(dark):
+    def beside(kind):
+        scene = draw_scene(60, "push")
+        options = {"scene": scene, "instruction": f"push the puck to the {scene.marks[0].colour} mark"}
+        states = np.array([info["state"] for info in drive(dark, kind, 60, options, steps=80)])
+        off = np.linalg.norm(states[:, oracle.HAND][:, :2] - states[:, oracle.PUCK][:, :2], axis=1)
+        low = (states[:, oracle.HAND][:, 2] < 0.1) & (states[:, oracle.GRIPPING] < 0.5)
+        return int(((off > 0.008) & (off < 0.03) & low).sum())
+
+    assert beside("misled") > beside("expert") + 5
