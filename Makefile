@@ -28,13 +28,18 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 	  grep -E '^=+ .+ in .+ =+$$' build/tc_mmwm_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	  exit $$status
 
-bundle: build ## retrain the shipped bundle from nothing: collect, train, export, evaluate (over an hour on 2 cores)
+bundle: bundle-navigation bundle-manipulation ## retrain the shipped bundles from nothing: collect, train, export, evaluate (hours on 2 cores)
+
+bundle-navigation: LENGTH := --episodes 4000 --steps 50
+bundle-manipulation: LENGTH := --episodes 2000 --steps 80
+bundle-%: build
 	@$(IN_VENV) \
-	  tc-mmwm collect --domain navigation --episodes 4000 --steps 50 --seed 100000 --output data/navigation; \
-	  tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation; \
-	  tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation; \
-	  tc-mmwm evaluate --bundle bundles/navigation --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
-	    --workers $$(nproc) --output runs/navigation/evaluation --json docs/results/navigation.json
+	  tc-mmwm collect --domain $* $(LENGTH) --seed 100000 --output data/$* --workers $$(nproc); \
+	  tc-mmwm train --config config/train/$*.yaml --data data/$* --output runs/$*; \
+	  tc-mmwm export runs/$* --data data/$* --output bundles/$*; \
+	  tc-mmwm evaluate --domain $* --bundle bundles/$* $(patsubst %,--planner %,$(wildcard config/planner/$*.yaml)) \
+	    --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
+	    --workers $$(nproc) --output runs/$*/evaluation --json docs/results/$*.json
 
 PLAN := $(if $(QUICK),quick,default)
 benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in a day or two; QUICK=1: in minutes

@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--candidates", type=int, help="candidates a decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
-    parser.add_argument("--planner", type=Path, help="YAML of the planner's settings (default: its defaults)")
+    parser.add_argument(
+        "--planner",
+        type=Path,
+        help="parameter file of the planner, or YAML of its settings alone (default: its defaults; for the shipped "
+        "bundle of a domain, config/planner/<domain>.yaml where it is there)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that share the episodes (default: 1)")
     parser.add_argument("--output", type=Path, help="folder of episodes, measures and figure; what is there is kept")
     parser.add_argument("--json", type=Path, help="write the measures here")
@@ -56,20 +61,23 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
     from tc_mmwm_core.evaluation.report import report, write_report
-    from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite, evaluate
+    from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Driver, Suite, evaluate
     from tc_mmwm_core.resources import resource
-    from tc_mmwm_core.runtime.planner import PlannerConfig
+    from tc_mmwm_core.runtime.planner import PlannerConfig, read_planner
     from tc_mmwm_core.training.checkpoint import CheckpointError
 
-    planner = configs.load(args.planner, PlannerConfig) if args.planner else PlannerConfig()
+    bundle, settings = args.bundle, args.planner
+    if args.bundle is None and args.driver in (PLANNER, POLICY):
+        name = load_domain(args.domain).name
+        bundle, shipped = resource("bundles", name), resource("config", "planner") / f"{name}.yaml"
+        settings = settings or (shipped if shipped.exists() else None)
+    planner = read_planner(settings) if settings else PlannerConfig()
     if args.candidates:
         proposals = planner.proposals.model_copy(update={"candidates": args.candidates})
         planner = planner.model_copy(update={"proposals": proposals})
     if args.threshold is not None:
         planner = planner.model_copy(update={"threshold": args.threshold})
-    driver = Driver(args.domain, args.driver, args.bundle, planner)
-    if driver.learned and args.bundle is None:
-        driver = Driver(args.domain, args.driver, resource("bundles", load_domain(args.domain).name), planner)
+    driver = Driver(args.domain, args.driver, bundle, planner)
     amounts = {
         "seed": args.seed,
         "episodes": args.episodes,

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, RootModel
 
-from tc_mmwm_core.config import Config
+from tc_mmwm_core.config import Config, load, parse
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
@@ -55,6 +57,21 @@ class PlannerConfig(Config):
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
+
+
+def read_planner(path: Path) -> PlannerConfig:
+    """Settings in a YAML of their own, or in a ROS 2 parameter file beside the node's other parameters.
+
+    Raises:
+        ConfigError: names the file and the field.
+    """
+    content = load(path, RootModel[dict[str, Any]]).root
+    for name, node in content.items():
+        if isinstance(node, dict) and "ros__parameters" in node and name.rsplit("/", 1)[-1] == "planner":
+            ours = PlannerConfig.model_fields.keys() & node["ros__parameters"].keys()  # the others are the node's
+            content = {key: node["ros__parameters"][key] for key in ours}
+            break
+    return parse(content, PlannerConfig, str(path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,3 +51,36 @@ def test_what_was_seen_is_what_decides_while_it_is_hidden(screener):
     environment.close()
     assert max(forgets["remembered"]) < 0.1  # a centimetre
     assert np.mean(forgets["remembered"]) < 0.25 * np.mean(forgets["never seen"])
+
+
+def test_the_arms_policy_is_near_the_experts_advice_and_needs_the_hands_camera_for_it(share):
+    """Beside a puck that is to be grasped, where a centimetre decides, with the overhead view and with both."""
+    domain = load_domain("manipulation")
+    environment = domain.environment()
+    screener = Screener(Bundle.load(share / "bundles" / "manipulation"))
+    interface = screener.bundle.interface
+    off = {"clear": [], "blind": []}
+    for seed in range(920_000, 920_006):
+        observation, info = environment.reset(seed=seed)
+        drive = domain.driver("misled", np.random.default_rng(seed))
+        instruction = screener.instruct(info["instruction"])
+        memory = {name: None for name in off}
+        for _ in range(40):
+            state = info["state"]
+            [advised] = interface.normalise_action(domain.advise(info["scene"], state[None], info["instruction"]))
+            near = np.linalg.norm(state[:2] - state[8:10]) < 0.04 and advised[3] < 0  # the hand, open, above the puck
+            for name, rows in off.items():
+                seen = observation
+                if name == "blind":
+                    seen = observation | {"image.wrist": np.full_like(observation["image.wrist"], OCCLUDER)}
+                scene = screener.encode(step_of(seen, 0), instruction, memory[name])
+                memory[name] = scene.memory
+                if near:
+                    rows.append(np.abs(scene.proposal[0, 0, :3] - advised[:3]).mean())
+            observation, _, terminated, truncated, info = environment.step(drive(environment, info))
+            if terminated or truncated:
+                break
+    environment.close()
+    assert len(off["clear"]) > 20
+    assert np.median(off["clear"]) < 0.1  # of half the range: 3 cm/s
+    assert np.mean(off["clear"]) < 0.7 * np.mean(off["blind"])

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from tiny_bundle import FRAME_SKIP, HORIZON
 
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
-from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState
+from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState, read_planner
 from tc_mmwm_core.runtime.screener import InstructionError
 from tc_mmwm_core.runtime.selection import Verdict
 
@@ -211,3 +213,16 @@ def test_warm_up_leaves_no_trace(screener, navigation, make_step):
     warm.warm_up()
     first, second = (planner.decide(make_step(), screener.instruct("drive")) for planner in (cold, warm))
     assert first.action.tobytes() == second.action.tobytes()
+
+
+def test_settings_are_read_from_a_file_of_their_own_or_from_the_nodes_parameters(tmp_path):
+    own, nodes = tmp_path / "own.yaml", tmp_path / "nodes.yaml"
+    own.write_text("trust: 2.0\nproposals: {candidates: 8}\n")
+    nodes.write_text("/**/recorder: {ros__parameters: {trust: 9.0}}\n/**/planner:\n  ros__parameters:\n"
+                     "    deadline: 0.1\n    trust: 2.0\n    proposals: {candidates: 8}\n")  # fmt: skip
+    assert read_planner(own) == read_planner(nodes) == PlannerConfig(trust=2.0, proposals={"candidates": 8})
+    assert read_planner(resource("config", "planner", "default.yaml")) == PlannerConfig()
+    assert read_planner(resource("config", "planner", "manipulation.yaml")).trust > 0
+    own.write_text("trusst: 2.0\n")
+    with pytest.raises(ConfigError, match=r"own.yaml: unknown key 'trusst'; did you mean 'trust'\?"):
+        read_planner(own)
