@@ -64,7 +64,7 @@ def test_the_arms_policy_is_near_the_experts_advice_and_needs_the_hands_camera_f
         observation, info = environment.reset(seed=seed)
         drive = domain.driver("misled", np.random.default_rng(seed))
         instruction = screener.instruct(info["instruction"])
-        memory = {name: None for name in off}
+        memory = dict.fromkeys(off)
         for _ in range(40):
             state = info["state"]
             [advised] = interface.normalise_action(domain.advise(info["scene"], state[None], info["instruction"]))

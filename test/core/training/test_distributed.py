@@ -11,8 +11,11 @@ import pytest
 import torch
 import yaml
 
+from tc_mmwm_core.training.config import StageConfig
 from tc_mmwm_core.training.distributed import processes
+from tc_mmwm_core.training.fork import fork
 from tc_mmwm_core.training.run import read_metrics
+from tc_mmwm_core.training.trainer import train
 
 
 def free_port() -> int:
@@ -50,6 +53,22 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_whole_batch(
     np.testing.assert_array_equal(
         weights_of(tmp_path / "run")["model.sensor.mean"], unbroken.weights["model.sensor.mean"]
     )
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_draw_the_decisions_that_one_does(unbroken, config, collected, dataset, tmp_path):
+    stage = StageConfig(name="policy", epochs=1, trajectories=4, min_length=2, max_length=4, instructions=2, passes=5)
+    config = config.model_copy(update={"stages": (*config.stages, stage)})
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    for name in ("one", "two"):
+        fork(unbroken.folder, config, tmp_path / name)
+    train(config, [dataset], tmp_path / "one", progress=False)
+    arguments = ["--config", tmp_path / "train.yaml", "--data", collected, "--output", tmp_path / "two"]
+    done = torchrun("tc_mmwm_core", "train", *arguments, "--threads", 1, "--quiet")
+    assert done.returncode == 0, done.stderr
+    one, two = (list(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("one", "two"))
+    assert len(one) == len(two) == one[-1]["step"] and one[-1]["stage"] == "policy"
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=2e-3)
 
 
 def test_one_process_asks_nobody():
