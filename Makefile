@@ -42,7 +42,7 @@ bundle-%: build
 	    --workers $$(nproc) --output runs/$*/evaluation --json docs/results/$*.json
 
 PLAN := $(if $(QUICK),quick,default)
-benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: in a day or two; QUICK=1: in minutes
+benchmark: build ## rerun the whole benchmark (days on a CPU; it goes on where it was); PLAN=cpu: with the shipped models; QUICK=1: in minutes
 	@$(IN_VENV) tc-mmwm benchmark --config $(PLAN) --workers $$(nproc) \
 	  $(if $(filter quick,$(PLAN)),,--json docs/results/benchmark.json)
 

@@ -12,7 +12,7 @@ EXAMPLES = """\
   tc-mmwm benchmark --config cpu --plan       what there is to do, what is done, how long the rest takes
   tc-mmwm benchmark --config cpu --threads 1  a small model, hours on a CPU; killed anywhere, the same command goes on
   tc-mmwm benchmark --json docs/results/benchmark.json --device cuda
-  tc-mmwm benchmark --only navigation/full navigation/expert
+  tc-mmwm benchmark --only navigation/full navigation/expert --seeds 0
 Started several times at once (on cores, GPUs or machines that share the folder), the work is divided.
 """
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--quick", dest="config", action="store_const", const="quick", help="short for --config quick")
     parser.add_argument("--output", type=Path, help="folder of all work (default: runs/benchmark-<name of the config>)")
     parser.add_argument("--only", nargs="+", metavar="DOMAIN[/VARIANT]", help="of the schedule, only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of the schedule, only these training seeds")
     parser.add_argument("--plan", action="store_true", help="print what is to do and how long it takes, and stop")
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of training (default: one a core)")
@@ -54,17 +55,18 @@ def run(args: argparse.Namespace) -> int:
     shipped = args.config in SHIPPED
     file = resource("config", "benchmark", f"{args.config}.yaml") if shipped else Path(args.config)
     plan = read_plan(file)
-    jobs = selected(plan, args.only)
+    jobs = selected(plan, args.only, args.seeds)
     folder = args.output or Path("runs") / f"benchmark-{file.stem}"
     benchmark = Benchmark(plan, folder, workers=args.workers, device=args.device, progress=not args.quiet)
     _print_plan(benchmark, jobs, whole=args.plan)
     if args.plan:
         return 0
+    chosen = {"--config": [args.config if shipped else file.name], "--only": args.only, "--seeds": args.seeds}
     described = {
-        "command": f"tc-mmwm benchmark --config {args.config if shipped else file.name}",
+        "command": " ".join(["tc-mmwm benchmark", *(f"{k} {' '.join(map(str, v))}" for k, v in chosen.items() if v)]),
         "config": plan.config.model_dump(mode="json"),
         "training": {domain: plan.training[domain, "full"].model_dump(mode="json") for domain in plan.config.domains},
-        "seeds": sorted({job.seed for job in plan.jobs}),
+        "seeds": sorted({job.seed for job in jobs}),
     }
     output = args.json or folder / "benchmark.json"
 

@@ -175,12 +175,17 @@ def _problems(config: BenchmarkConfig) -> Iterator[str]:
         yield f"variants: '{FULL}: {{}}' is needed, what all others are compared with"
 
 
-def selected(plan: Plan, only: Sequence[str] | None) -> list[Job]:
-    """The jobs of the domains, or domain/variants, called ``only``; all of them where it is None.
+def selected(plan: Plan, only: Sequence[str] | None, seeds: Sequence[int] | None = None) -> list[Job]:
+    """The jobs of the domains, or domain/variants, called ``only``, under ``seeds``; all of them where it is None.
 
     Raises:
-        ConfigError: nothing in the schedule is called so.
+        ConfigError: nothing in the schedule is called so, or has that seed.
     """
+    if seeds is not None:
+        if unknown := set(seeds) - {job.seed for job in plan.jobs}:
+            known = sorted({job.seed for job in plan.jobs})
+            raise ConfigError(f"--seeds {' '.join(map(str, sorted(unknown)))}: the schedule has {known}")
+        return [job for job in selected(plan, only) if job.seed in seeds]
     if only is None:
         return plan.jobs
     names = {job: (job.domain, f"{job.domain}/{job.variant}", f"{job.domain}/{job.name}") for job in plan.jobs}

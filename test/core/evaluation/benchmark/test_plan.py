@@ -70,6 +70,9 @@ def test_a_part_of_the_schedule_can_be_chosen():
     assert selected(plan, None) == plan.jobs
     assert {job.domain for job in selected(plan, ["manipulation"])} == {"manipulation"}
     assert {str(job) for job in selected(plan, ["navigation/full-50"])} == {"navigation, full-50, seed 0"}
+    assert {job.seed for job in selected(plan, ["navigation/full"], [0, 3])} == {0, 3}
+    with pytest.raises(ConfigError, match=r"--seeds 9: the schedule has \[0, 1, 2, 3, 4\]"):
+        selected(plan, None, [0, 9])
     with pytest.raises(ConfigError, match=r"--only navigation/fool: the schedule has navigation, navigation/full"):
         selected(plan, ["navigation/fool"])
 
