@@ -231,7 +231,7 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
 
 
 def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
-    """Violation, progress, place and readout of a latent that stands for step ``t``."""
+    """Violation, progress and place of a latent that stands for step ``t``."""
     violation, progress = (score[:, 0] for score in model.judge(z[:, None], context))
     valid, label, margin = rows.valid[:, t], rows.violation[:, t], rows.margin[:, t]
     add("constraint", violation.clamp(min=0), valid & (label == 0))
@@ -245,9 +245,6 @@ def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tens
     for axis in range(located.shape[1]):
         distance = (located[:, axis] - there[:, axis].nan_to_num()).abs()
         add("place", _huber(distance, 0.05) / 0.05, valid & there[:, 0].isfinite())
-    if model.readout is not None:
-        gap = (model.readout(z) - model.reading(rows.sensor[:, t])).abs()
-        add("readout", (_huber(gap, 0.1) / 0.1).sum(1), valid)
 
 
 def _dynamics(add, model: WorldModel, rows: _Rows, z: list[Tensor], span: int, full: bool, config) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
 
 def sum_over_steps(values: Tensor, mask: Tensor) -> Tensor:
@@ -37,16 +36,6 @@ def masked_difference(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor
         )
     trailing = (1,) * (predicted.dim() - mask.dim())
     return torch.where(mask.reshape(*mask.shape, *trailing), predicted - target, 0.0)
-
-
-def masked_huber(predicted: Tensor, target: Tensor, mask: Tensor, delta: float) -> Tensor:
-    """h_δ(predicted − target) / δ of the same arguments, summed over all but the batch, mean over it.
-
-    Errors beyond δ count by their size, smaller ones by their square.
-    """
-    difference = masked_difference(predicted, target, mask)
-    loss = huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta) / delta
-    return loss.flatten(1).sum(1).mean()
 
 
 def prudent(loss: Tensor, difference: Tensor, prudence: float) -> Tensor:

@@ -31,7 +31,6 @@ class LossWeights(Config):
     field: float = _weight(1.0, "the instruction's field at every place in view, where a simulator knows it")
     place: float = _weight(1.0, "where in the image a latent says that the robot is, where a simulator knows it")
     keypoints: float = _weight(1.0, "which cell of the map each body is in, where a simulator knows it")
-    readout: float = _weight(1.0, "what the sensors would read in an imagined latent")
     visibility: float = _weight(1.0, "which places are hidden: when the memory of the view keeps what it has")
     reconstruction: float = _weight(1.0, "observations decoded from the latent: encoder pretraining")
     proposal: float = _weight(1.0, "recorded actions of successful trajectories imitated by the proposal head")

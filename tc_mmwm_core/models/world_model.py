@@ -18,7 +18,6 @@ from tc_mmwm_core.models.field import FieldReader, InstructionField
 from tc_mmwm_core.models.grounding import Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.keypoints import Keypoints
-from tc_mmwm_core.models.layers import mlp
 from tc_mmwm_core.models.memory import MapMemory
 from tc_mmwm_core.models.vocabulary import word_embeddings
 
@@ -38,7 +37,6 @@ class ModelConfig(Config):
         "latent",
         description="what progress is read off: latent, context and field, or the field alone",
     )
-    readout: bool = Field(False, description="the heads are told what the sensors would read in an imagined latent")
     policy: Literal["latent", "present"] = Field(
         "latent",
         description="what the policy sees: latent and context, or beside them the sensors and the field's slope",
@@ -102,13 +100,11 @@ class WorldModel(nn.Module):
         self.context_size = self.summary_size + self.field.channels * math.prod(self.field.shape)
         self.composition = CausalComposition(latent, config.composition)
         self.dynamics = Dynamics(latent, actions, hidden)
-        self.readout = mlp(latent, 128, sensors, depth=1) if config.readout else None
-        read = self.reader.size + (sensors if config.readout else 0)
-        self.constraint_function = ConstraintFunction(latent, self.summary_size, read, hidden)
+        self.constraint_function = ConstraintFunction(latent, self.summary_size, self.reader.size, hidden)
         if config.progress == "field":
             self.progress_head: nn.Module = FieldProgress(config.field_channels, config.bodies)
         else:
-            self.progress_head = Progress(latent, self.summary_size, read, hidden)
+            self.progress_head = Progress(latent, self.summary_size, self.reader.size, hidden)
         present = sensors + 4 * config.bodies if config.policy == "present" else 0
         self.policy = Policy(latent, self.summary_size + self.reader.size + present, actions, config.horizon, hidden)
         self.image_decoder = ImageDecoder(latent, image)
@@ -135,7 +131,7 @@ class WorldModel(nn.Module):
         z_v, z_s = self.vision(features.flatten(0, 1)).unflatten(0, steps), self.sensor(sensor)
         keypoints, told = None, sensor[..., :0]
         if self.keypoints is not None:
-            found = self.keypoints(features.flatten(0, 1), self.reading(sensor).flatten(0, 1))
+            found = self.keypoints(features.flatten(0, 1), self._reading(sensor).flatten(0, 1))
             keypoints, told = (x.unflatten(0, steps) for x in found)
             # Taught by its own loss alone: what others draw from a place would draw it away from where it is.
             z_v = z_v + self.keypoints.share(self.keypoints.places(told).detach())
@@ -189,9 +185,6 @@ class WorldModel(nn.Module):
         """
         summary = context[:, : self.summary_size].reshape(len(context), *(1,) * (z.dim() - 2), -1)
         read = self.reader(z, context[:, self.summary_size :])
-        if self.readout is not None:
-            # Taught by its own loss alone. Superposed on all else in z, a speed was misjudged by what a rule leaves it.
-            read = torch.cat([read, self.readout(z).detach()], -1)
         return self.constraint_function(z, read, summary), self.progress_head(z, read, summary)
 
     def propose(self, z: Tensor, context: Tensor, sensor: Tensor) -> Tensor:
@@ -209,14 +202,14 @@ class WorldModel(nn.Module):
         if self.config.policy == "present":
             told = None if self.keypoints is None else summary[:, -self.keypoints.size :]
             places = self.reader.place(z) if told is None else self.keypoints.places(told)
-            seen += [self.reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
+            seen += [self._reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
         return torch.cat(seen, -1)
 
     def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""
         return self.image_decoder(z_v), self.sensor_decoder(z_s)
 
-    def reading(self, sensor: Tensor) -> Tensor:
+    def _reading(self, sensor: Tensor) -> Tensor:
         """The normalised sensor vector [..., Ds], zeros where the sensors are not to be seen."""
         reading = self.sensor.normalise(sensor)
         return reading if self.config.use_sensors else reading * 0

@@ -21,7 +21,6 @@ from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
 from tc_mmwm_core.losses.proposal import median_proposal, proposal
-from tc_mmwm_core.losses.readout import readout
 from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
 from tc_mmwm_core.losses.sigreg import random_directions, sigreg
@@ -242,11 +241,7 @@ def _judgement_terms(
     score = _score(margin, config)
     there = batch.place[:, when][:, None].expand(-1, batch.tokens.shape[1], -1, -1, -1).flatten(0, 1)
     located = model.reader.place(seen)
-    out = {}
-    if model.readout is not None:
-        sensor = model.reading(batch.sensor)[:, when].repeat_interleave(batch.tokens.shape[1], 0)
-        out["readout"] = readout(model.readout(seen), sensor, valid)
-    return out | {
+    return {
         "place": place(located, there.nan_to_num(), valid & there[..., 0].isfinite()),
         "constraint": constraint_violation(v, valid & (label == 0)),
         "violation": violation_hinge(v, torch.where(valid, label, -1), config.violation_margin),

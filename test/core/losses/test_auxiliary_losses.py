@@ -12,7 +12,6 @@ from tc_mmwm_core.losses.margin import margin_regression
 from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.progress import progress
 from tc_mmwm_core.losses.proposal import median_proposal, proposal
-from tc_mmwm_core.losses.readout import readout
 from tc_mmwm_core.losses.reconstruction import reconstruction
 from tc_mmwm_core.losses.referring import presence, referring
 from tc_mmwm_core.losses.visibility import visibility
@@ -175,11 +174,3 @@ def test_unknown_targets_reach_neither_value_nor_gradient():
         value.backward()
         assert value.isfinite() and value > 0, loss.__name__
         assert predicted.grad.isfinite().all() and (predicted.grad[:, 1] == 0).all(), loss.__name__
-
-
-def test_readout_is_its_formula(rng):
-    read, sensor, mask = rng.normal(size=(B, T, R)), rng.normal(size=(B, T, R)), rng.random((B, T)) < 0.6
-    read[0, 0, 0] = sensor[0, 0, 0] + 0.05
-    gap = np.abs(read - sensor)
-    expected = (np.where(gap <= 0.1, gap**2 / 2, 0.1 * (gap - 0.05)) / 0.1 * mask[..., None]).sum() / B
-    check(readout, expected, read, sensor, mask)

@@ -51,8 +51,7 @@ def test_what_a_stage_does_not_read_does_not_divide_runs(config):
 def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     batch = noise_batch(cameras=2, bodies=2)
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
-    model = tiny_model(cameras=2, bodies=2, keypoints=True, readout=True)
-    objective = Objective(model, ObjectiveConfig(), LossWeights())
+    objective = Objective(tiny_model(cameras=2, bodies=2, keypoints=True), ObjectiveConfig(), LossWeights())
     assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
 
 
