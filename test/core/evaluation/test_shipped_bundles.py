@@ -54,7 +54,7 @@ def test_what_was_seen_is_what_decides_while_it_is_hidden(screener):
 
 
 def test_the_arms_policy_is_near_the_experts_advice_and_needs_the_hands_camera_for_it(share):
-    """Beside a puck that is to be grasped, where a centimetre decides, with both views and with the overhead one alone."""
+    """Beside a puck that is to be grasped, where a centimetre decides, with both views and with one."""
     domain = load_domain("manipulation")
     environment = domain.environment()
     screener = Screener(Bundle.load(share / "bundles" / "manipulation"))
