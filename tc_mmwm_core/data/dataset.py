@@ -64,6 +64,8 @@ class TrajectoryInfo:
     provenance: dict[str, Any]
     scene: dict[str, Any] | None
     has_state: bool
+    identity: str
+    """sha256 of what the robot sensed and did: the same for the same recording, wherever it lies"""
 
 
 class DatasetWriter:
@@ -250,8 +252,8 @@ class Dataset(Sequence[Trajectory]):
 
     @property
     def digest(self) -> str:
-        """sha256 over the records of every readable shard, which hold the checksum of every array."""
-        return hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
+        """sha256 over the records of every readable shard, in any order, which hold the checksum of every array."""
+        return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()
 
     def verify(self) -> list[tuple[str, int, str]]:
         """Read everything, images too, and name each trajectory whose bytes are not those that were written."""
@@ -302,7 +304,11 @@ def _read_record(
     if record.start + record.length > len(arrays["action"]):
         end = record.start + record.length
         raise ValueError(f"steps {record.start} to {end} are beyond the shard's {len(arrays['action'])}")
-    info = TrajectoryInfo(dataset=path, shard=shard, index=index, **record.model_dump(exclude={"crc32"}))
+    known = {name: record.crc32.get(name) for name in ("sensor", "action")}
+    identity = hashlib.sha256(json.dumps([known, record.length, record.instruction]).encode()).hexdigest()
+    info = TrajectoryInfo(
+        dataset=path, shard=shard, index=index, identity=identity, **record.model_dump(exclude={"crc32"})
+    )
     trajectory = _view(info, arrays)
     if problems := trajectory.problems(interface):
         raise ValueError("; ".join(problems))

@@ -64,10 +64,10 @@ def eager_terms(
         if stage.name == "grounding":
             continue
         _of_decision(add, model, rows, t, z, context, config)
-        _judge(add, model, rows, t, z, context, config)
+        _judge(add, model, rows, t, z, torch.zeros_like(rows.actions[:, t]), context, config)
         for k in range(span if stage.dynamics else 0):
             z = model.next(z, rows.actions[:, t + k])
-            _judge(add, model, rows, t + k + 1, z, context, config)
+            _judge(add, model, rows, t + k + 1, z, rows.actions[:, t + k], context, config)
         if drawn is not None:
             _action(add, model, rows, seen.z[t], t, drawn[:, which], config)
     if stage.dynamics:
@@ -166,7 +166,9 @@ def _of_frames(
     for t in starts:
         image, sensor = model.reconstruct(seen.z_v[t], seen.z_s[t])
         pixels = batch.images[0][:, t].permute(0, 3, 1, 2) / 127.5 - 1
-        error = (image - functional.avg_pool2d(pixels, 4)).square().mean((1, 2, 3))
+        small = functional.avg_pool2d(pixels, 4)
+        shown = batch.visible[:, t, : small[0, 0].numel()].reshape(len(small), 1, *small.shape[-2:])
+        error = ((image - small) * shown).square().mean((1, 2, 3))
         error = error + (sensor - model.sensor.normalise(batch.sensor[:, t])).square().mean(1)
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()
 
@@ -230,9 +232,9 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
         add("proposal", (proposed[:, k] - wanted).square().sum(1), known)
 
 
-def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context: Tensor, config) -> None:
-    """Violation, progress and place of a latent that stands for step ``t``."""
-    violation, progress = (score[:, 0] for score in model.judge(z[:, None], context))
+def _judge(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, led: Tensor, context: Tensor, config) -> None:
+    """Violation, progress and place of a latent that stands for step ``t``, to which the action ``led``."""
+    violation, progress = (score[:, 0] for score in model.judge(z[:, None], context, led[:, None]))
     valid, label, margin = rows.valid[:, t], rows.violation[:, t], rows.margin[:, t]
     add("constraint", violation.clamp(min=0), valid & (label == 0))
     add("violation", (config.violation_margin - violation).clamp(min=0), valid & (label == 1))

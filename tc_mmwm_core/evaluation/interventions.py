@@ -80,8 +80,9 @@ def foretold(model: WorldModel, data: LabelledData) -> dict[str, float]:
         windows = sampler.gather(dataset, trajectory, np.zeros(len(places), np.int64), (horizon + 1) * skip)
         batch = data.assemble(windows, np.zeros((len(places), 1), np.int64))
         latents = encode_batch(model, batch, torch.arange(1))
-        imagined = model.rollout(latents.z[:, 0], batch.actions[:, :horizon])  # [N, K, D]
-        v, p = model.judge(imagined, latents.context[:, 0])
+        actions = batch.actions[:, :horizon]
+        imagined = model.rollout(latents.z[:, 0], actions)  # [N, K, D]
+        v, p = model.judge(imagined, latents.context[:, 0], actions)
         start, there, came = (x.double().numpy() for x in (latents.z[:, 0], imagined[:, -1], latents.z[:, horizon]))
         outcome = -batch.cost[:, 0, horizon].numpy()
         if np.ptp(outcome) > 0 and p[:, -1].unique().numel() > 1:

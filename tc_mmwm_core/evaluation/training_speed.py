@@ -107,7 +107,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repe
 def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.device, progress: bool) -> Stage:
     torch.manual_seed(config.seed)
     domain = load_domain(config.data.domain) if config.data.domain else None
-    parts = [split(dataset, config.data.holdout, config.seed) for dataset in datasets]
+    parts = [split(dataset, config.data.holdout) for dataset in datasets]
     data, held_out = (
         LabelledData([part[which] for part in parts], config, domain, progress=progress) for which in range(2)
     )
@@ -119,7 +119,7 @@ def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.devic
         for part in model.children():
             part.compile(dynamic=True)
     objective = Objective(model, config.objective, config.weights, config.bf16)
-    last = max(index for index, stage in enumerate(config.stages) if stage.name != "policy")
+    last = max(index for index, stage in enumerate(config.stages) if not stage.one_head)
     return Stage(config, last, objective, ema, data, held_out, Processes(device=device))
 
 

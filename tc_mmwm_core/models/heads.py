@@ -38,7 +38,19 @@ class LatentHead(nn.Module):
 
 
 class ConstraintFunction(LatentHead):
-    """v = constraint_function(ẑ, z_l): > 0 means that the instruction is broken (method, section 6)."""
+    """v_{t+1} = constraint_function(ẑ_{t+1}, z_l): > 0 means that the instruction is broken (method, section 6).
+
+    With ``actions``, it sees a_t too. A latent tells how fast a hand is to a few cm/s, superposed on all else, and how
+    fast it is where experts are fast; a rule on motion is about the cause (``tc-mmwm ablate --switch``).
+    """
+
+    def __init__(self, latent: int, context: int, channels: int, hidden: int, actions: int = 0) -> None:
+        super().__init__(latent, context, channels + actions, hidden)
+        self.sees_actions = actions > 0
+
+    def forward(self, z: Tensor, read: Tensor, context: Tensor, action: Tensor) -> Tensor:
+        """As :meth:`LatentHead.forward`; ``action`` [..., A], normalised, is what led to each z."""
+        return super().forward(z, torch.cat([read, action], -1) if self.sees_actions else read, context)
 
 
 class Progress(LatentHead):

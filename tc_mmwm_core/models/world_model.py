@@ -41,6 +41,9 @@ class ModelConfig(Config):
         "latent",
         description="what the policy sees: latent and context, or beside them the sensors and the field's slope",
     )
+    constraint_sees_action: bool = Field(
+        False, description="the constraint function sees the action that led to a latent too: for rules on motion"
+    )
     word_dimensions: int = Field(128, ge=16, le=384, description="principal components of the pretrained words")
     max_tokens: int = Field(48, ge=8, le=512, description="longest instruction")
     horizon: int = Field(5, ge=1, description="K, latent steps that screening imagines")
@@ -100,7 +103,9 @@ class WorldModel(nn.Module):
         self.context_size = self.summary_size + self.field.channels * math.prod(self.field.shape)
         self.composition = CausalComposition(latent, config.composition)
         self.dynamics = Dynamics(latent, actions, hidden)
-        self.constraint_function = ConstraintFunction(latent, self.summary_size, self.reader.size, hidden)
+        self.constraint_function = ConstraintFunction(
+            latent, self.summary_size, self.reader.size, hidden, actions if config.constraint_sees_action else 0
+        )
         if config.progress == "field":
             self.progress_head: nn.Module = FieldProgress(config.field_channels, config.bodies)
         else:
@@ -178,14 +183,19 @@ class WorldModel(nn.Module):
             imagined.append(z)
         return torch.stack(imagined, -2)
 
-    def judge(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, z: Tensor, context: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Violation and progress of latents z [N, ..., D] under contexts [N, C], each [N, ...].
 
-        v = constraint_function(ẑ, context) > 0 means "violates"; progress is minus the cost to go.
+        v = constraint_function(ẑ, context) > 0 means "violates"; progress is minus the cost to go. ``action``
+        [N, ..., A], normalised, is what led to each z; zeros for a latent that was observed, not imagined.
         """
-        summary = context[:, : self.summary_size].reshape(len(context), *(1,) * (z.dim() - 2), -1)
-        read = self.reader(z, context[:, self.summary_size :])
-        return self.constraint_function(z, read, summary), self.progress_head(z, read, summary)
+        return self.score(z, self.reader(z, context[:, self.summary_size :]), context[:, : self.summary_size], action)
+
+    def score(self, z: Tensor, read: Tensor, summary: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`judge` gives, of what the field says at each z ``read`` [N, ..., F] and the context's part
+        ``summary`` [N, S] that is the same at every place."""
+        summary = summary.reshape(len(summary), *(1,) * (z.dim() - 2), -1)
+        return self.constraint_function(z, read, summary, action), self.progress_head(z, read, summary)
 
     def propose(self, z: Tensor, context: Tensor, sensor: Tensor) -> Tensor:
         """The policy's proposal [N, K, A], normalised, from z [N, D], context [N, C] and sensor [N, Ds], raw units."""

@@ -102,6 +102,7 @@ class Planner:
         self.threshold = bundle.manifest.threshold if self.config.threshold is None else self.config.threshold
         self._step_duration = bundle.step_duration
         self._safe = interface.normalise_action(interface.action_safe)
+        self._velocities = np.array([field.unit.endswith("/s") for field in interface.action.fields])
         self.reset()
 
     def reset(self) -> None:
@@ -154,7 +155,9 @@ class Planner:
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             shifted = self._shifted_plan(step)
-            own, sources = proposals.propose(self.config.proposals, scene.proposal[0], shifted, self._safe, rng)
+            own, sources = proposals.propose(
+                self.config.proposals, scene.proposal[0], shifted, self._safe, self._velocities, rng
+            )
             actions = self.interface.denormalise_action(own)
             if external is not None:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))

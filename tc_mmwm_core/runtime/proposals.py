@@ -31,6 +31,9 @@ class ProposalConfig(Config):
     policy: float = Field(1.0, ge=0, description="share: the policy's proposal, with noise")
     shifted: float = Field(1.0, ge=0, description="share: the last plan, shifted by the time gone by, with noise")
     fan: float = Field(1.0, ge=0, description="share: constant actions on a grid over all that the robot can do")
+    slowed: int = Field(
+        7, ge=0, le=64, description="copies of the policy's proposal at 1/(n + 1) to n/(n + 1) of its velocities"
+    )
     sigma: float = Field(0.4, gt=0, le=2, description="noise around proposals, in normalised actions")
     smoothing: float = Field(0.6, ge=0, lt=1, description="correlation of the noise from one latent step to the next")
     refinement: RefinementConfig = RefinementConfig()
@@ -47,25 +50,29 @@ def propose(
     policy: np.ndarray,
     shifted: np.ndarray | None,
     safe: np.ndarray,
+    velocities: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
     """Candidates of the first round, and who proposed how many of them.
 
-    Always among them, whatever the shares: the safe action held, then (where there are such) the policy's proposal
-    and the shifted plan as they are.
+    Always among them, whatever the shares: the safe action held, the policy's proposal as it is and more slowly, and
+    the shifted plan, where there is one. Noise makes a slow plan faster, hardly ever slower: where only the speed is
+    wrong, a slower copy is what is left to accept.
 
     Args:
         config: how many from where.
         policy: [K, A], the policy's proposal.
         shifted: [K, A], what is left of the last plan, or None.
         safe: [A], the action that stops the robot.
+        velocities: bool [A], fields that are velocities: what a slower copy has less of.
         rng: where the noise comes from.
 
     Returns:
         float32 [N, K, A] and ((source, count), ...) in their order.
     """
     steps, size = policy.shape
-    rest = config.candidates - 1
+    slower = _slowed(policy, safe, velocities, min(config.slowed, config.candidates // 4))
+    rest = config.candidates - 1 - len(slower)
     weights = {"policy": config.policy, "shifted": config.shifted if shifted is not None else 0.0, "fan": config.fan}
     total = sum(weights.values()) or 1.0
     grid = fan(int(rest * weights["fan"] / total), size)
@@ -73,6 +80,7 @@ def propose(
     around_policy = rest - len(grid) - around_plan
     parts = [("safe", np.broadcast_to(safe, (1, steps, size)))]
     parts.append(("policy", _around(policy, around_policy, config, rng)))
+    parts.append(("slowed", slower))
     if shifted is not None:
         parts.append(("shifted", _around(shifted, around_plan, config, rng)))
     parts.append(("fan", np.broadcast_to(grid[:, None], (len(grid), steps, size))))
@@ -158,6 +166,14 @@ def _sample(mean: np.ndarray, sigma: np.ndarray, config: ProposalConfig, rng: np
     noise = correlated_noise((config.candidates, *mean.shape), config.smoothing, rng)
     noise[0] = 0
     return np.clip(mean + sigma * noise, -1, 1).astype(np.float32)
+
+
+def _slowed(plan: np.ndarray, safe: np.ndarray, velocities: np.ndarray, count: int) -> np.ndarray:
+    """``plan`` [K, A] at n/(count + 1) of its velocities, n = count .. 1: [count, K, A]; none without velocities."""
+    if not velocities.any():
+        return np.zeros((0, *plan.shape), np.float32)
+    share = np.arange(count, 0, -1, dtype=np.float32)[:, None, None] / (count + 1)
+    return np.where(velocities, safe + share * (plan - safe), plan)
 
 
 def _around(plan: np.ndarray, count: int, config: ProposalConfig, rng: np.random.Generator) -> np.ndarray:

@@ -1,13 +1,17 @@
-"""A batch as the objective sees it: windows of latent steps, each under several instructions; or decisions."""
+"""A batch as the objective sees it: windows of latent steps, each under several instructions; or encoded decisions."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Batch:
         plan: float32 [B, T, K, A], the K actions from each step on; plan_valid: bool [B, T, K], within the window.
         valid: bool [B, T].
         tokens, mask: [B, M, L].
-        margin, cost: float32 [B, M, T], NaN where unknown.
-        violation: int64 [B, M, T], 1, 0 or -1 unknown.
+        margin, violation: float32 and int64 [B, M, T], the worst since the latent step before; NaN or -1 where unknown.
+        cost: float32 [B, M, T], NaN where unknown.
         referents: float32 [B, M, R, 4].
         place: float32 [B, T, 2 · bodies], NaN where unknown.
         elsewhere: float32 [B, T, C - 1, bodies, 2], in the images of the other cameras; NaN where unknown.
@@ -72,9 +76,40 @@ class Batch:
         return Batch(**{k: [*map(change, v)] if isinstance(v, list) else change(v) for k, v in values.items()})
 
 
+class Encoded:
+    """R rows of what the trained encoders made of decisions, each at one step under one instruction.
+
+    What a stage of one head learns from; fields of a dataclass that inherits from it are tensors [R, ...].
+    """
+
+    def __len__(self) -> int:
+        return len(self._values()[0])
+
+    @property
+    def steps(self) -> int:
+        """As many as there are decisions."""
+        return len(self)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Copy to a device."""
+        return type(self)(*(x.to(device, non_blocking=True) for x in self._values()))
+
+    def rows(self, rows: slice | Tensor) -> Self:
+        """Some of them."""
+        return type(self)(*(x[rows] for x in self._values()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows of ``parts``."""
+        return cls(*map(torch.cat, zip(*(part._values() for part in parts), strict=True)))
+
+    def _values(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
 @dataclass(frozen=True)
-class Decisions:
-    """R decisions, each at one step under one instruction, as stage ``policy`` learns from them.
+class Decisions(Encoded):
+    """What stage ``policy`` learns from.
 
     Attributes:
         seen: float32 [R, S], what the policy is told (see :meth:`WorldModel.policy_input`).
@@ -85,23 +120,21 @@ class Decisions:
     wanted: Tensor
     known: Tensor
 
-    def __len__(self) -> int:
-        return len(self.seen)
 
-    @property
-    def steps(self) -> int:
-        """As many as there are decisions."""
-        return len(self)
+@dataclass(frozen=True)
+class Imagined(Encoded):
+    """What stage ``judge`` learns from: latents from a decision on, J = 1 + K steps, and what the oracle said of each.
 
-    def to(self, device: torch.device | str) -> Decisions:
-        """Copy to a device."""
-        return Decisions(*(x.to(device, non_blocking=True) for x in (self.seen, self.wanted, self.known)))
+    Attributes:
+        z, read, summary, action: see :meth:`WorldModel.score`; float32 [R, J, D], [R, J, F], [R, S], [R, J, A].
+        margin, cost, violation, valid: see :class:`Batch`; [R, J].
+    """
 
-    def rows(self, rows: slice | Tensor) -> Decisions:
-        """Some of them."""
-        return Decisions(self.seen[rows], self.wanted[rows], self.known[rows])
-
-    @staticmethod
-    def joined(parts: Sequence[Decisions]) -> Decisions:
-        """All decisions of ``parts``."""
-        return Decisions(*(torch.cat([getattr(part, name) for part in parts]) for name in ("seen", "wanted", "known")))
+    z: Tensor
+    read: Tensor
+    summary: Tensor
+    action: Tensor
+    margin: Tensor
+    cost: Tensor
+    violation: Tensor
+    valid: Tensor

@@ -32,14 +32,16 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal["grounding", "reconstruction", "world_model", "full", "policy"]
+    name: Literal["grounding", "reconstruction", "world_model", "full", "judge", "policy"]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
     max_length: int = Field(30, ge=1, description="longest window, latent steps")
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
-    passes: int = Field(1, ge=1, description="stage policy: how often each decision, encoded once, is learnt from")
+    passes: int = Field(
+        1, ge=1, description="stages judge and policy: how often each decision, encoded once, is learnt from"
+    )
     learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
     weights: dict[LossName, NonNegative] = Field({}, description="λ that this stage has in place of the run's")
 
@@ -49,14 +51,21 @@ class StageConfig(Config):
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
         if self.dynamics and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
-        if self.passes > 1 and self.name != "policy":
-            raise ValueError(f"stage {self.name} has passes {self.passes}: only stage policy goes over what it encoded")
+        if self.passes > 1 and not self.one_head:
+            raise ValueError(
+                f"stage {self.name} has passes {self.passes}: only stages judge and policy go over what they encoded"
+            )
         return self
 
     @property
     def dynamics(self) -> bool:
         """Whether it predicts the next latent."""
         return self.name in ("world_model", "full")
+
+    @property
+    def one_head(self) -> bool:
+        """Whether it trains one head, with all else at rest."""
+        return self.name in ("judge", "policy")
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:
         """``weights`` of the run with this stage's own in their place."""
@@ -108,7 +117,12 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainConfig:
         for stage in self.stages:
-            only = {"grounding": "referring", "policy": "proposal"}.get(stage.name)
+            if stage.name == "judge" and stage.min_length <= self.model.horizon:
+                raise ValueError(
+                    f"stage judge: min_length {stage.min_length} must be above model.horizon {self.model.horizon}, "
+                    "so that every latent that is imagined has a label"
+                )
+            only = {"grounding": "referring", "judge": "margin", "policy": "proposal"}.get(stage.name)
             if only and not getattr(stage.loss_weights(self.weights), only):
                 raise ValueError(f"stage {stage.name} learns by the term {only} alone, whose weight is 0: leave it out")
         return self

@@ -1,12 +1,13 @@
-"""The stages of training (method, section 11, one before, one after): each can be skipped, resumed and repeated.
+"""The stages of training (method, section 11, one before, two after): each can be skipped, resumed and repeated.
 
 0. ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most steps to
    learn takes them at a third of the time.
 1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.
-4. ``policy``: the policy alone, on what the trained encoders tell of each decision; see
-   :mod:`tc_mmwm_core.training.policy_stage`.
+4. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
+5. ``policy``: the policy alone, on what the encoders tell of each decision; see
+   :mod:`tc_mmwm_core.training.head_stage`.
 """
 
 from __future__ import annotations

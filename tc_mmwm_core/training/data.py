@@ -93,6 +93,9 @@ class LabelledData:
         cells = sum(image.height * image.width for image in interface.images) // CELL**2
         cameras = [windows.images[image.name] for image in interface.images]  # in the order that the model has them in
         images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in cameras]
+        # A rule that is broken between two latent steps is broken: that is how a bundle's bound counts it.
+        violation = chosen.since_last("violation")
+        violation = np.where((violation == 1).any(-1), 1, violation.min(-1))
         return Batch(
             images=images,
             visible=torch.from_numpy(np.ones((count, steps, cells), np.float32)),
@@ -103,9 +106,9 @@ class LabelledData:
             valid=torch.from_numpy(np.ascontiguousarray(windows.valid[:, :keep:skip])),
             tokens=torch.from_numpy(chosen.of("tokens")),
             mask=torch.from_numpy(chosen.of("mask")),
-            margin=torch.from_numpy(chosen.over_time("margin")),
+            margin=torch.from_numpy(chosen.since_last("margin").max(-1)),
             cost=torch.from_numpy(chosen.over_time("cost")),
-            violation=torch.from_numpy(chosen.over_time("violation").astype(np.int64)),
+            violation=torch.from_numpy(violation.astype(np.int64)),
             referents=torch.from_numpy(chosen.of("referents")),
             place=torch.from_numpy(chosen.of_steps("place")),
             elsewhere=torch.from_numpy(chosen.of_steps("elsewhere")),
@@ -152,6 +155,12 @@ class _Chosen:
             [getattr(labels, name)[t][c][:, s : s + self.keep : self.skip] for labels, t, s, c in self.rows]
         )
 
+    def since_last(self, name: str) -> np.ndarray:
+        """[B, M, T, skip]: at each latent step what came since the one before, and at a window's first step only that
+        step: what led to it lies outside of the window, perhaps in a gap."""
+        since = np.maximum(np.arange(0, self.keep, self.skip)[:, None] + np.arange(1 - self.skip, 1), 0)
+        return np.stack([getattr(labels, name)[t][c][:, s + since] for labels, t, s, c in self.rows])
+
 
 def _following(actions: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``horizon`` actions from each step on, [B, T, K, A], and which of them lie within the window."""
@@ -172,11 +181,18 @@ def source_weights(datasets: Sequence[Dataset], config: DataConfig) -> list[floa
     return [weight[r] * d.steps / total[r] for d, r in zip(datasets, real, strict=True)]
 
 
-def split(dataset: Dataset, holdout: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out trajectories; the same seed gives the same split."""
-    order = np.random.default_rng([seed, 0x5B117]).permutation(len(dataset))
-    held = max(1, round(holdout * len(dataset)))
-    return dataset.subset(sorted(order[held:])), dataset.subset(sorted(order[:held]))
+def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
+    """Training and held-out trajectories: each is held out by its own content, in ``holdout`` of all cases.
+
+    So a trajectory is on the same side whatever lies beside it: what is appended later, or was trained on by the run
+    whose weights another starts from (``--init``), never turns from what was trained on into what a threshold is
+    calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. Their order follows from the
+    content, too: trajectories are written in another one by every number of workers.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity)
+    held = sum(int(dataset.trajectories[index].identity[:13], 16) < holdout * 16**13 for index in order)
+    held = max(1, min(held, len(order) - 1))  # those of the smallest identities; never none, never all of several
+    return dataset.subset(order[held:]), dataset.subset(order[:held])
 
 
 def prefetch(

@@ -108,7 +108,7 @@ class ScreenGraph(nn.Module):
     def forward(self, latent: Tensor, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """latent [1, D], context [1, C], actions [N, K, A] normalised to violation [N, K] and progress [N, K]."""
         imagined = self.model.rollout(latent[:, None], actions[None])  # [1, N, K, D]
-        violation, progress = self.model.judge(imagined, context)
+        violation, progress = self.model.judge(imagined, context, actions[None])
         return violation[0], progress[0]
 
     def example(self) -> tuple[Tensor, ...]:
@@ -225,7 +225,7 @@ def export_run(
     calibration, words = None, "threshold set by hand"
     if threshold is None:
         domain = load_domain(config.data.domain) if config.data.domain else None
-        held = [split(dataset, config.data.holdout, config.seed)[1] for dataset in datasets]
+        held = [split(dataset, config.data.holdout)[1] for dataset in datasets]
         scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
         violating = scores.violating
         found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)

@@ -16,12 +16,14 @@ from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint, write_checkp
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
 
+JUDGED = ("violation_margin", "margin_scale", "margin_limit", "prudence")  # constants that the judgement's terms read
 # Terms that a stage does not compute, and constants of the objective that only they read.
 UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "grounding": tuple(n for n in LossWeights.model_fields if n not in ("referring", "visibility", "keypoints")),
     "reconstruction": ("state", "rollout", "action"),
     "world_model": ("rollout", "action"),
     "full": (),
+    "judge": tuple(n for n in LossWeights.model_fields if n not in ("constraint", "violation", "margin", "progress")),
     "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
 }
 UNREAD: dict[str, tuple[str, ...]] = {
@@ -29,6 +31,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "reconstruction": ("counterfactuals", "action_eps", "scale_by_action_distance", "stop_gradient"),
     "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
     "full": (),
+    "judge": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
     "policy": tuple(ObjectiveConfig.model_fields),
 }
 

@@ -29,8 +29,9 @@ from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
 from tc_mmwm_core.losses.violation_hinge import violation_hinge
 from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
+from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions
+from tc_mmwm_core.training.batch import Batch, Decisions, Imagined
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -85,17 +86,22 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config, self.weights, self.bf16, self.group = model, config, weights, bf16, group
 
-    def forward(self, batch: Batch | Decisions, stage: StageConfig, seed: int, share: Share = WHOLE) -> Losses:
+    def forward(
+        self, batch: Batch | Decisions | Imagined, stage: StageConfig, seed: int, share: Share = WHOLE
+    ) -> Losses:
         """The losses of one optimizer step; everything that is drawn follows from ``seed``."""
-        generator = torch.Generator().manual_seed(seed)
         alpha = None
         with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.bf16):
-            if stage.name == "policy":
-                of = batch if isinstance(batch, Decisions) else decisions(self.model, batch, stage, generator)
-                raw = {"proposal": median_proposal(self.model.policy(of.seen), of.wanted, of.known)}
-            else:
-                raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
-                alpha = latents.alpha.detach().flatten(0, -2).mean(0)
+            match batch:
+                case Decisions():
+                    raw = {"proposal": median_proposal(self.model.policy(batch.seen), batch.wanted, batch.known)}
+                case Imagined():
+                    v, p = self.model.score(batch.z, batch.read, batch.summary, batch.action)
+                    raw = judgement_losses(v, p, batch.margin, batch.cost, batch.violation, batch.valid, self.config)
+                case _:
+                    generator = torch.Generator().manual_seed(seed)
+                    raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
+                    alpha = latents.alpha.detach().flatten(0, -2).mean(0)
         return Losses(*total_loss(raw, stage.loss_weights(self.weights)), alpha)
 
 
@@ -189,30 +195,25 @@ def terms(
         **_field_terms(model, batch, latents, config),
         **_proposal_terms(model, batch, latents),
     }
-    here = torch.arange(1, device=starts.device)
-    if not stage.dynamics:
-        seen = latents.z[:, starts, None]  # [N, S, 1, D]
-        return out | _judgement_terms(model, batch, latents, seen, here, config), latents
-
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
+    if not stage.dynamics:
+        return out | _judgement_terms(model, batch, latents, *_ahead(latents, actions, 0), config), latents
+
     target = latents.z.detach() if config.stop_gradient else latents.z
     span = min(depth, steps - 1)
     windows = actions.unfold(1, span, 1).transpose(-1, -2)[:, : steps - span]  # [N, T', K, A]
-    imagined = model.rollout(latents.z[:, : steps - span], windows)  # [N, T', K, D]
+    rolled = model.rollout(latents.z[:, : steps - span], windows)  # [N, T', K, D]
     future = target.unfold(1, span + 1, 1).transpose(-1, -2)[..., 1:, :]  # [N, T', K, D]
     alive = valid.unfold(1, span + 1, 1).cumprod(-1).bool()[..., 1:]  # [N, T', K]
     tail = model.next(latents.z[:, steps - span : -1], actions[:, steps - span : -1])  # the last one-step predictions
-    out["state"] = state_prediction(
-        torch.cat([imagined[:, :, 0], tail], 1), target[:, 1:], valid[:, :-1] & valid[:, 1:]
-    )
+    out["state"] = state_prediction(torch.cat([rolled[:, :, 0], tail], 1), target[:, 1:], valid[:, :-1] & valid[:, 1:])
     if stage.name == "full":
-        out["rollout"] = counterfactual_rollout(imagined[:, :, 1:], future[:, :, 1:], alive[:, :, 1:])
+        out["rollout"] = counterfactual_rollout(rolled[:, :, 1:], future[:, :, 1:], alive[:, :, 1:])
         out["action"] = _action_term(
             model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )
-    ahead = torch.arange(span + 1, device=starts.device)
-    seen = torch.cat([latents.z[:, starts, None], imagined[:, starts]], 2)  # [N, S, 1 + K, D]
-    return out | _judgement_terms(model, batch, latents, seen, ahead, config), latents
+    seen = _ahead(latents, actions, span, rolled[:, starts])
+    return out | _judgement_terms(model, batch, latents, *seen, config), latents
 
 
 @torch.no_grad()
@@ -226,23 +227,65 @@ def decisions(model: WorldModel, batch: Batch, stage: StageConfig, generator: to
     return Decisions(seen.float(), wanted.nan_to_num().flatten(0, 1), known.flatten(0, 1))
 
 
+@torch.no_grad()
+def imagined(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Imagined:
+    """What recorded actions lead to in imagination from the decision steps that ``generator`` (CPU) draws, and what
+    the oracle said of what they led to."""
+    horizon = model.config.horizon
+    starts = _decision_steps(stage, batch.valid.shape[1] - horizon, generator).to(batch.valid.device)
+    latents = encode_batch(model, batch, starts)
+    several = batch.tokens.shape[1]
+    actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)
+    following = actions[:, starts[:, None] + torch.arange(horizon, device=starts.device)]  # [N, S, K, A]
+    rolled = model.rollout(latents.z[:, starts], following)
+    seen, led = (x.flatten(0, 1) for x in _ahead(latents, actions, horizon, rolled))
+    context = latents.context.flatten(0, 1)
+    summary, field = context.split([model.summary_size, context.shape[-1] - model.summary_size], -1)
+    labels = (x.flatten(0, 1) for x in _labels(batch, latents, horizon + 1))
+    return Imagined(seen.float(), model.reader(seen, field).float(), summary.float(), led, *labels)
+
+
 def _decision_steps(stage: StageConfig, latest: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(latest, generator=generator)[: stage.starts].sort().values
 
 
+def _ahead(latents: Latents, actions: Tensor, span: int, rolled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The latents at the decision steps and, of ``rolled`` [N, S, K, D], at ``span`` steps after each, and the actions
+    that led to them, zeros where none did: [N, S, 1 + span, D] and [N, S, 1 + span, A]."""
+    here = latents.z[:, latents.starts, None]
+    led = torch.zeros_like(actions[:, latents.starts, None])
+    if rolled is None:
+        return here, led
+    when = latents.starts[:, None] + torch.arange(span, device=latents.starts.device)
+    return torch.cat([here, rolled], 2), torch.cat([led, actions[:, when]], 2)
+
+
+def _labels(batch: Batch, latents: Latents, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Margin, cost, violation and validity [N, S, J] of the decision steps and the J - 1 steps after each."""
+    when = latents.starts[:, None] + torch.arange(count, device=latents.starts.device)
+    valid = batch.valid[:, None].expand(-1, batch.tokens.shape[1], -1)
+    return tuple(x.flatten(0, 1)[:, when] for x in (batch.margin, batch.cost, batch.violation, valid))
+
+
 def _judgement_terms(
-    model: WorldModel, batch: Batch, latents: Latents, seen: Tensor, ahead: Tensor, config: ObjectiveConfig
+    model: WorldModel, batch: Batch, latents: Latents, seen: Tensor, led: Tensor, config: ObjectiveConfig
 ) -> dict[str, Tensor]:
-    """Violation and progress of ``seen`` [N, S, J, D], the latents ``ahead`` [J] steps after the decision steps."""
-    when = latents.starts[:, None] + ahead  # [S, J]
-    margin, cost, label = (x.flatten(0, 1)[:, when] for x in (batch.margin, batch.cost, batch.violation))
-    valid = batch.valid[:, None].expand(-1, batch.tokens.shape[1], -1).flatten(0, 1)[:, when]
-    v, p = (x.unflatten(0, seen.shape[:2]) for x in model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1)))
-    score = _score(margin, config)
+    """What is made of ``seen`` [N, S, J, D], the latents from the decision steps on, that the actions ``led`` to."""
+    margin, cost, label, valid = _labels(batch, latents, seen.shape[2])
+    judged = model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1), led.flatten(0, 1))
+    v, p = (x.unflatten(0, seen.shape[:2]) for x in judged)
+    when = latents.starts[:, None] + torch.arange(seen.shape[2], device=seen.device)
     there = batch.place[:, when][:, None].expand(-1, batch.tokens.shape[1], -1, -1, -1).flatten(0, 1)
-    located = model.reader.place(seen)
+    where = place(model.reader.place(seen), there.nan_to_num(), valid & there[..., 0].isfinite())
+    return {"place": where} | judgement_losses(v, p, margin, cost, label, valid, config)
+
+
+def judgement_losses(
+    v: Tensor, p: Tensor, margin: Tensor, cost: Tensor, label: Tensor, valid: Tensor, config: ObjectiveConfig
+) -> dict[str, Tensor]:
+    """The terms of violation ``v`` and progress ``p`` against the oracle's margin, cost and label; all [B, ...]."""
+    score = _score(margin, config)
     return {
-        "place": place(located, there.nan_to_num(), valid & there[..., 0].isfinite()),
         "constraint": constraint_violation(v, valid & (label == 0)),
         "violation": violation_hinge(v, torch.where(valid, label, -1), config.violation_margin),
         "margin": margin_regression(v, score.nan_to_num(), valid & margin.isfinite(), config.prudence),
@@ -292,10 +335,12 @@ def _reconstruction_terms(model: WorldModel, batch: Batch, latents: Latents) -> 
     starts = latents.starts
     image, sensor = model.reconstruct(latents.z_v[:, starts], latents.z_s[:, starts])
     pixels = batch.images[0][:, starts].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
-    small = torch.nn.functional.avg_pool2d(pixels, 4).unflatten(0, image.shape[:2])
+    small = torch.nn.functional.avg_pool2d(pixels, CELL).unflatten(0, image.shape[:2])
+    # What was erased is not to be painted: the map remembers, or does not know, what lies behind it.
+    seen = batch.visible[:, starts, : small[0, 0, 0].numel()].reshape(*small.shape[:2], 1, *small.shape[-2:])
     valid = batch.valid[:, starts]
     wanted = model.sensor.normalise(batch.sensor[:, starts])
-    return {"reconstruction": reconstruction(image, small, valid) + reconstruction(sensor, wanted, valid)}
+    return {"reconstruction": reconstruction(image * seen, small * seen, valid) + reconstruction(sensor, wanted, valid)}
 
 
 def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:

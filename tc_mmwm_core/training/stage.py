@@ -13,7 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from tc_mmwm_core.training.batch import Batch, Decisions
+from tc_mmwm_core.training.batch import Batch, Encoded
 from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
@@ -119,12 +119,12 @@ class Stage:
                     saved = time.monotonic()
         return position, measures
 
-    def batches(self, first: int) -> Iterator[tuple[Batch | Decisions, dict[str, Any]]]:
+    def batches(self, first: int) -> Iterator[tuple[Batch | Encoded, dict[str, Any]]]:
         """Batches from step ``first`` on, this process's share of each, with the sampler's state after it."""
         rows = self.share.rows(self.stage.trajectories)
         return prefetch(self.data, self.sampler, self.stage, self.seed, first, rows)
 
-    def step(self, batch: Batch | Decisions, position: Position, output: Path) -> dict[str, float]:
+    def step(self, batch: Batch | Encoded, position: Position, output: Path) -> dict[str, float]:
         """One optimizer step; returns what to log, the mean over processes and parts.
 
         Raises:
@@ -146,7 +146,7 @@ class Stage:
             ) from None
         return self._logged(losses, norm)
 
-    def losses(self, batch: Batch | Decisions, step: int, share: Share) -> Losses:
+    def losses(self, batch: Batch | Encoded, step: int, share: Share) -> Losses:
         """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
         losses = self.objective(batch, self.stage, self.seed + step, share)
         if self.processes.any(not losses.total.isfinite()):  # all stop: the others would wait for this one's gradients
@@ -172,7 +172,7 @@ class Stage:
             measures = self.measures() | {"loss": torch.stack(totals).mean().item()}
         return self.processes.from_first(measures)
 
-    def scored(self) -> Sequence[Batch | Decisions]:
+    def scored(self) -> Sequence[Batch | Encoded]:
         """Held-out batches that the loss is taken on."""
         return self.held_out
 

@@ -20,8 +20,8 @@ from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, re
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.distributed import processes
+from tc_mmwm_core.training.head_stage import HeadStage
 from tc_mmwm_core.training.objective import Objective
-from tc_mmwm_core.training.policy_stage import PolicyStage
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
@@ -88,7 +88,7 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                kind = PolicyStage if config.stages[index].name == "policy" else Stage
+                kind = HeadStage if config.stages[index].one_head else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
                 if index == position.stage and position.step:
                     load_checkpoint(output / LAST, stage.parts)
@@ -104,7 +104,7 @@ def label_data(
 ) -> tuple[LabelledData, LabelledData]:
     """Training and held-out trajectories with their labels."""
     domain = load_domain(config.data.domain) if config.data.domain else None
-    parts = [split(dataset, config.data.holdout, config.seed) for dataset in datasets]
+    parts = [split(dataset, config.data.holdout) for dataset in datasets]
     first, second = (LabelledData([part[i] for part in parts], config, domain, progress) for i in range(2))
     return first, second
 

@@ -82,12 +82,13 @@ def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
     ahead = torch.arange(depth + 1, device=starts.device)
     when = starts[:, None] + ahead
     here = latents.z[:, starts]
-    seen = here[:, :, None]
+    seen, led = here[:, :, None], torch.zeros_like(actions[:, starts, None])
     if depth:
-        seen = torch.cat([seen, model.rollout(here, actions[:, when[:, :-1]])], 2)
+        following = actions[:, when[:, :-1]]
+        seen, led = torch.cat([seen, model.rollout(here, following)], 2), torch.cat([led, following], 2)
     truth = latents.z[:, when]
     cost = batch.cost.flatten(0, 1)[:, when]
-    v, p = model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1))
+    v, p = model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1), led.flatten(0, 1))
     pointed, named = model.refer(latents.context), batch.referents.flatten(0, 1)[:, None]
     there = (named[..., 3] > 0.5).expand(pointed.shape[:-1])
     distance = (pointed[..., :2] - named[..., :2]).norm(dim=-1)

@@ -40,9 +40,10 @@ def test_shapes(cameras):
     cells = (IMAGE[0] // 4, IMAGE[1] // 4)
     assert model.field_of(context).shape == (B, TINY.field_channels, *(2 * cell for cell in cells))
     assert model.refer(context).shape == (B, 3, 4)
-    imagined = model.rollout(z[:, None].expand(-1, 7, -1), torch.randn(B, 7, K, ACTIONS))
+    actions = torch.randn(B, 7, K, ACTIONS)
+    imagined = model.rollout(z[:, None].expand(-1, 7, -1), actions)
     assert imagined.shape == (B, 7, K, D)
-    violation, progress = model.judge(imagined, context)
+    violation, progress = model.judge(imagined, context, actions)
     assert violation.shape == progress.shape == (B, 7, K)
     proposal = model.propose(z, context, torch.randn(B, SENSORS))
     assert proposal.shape == (B, K, ACTIONS) and proposal.abs().max() <= 1
@@ -68,13 +69,21 @@ def test_rollout_is_next_applied_k_times():
 
 
 def test_judging_one_by_one_gives_the_same_scores():
-    model = tiny_model()
-    z, context = torch.randn(3, 4, 2, D), torch.randn(3, model.context_size)
-    violation, progress = model.judge(z, context)
+    model = tiny_model(constraint_sees_action=True)
+    z, context, action = torch.randn(3, 4, 2, D), torch.randn(3, model.context_size), torch.randn(3, 4, 2, ACTIONS)
+    violation, progress = model.judge(z, context, action)
     for n in range(3):
         for c in range(4):
-            v, p = model.judge(z[n : n + 1, c], context[n : n + 1])
+            v, p = model.judge(z[n : n + 1, c], context[n : n + 1], action[n : n + 1, c])
             torch.testing.assert_close((violation[n, c], progress[n, c]), (v[0], p[0]), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_the_constraint_function_sees_the_action_where_it_is_told_to_and_progress_never(sees):
+    model = tiny_model(constraint_sees_action=sees)
+    z, context = torch.randn(3, 4, D), torch.randn(3, model.context_size)
+    (v, p), (other_v, other_p) = (model.judge(z, context, torch.full((3, 4, ACTIONS), a)) for a in (0.0, 0.5))
+    assert torch.equal(v, other_v) != sees and torch.equal(p, other_p)
 
 
 def test_padding_of_an_instruction_is_not_read():
@@ -173,7 +182,7 @@ def test_a_policy_that_sees_the_present_sees_sensors_and_the_fields_slope(keypoi
 def test_progress_off_the_field_is_what_the_model_judges_by():
     model = tiny_model(bodies=2, progress="field")
     z, context, _ = observe(model)
-    _, progress = model.judge(z, context)
+    _, progress = model.judge(z, context, torch.zeros(len(z), ACTIONS))
     read = model.reader(z[:, None], context[:, model.summary_size :])[:, 0]
     torch.testing.assert_close(progress, model.progress_head(z, read, context))
     assert not list(model.progress_head.parameters())

@@ -16,6 +16,7 @@ from tc_mmwm_core.runtime.proposals import (
 POLICY = np.full((5, 2), 0.3, np.float32)
 PLAN = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2)
 SAFE = np.array([-0.4, 0.0], np.float32)
+VELOCITIES = np.array([True, False])
 
 
 def rng(seed=0):
@@ -25,7 +26,7 @@ def rng(seed=0):
 @pytest.mark.parametrize("count", [8, 100, 256, 1000])
 @pytest.mark.parametrize("plan", [None, PLAN])
 def test_exactly_n_candidates_within_the_box_and_the_certain_ones_among_them(count, plan):
-    actions, sources = propose(ProposalConfig(candidates=count), POLICY, plan, SAFE, rng())
+    actions, sources = propose(ProposalConfig(candidates=count), POLICY, plan, SAFE, VELOCITIES, rng())
     assert actions.shape == (count, 5, 2) and actions.dtype == np.float32
     assert np.abs(actions).max() <= 1
     assert sum(number for _, number in sources) == count
@@ -38,20 +39,32 @@ def test_exactly_n_candidates_within_the_box_and_the_certain_ones_among_them(cou
 
 
 def test_shares_are_relative_and_a_missing_plan_leaves_its_share_to_the_policy():
-    config = ProposalConfig(candidates=101, policy=1, shifted=3, fan=0)
-    assert dict(propose(config, POLICY, PLAN, SAFE, rng())[1]) == {"safe": 1, "policy": 25, "shifted": 75}
-    assert dict(propose(config, POLICY, None, SAFE, rng())[1]) == {"safe": 1, "policy": 100}
+    config = ProposalConfig(candidates=101, slowed=0, policy=1, shifted=3, fan=0)
+    assert dict(propose(config, POLICY, PLAN, SAFE, VELOCITIES, rng())[1]) == {"safe": 1, "policy": 25, "shifted": 75}
+    assert dict(propose(config, POLICY, None, SAFE, VELOCITIES, rng())[1]) == {"safe": 1, "policy": 100}
+
+
+def test_slowed_copies_of_the_policy_have_less_of_its_velocities_and_of_nothing_else():
+    actions, sources = propose(ProposalConfig(slowed=3), POLICY, PLAN, SAFE, VELOCITIES, rng())
+    names, counts = zip(*sources, strict=True)
+    first = sum(counts[: names.index("slowed")])
+    slowed = actions[first : first + 3]
+    for copy, share in zip(slowed, (0.75, 0.5, 0.25), strict=True):
+        np.testing.assert_allclose(copy[:, 0], SAFE[0] + share * (POLICY[:, 0] - SAFE[0]), atol=1e-6)
+        np.testing.assert_array_equal(copy[:, 1], POLICY[:, 1])
+    none = propose(ProposalConfig(slowed=3), POLICY, PLAN, SAFE, np.zeros(2, bool), rng())[1]
+    assert "slowed" not in dict(none)
 
 
 def test_same_seed_same_candidates():
     config = ProposalConfig()
-    first, again, other = (propose(config, POLICY, PLAN, SAFE, rng(seed))[0] for seed in (1, 1, 2))
+    first, again, other = (propose(config, POLICY, PLAN, SAFE, VELOCITIES, rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 def test_broken_proposal_spoils_only_its_own_share():
-    actions, sources = propose(ProposalConfig(), np.full((5, 2), np.nan, np.float32), PLAN, SAFE, rng())
+    actions, sources = propose(ProposalConfig(), np.full((5, 2), np.nan, np.float32), PLAN, SAFE, VELOCITIES, rng())
     assert np.isnan(actions).any((1, 2)).sum() == dict(sources)["policy"]
 
 

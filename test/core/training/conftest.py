@@ -76,7 +76,7 @@ def config() -> TrainConfig:
     """Three stages of two, three and three steps."""
     sizes = {"trajectories": 4, "instructions": 2, "starts": 2}
     return TrainConfig(
-        data=DataConfig(domain="navigation", instructions=3, holdout=0.25),
+        data=DataConfig(domain="navigation", instructions=3, holdout=0.4),
         model=ModelConfig(
             latent=16, width=16, hidden=32, slots=3, slot_width=4, field_channels=2, word_dimensions=16, horizon=3
         ),

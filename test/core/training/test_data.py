@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.training.data import LabelledData, prefetch, source_weights, split
 
 SKIP = 2
@@ -32,6 +33,7 @@ def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, 
     for b, (trajectory, start) in enumerate(zip(windows.trajectory, windows.start, strict=True)):
         recorded = dataset[int(trajectory)]
         at = start + SKIP * np.arange(steps)
+        before = np.maximum(at - 1, start)  # what came between two latent steps
         np.testing.assert_array_equal(batch.images[0][b], recorded.images["overhead"][at])
         np.testing.assert_array_equal(batch.sensor[b], recorded.sensor[at])
         np.testing.assert_array_equal(batch.place[b], labels.place[trajectory][at])
@@ -41,9 +43,10 @@ def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, 
             np.testing.assert_allclose(batch.actions[b, t], covered.mean(0), atol=1e-6)
         for m in range(stage.instructions):
             (which,) = [c for c in range(3) if np.array_equal(labels.tokens[trajectory, c], batch.tokens[b, m])][:1]
-            np.testing.assert_array_equal(batch.margin[b, m], labels.margin[trajectory][which][at])
+            margin, violation = labels.margin[trajectory][which], labels.violation[trajectory][which]
+            np.testing.assert_array_equal(batch.margin[b, m], np.maximum(margin[at], margin[before]))
             np.testing.assert_array_equal(batch.cost[b, m], labels.cost[trajectory][which][at])
-            np.testing.assert_array_equal(batch.violation[b, m], labels.violation[trajectory][which][at])
+            np.testing.assert_array_equal(batch.violation[b, m], np.maximum(violation[at], violation[before]))
             np.testing.assert_array_equal(batch.referents[b, m], labels.referents[trajectory, which])
             np.testing.assert_array_equal(batch.field[b, m], labels.field[trajectory, which].astype(np.float32))
             assert batch.expert[b, m] == labels.expert[trajectory, which]
@@ -86,16 +89,46 @@ def test_a_window_is_seen_under_several_instructions_drawn_without_repeats(data,
     assert drawn == {0, 1, 2}  # the recorded one is not always first
 
 
-def test_held_out_trajectories_are_never_trained_on(dataset):
-    def names(part):
-        return {info.provenance["seed"] for info in part.trajectories}
+def seeds(part):
+    return [info.provenance["seed"] for info in part.trajectories]
 
-    training, held_out = split(dataset, 0.25, seed=0)
-    assert len(training) == 6 and len(held_out) == 2
-    assert not names(training) & names(held_out) and names(training) | names(held_out) == names(dataset)
-    assert names(split(dataset, 0.25, seed=0)[1]) == names(held_out)
-    assert {frozenset(names(split(dataset, 0.25, seed=s)[1])) for s in range(5)} != {frozenset(names(held_out))}
-    assert len(split(dataset, 0.01, seed=0)[1]) == 1  # never none
+
+def test_held_out_trajectories_are_never_trained_on_whatever_lies_beside_them(dataset):
+    training, held_out = split(dataset, 0.4)
+    assert len(training) > 1 and len(held_out) > 1
+    assert sorted(seeds(training) + seeds(held_out)) == sorted(seeds(dataset))
+    for left_out in range(len(dataset)):
+        first, second = split(dataset.subset([i for i in range(len(dataset)) if i != left_out]), 0.4)
+        assert set(seeds(first)) <= set(seeds(training)) and set(seeds(second)) <= set(seeds(held_out))
+    assert set(seeds(split(dataset, 0.7)[1])) > set(seeds(held_out))
+    assert len(split(dataset, 1e-9)[1]) == 1 and len(split(dataset, 1 - 1e-9)[0]) == 1  # never none, never all
+
+
+def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tmp_path):
+    whole = [dataset[index] for index in range(len(dataset))]
+    DatasetWriter(tmp_path / "one", dataset.interface).append(whole)
+    for trajectory in reversed(whole):
+        DatasetWriter(tmp_path / "many", dataset.interface).append([trajectory])
+    one, many = (split(Dataset.open(tmp_path / name), 0.4) for name in ("one", "many"))
+    assert list(map(seeds, one)) == list(map(seeds, many))
+
+
+@pytest.mark.parametrize(("between", "expected"), [([0, 1], 1), ([1, 0], 1), ([-1, 0], -1), ([-1, 1], 1), ([0, 0], 0)])
+def test_a_rule_broken_between_two_latent_steps_is_broken(data, stage, between, expected):
+    count = len(data.labels[0].texts[0])
+    lengths = [labels.shape[1] for labels in data.labels[0].violation]
+    repeated = [np.resize(np.array(between, np.int8), length) for length in lengths]
+    changed = dataclasses.replace(
+        data.labels[0],
+        violation=[np.broadcast_to(row, (count, len(row))) for row in repeated],
+        margin=[np.broadcast_to(np.where(row < 0, np.nan, row - 0.5), (count, len(row))) for row in repeated],
+    )
+    other = data.under(data.config)
+    other.labels = [changed]
+    batch = other.batch(other.sampler(stage, 5), stage, np.random.default_rng(0))
+    assert (batch.violation[..., 1:] == expected).all()
+    margin = batch.margin[..., 1:]
+    assert margin.isnan().all() if -1 in between else (margin == expected - 0.5).all()
 
 
 def test_shares_of_a_batch_are_its_rows(data, stage):

@@ -97,7 +97,7 @@ def test_every_output_of_every_graph_is_the_models(bundle, model, interface, con
         z, scores = latent.expand(count, -1), []
         for k in range(config.model.horizon):
             z = model.next(z, actions[:, k])
-            scores.append(model.judge(z[None], context))
+            scores.append(model.judge(z[None], context, actions[None, :, k]))
         violation, progress = (torch.cat([score[i] for score in scores]).T for i in range(2))
         found = run(bundle, "screen.onnx", latent=latent, context=context, actions=actions)
         same(found, violation=violation, progress=progress)
@@ -117,8 +117,9 @@ def test_the_robots_runtime_reads_it_from_words_to_verdict(bundle, model, interf
     words, z_l = model.instruct(tokens, mask)
     features, z_v, z_s, told, _ = observe(model, images, sensor)
     latent, _ = model.compose(z_v, z_l, z_s)
-    imagined = model.rollout(latent[:, None], torch.from_numpy(actions).float()[None])
-    violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l, told))
+    actions = torch.from_numpy(actions).float()[None]
+    imagined = model.rollout(latent[:, None], actions)
+    violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l, told), actions)
     np.testing.assert_allclose(rollouts.violation, violation[0], atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(rollouts.progress, progress[0], atol=2e-5, rtol=1e-5)
 

@@ -26,7 +26,8 @@ def scoring_both_signs(model, batch):
     """``model`` with its violation scores moved so that half of what it sees violates: no term is 0 by chance."""
     with torch.no_grad():
         latents = encode_batch(model, batch, torch.arange(batch.valid.shape[1]))
-        v, _ = model.judge(latents.z[:, :, None].flatten(0, 1), latents.context.flatten(0, 1))
+        seen, still = latents.z[:, :, None].flatten(0, 1), torch.zeros(1, 1, batch.actions.shape[-1])
+        v, _ = model.judge(seen, latents.context.flatten(0, 1), still.expand(len(seen), -1, -1))
         model.constraint_function.score[-1].bias.sub_(v.median())
     return model
 

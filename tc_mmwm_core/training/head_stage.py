@@ -1,0 +1,84 @@
+"""Stages ``judge`` and ``policy``: a head alone, on what the trained encoders made of decisions, once.
+
+Encoding is nine tenths of a training step, and heads need many more decisions than the encoders do: what is sharp in an
+expert (when to close a gripper, which way around), and how a rule on speed differs from a rule on places, is learnt
+last. With encoders and dynamics at rest each decision is encoded once and learnt from many times.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Imagined
+from tc_mmwm_core.training.checkpoint import Position
+from tc_mmwm_core.training.data import prefetch
+from tc_mmwm_core.training.objective import decisions, imagined
+from tc_mmwm_core.training.run import Run
+from tc_mmwm_core.training.stage import Stage
+
+ENCODED = {
+    "judge": (Imagined, imagined),
+    "policy": (Decisions, decisions),
+}  # what a stage learns from, and who makes it
+
+
+class HeadStage(Stage):
+    """Encodes its windows, with what is hidden in them, before its first step, and again when it is resumed."""
+
+    def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
+        """See :class:`Stage`."""
+        if start.stage_step == 0:  # the head is to fit the encoders that are exported: the averaged ones
+            self.model.load_state_dict(self.ema.module.state_dict())
+        self.show = run is not None and run.progress
+        return super().run(output, run, start)
+
+    def batches(self, first: int) -> Iterator[tuple[Encoded, dict[str, Any]]]:
+        """Rows drawn from all that were encoded, as many as one batch of windows has."""
+        before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
+        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
+        every, size = self.kind.joined(encoded), max(map(len, encoded))
+        rows = self.share.rows(size - size % self.share.count)
+        for step in count(first):
+            drawn = np.random.default_rng([self.seed, step]).integers(len(every), size=size)
+            yield every.rows(torch.from_numpy(drawn[rows])), before
+
+    def scored(self) -> Sequence[Encoded]:
+        """See :class:`Stage`."""
+        return self._held_out_rows
+
+    def measures(self) -> dict[str, float]:
+        """See :class:`Stage`. They are of encoders and judgement: a stage of the policy changes none of them."""
+        return super().measures() if self.stage.name == "judge" else self._measures
+
+    @property
+    def kind(self) -> type[Encoded]:
+        """What this stage learns from."""
+        return ENCODED[self.stage.name][0]
+
+    @cached_property
+    def _measures(self) -> dict[str, float]:
+        return super().measures()
+
+    @cached_property
+    def _held_out_rows(self) -> list[Encoded]:
+        return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
+
+    def _encoded(self) -> Iterator[Encoded]:
+        """Every process encodes all of them: a batch is the same for any number of processes."""
+        batches = prefetch(self.data, self.sampler, self.stage, self.seed, 0)
+        for step in range(self.steps // self.stage.passes):
+            batch, _ = next(batches)
+            yield self._encode(batch.to(self.processes.device), self.seed + step).to("cpu")
+        batches.close()
+
+    def _encode(self, batch: Batch, seed: int) -> Encoded:
+        return ENCODED[self.stage.name][1](self.model, batch, self.stage, torch.Generator().manual_seed(seed))

@@ -1,0 +1,133 @@
+"""Stages of one head: on encoders at rest, each decision encoded once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from batches import noise_batch, tiny_model
+from pydantic import ValidationError
+
+from tc_mmwm_core.losses.proposal import median_proposal
+from tc_mmwm_core.losses.total_loss import LossWeights
+from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
+from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
+from tc_mmwm_core.training.fork import fork
+from tc_mmwm_core.training.head_stage import HeadStage
+from tc_mmwm_core.training.objective import Objective, decisions, encode_batch, imagined, judgement_losses
+from tc_mmwm_core.training.trainer import train
+
+POLICY = StageConfig(
+    name="policy", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=2, starts=3, passes=40
+)
+
+
+JUDGE = StageConfig(
+    name="judge", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=1, passes=40
+)
+LEARNT = {  # terms of each stage, and the parts of the model that it trains
+    "judge": ({"constraint", "violation", "margin", "progress"}, ("constraint_function.", "progress_head.")),
+    "policy": ({"proposal"}, ("policy.",)),
+}
+
+
+@pytest.fixture(scope="module", params=[JUDGE, POLICY], ids=lambda stage: stage.name)
+def with_head(config, request):
+    return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40})
+
+
+@pytest.fixture(scope="module")
+def trained(unbroken, with_head, dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("head") / "run"
+    fork(unbroken.folder, with_head, folder)
+    return folder, train(with_head, [dataset], folder, progress=False)
+
+
+def records(folder, stage):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == stage]
+
+
+def test_the_head_learns_and_all_else_rests_as_it_was_averaged(trained, unbroken, with_head):
+    folder, measures = trained
+    name = with_head.stages[-1].name
+    terms, learning = LEARNT[name]
+    found = records(folder, name)
+    assert len(found) == 3 * 40
+    assert {key.removeprefix("raw/") for key in found[0] if key.startswith("raw/")} == terms
+    assert sum(r["loss"] for r in found[-40:]) < 0.9 * sum(r["loss"] for r in found[:40])
+    assert measures["loss"] == found[-1]["valid/loss"] and "violation_auroc" in measures
+    before, parts = unbroken.weights, read_checkpoint(folder / LAST)["parts"]
+    for name, value in parts["model"].items():
+        same = torch.equal(value, before[f"ema.module.{name}"])
+        assert same != (name.startswith(learning) and value.is_floating_point()), name
+        assert same == torch.equal(parts["ema"][f"module.{name}"], before[f"ema.module.{name}"]), name
+
+
+def test_an_interrupted_stage_encodes_the_same_and_resumes_to_the_same_weights(
+    trained, unbroken, with_head, dataset, tmp_path, weights_of, assert_same_weights, monkeypatch
+):
+    def interrupted(stage, *args, step=HeadStage.step):
+        if args[1].stage_step == 50:
+            raise KeyboardInterrupt
+        return step(stage, *args)
+
+    fork(unbroken.folder, with_head, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HeadStage, "step", interrupted)
+        train(with_head, [dataset], tmp_path / "run", progress=False)
+    train(with_head, [dataset], tmp_path / "run", progress=False)
+    assert_same_weights(weights_of(trained[0]), weights_of(tmp_path / "run"))
+
+
+def test_decisions_are_what_the_model_proposes_on_and_what_is_wanted_of_it():
+    model, batch = tiny_model(cameras=2, bodies=2, keypoints=True), noise_batch(cameras=2, bodies=2)
+    of = decisions(model, batch, POLICY, torch.Generator().manual_seed(5))
+    windows, several = batch.tokens.shape[:2]
+    assert len(of) == windows * several * POLICY.starts and of.wanted.isfinite().all()
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, POLICY, 5)
+    expected = median_proposal(model.policy(of.seen), of.wanted, of.known)
+    torch.testing.assert_close(found.raw["proposal"], expected)
+    assert found.alpha is None
+
+
+@torch.no_grad()
+def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_of_it():
+    model, batch = tiny_model(constraint_sees_action=True), noise_batch(steps=6)
+    stage, horizon = JUDGE.model_copy(update={"starts": 9}), tiny_model().config.horizon
+    of = imagined(model, batch, stage, torch.Generator().manual_seed(5))
+    windows, several = batch.tokens.shape[:2]
+    starts = torch.arange(6 - horizon)
+    assert of.z.shape[:2] == (windows * several * len(starts), 1 + horizon)
+    latents = encode_batch(model, batch, starts)
+    row = 0
+    for n in range(windows * several):
+        for s in starts.tolist():
+            z, action = latents.z[n, s], torch.zeros(batch.actions.shape[-1])
+            for k in range(1 + horizon):
+                v, p = model.judge(z[None], latents.context[n, s][None], action[None])
+                given = (x[row : row + 1, k] for x in (of.z, of.read, of.summary[:, None].expand(-1, 9, -1), of.action))
+                torch.testing.assert_close(model.score(*given), (v, p), atol=1e-4, rtol=1e-4)
+                own = (x.flatten(0, 1)[n, s + k] for x in (batch.margin, batch.cost, batch.violation))
+                for value, label in zip((of.margin, of.cost, of.violation), own, strict=True):
+                    torch.testing.assert_close(value[row, k], label, equal_nan=True)
+                assert of.valid[row, k] == batch.valid[n // several, s + k]
+                if k < horizon:
+                    action = batch.actions[n // several, s + k]
+                    z = model.next(z, action)
+            row += 1
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, JUDGE, 5).raw
+    v, p = model.score(of.z, of.read, of.summary, of.action)
+    assert found == judgement_losses(v, p, of.margin, of.cost, of.violation, of.valid, ObjectiveConfig())
+
+
+def test_only_these_stages_have_passes():
+    with pytest.raises(ValidationError, match="stage full has passes 2: only stages judge and policy"):
+        StageConfig(name="full", epochs=1, passes=2)
+
+
+def test_a_window_must_hold_more_than_what_is_imagined(config):
+    stages = (*config.stages, JUDGE.model_copy(update={"min_length": config.model.horizon}))
+    with pytest.raises(ValidationError, match=r"stage judge: min_length 3 must be above model\.horizon 3"):
+        TrainConfig.model_validate(config.model_copy(update={"stages": stages}).model_dump())
