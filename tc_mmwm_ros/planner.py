@@ -1,9 +1,11 @@
 """The planner: a lifecycle node that never publishes an action it cannot stand behind.
 
 Threads: one. Everything below runs in the thread that spins. Subscriptions only cache what was heard; the control
-timer, at the robot interface's rate on the node's clock (so ``use_sim_time`` is honoured), does the work: it makes a
-step of the cached messages, decides, publishes the command, and only then reports. A second timer, on the steady clock
-at 1 Hz, repeats state and diagnostics. SIGINT and SIGTERM set a flag that this thread looks at between callbacks
+timer, at the robot interface's rate, does the work: it makes a step of the cached messages, decides, publishes the
+command, and only then reports. It runs on the steady clock, so that setting the system's clock does not hold it up, or
+with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
+1 Hz, repeats state and diagnostics, and stops the robot where the control timer has fallen silent (``/clock`` stands
+still). SIGINT and SIGTERM set a flag that this thread looks at between callbacks
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
@@ -74,6 +76,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
+SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -108,11 +111,12 @@ class PlannerNode(LifecycleNode):
         self._logged: dict[PlannerState, float] = {}  # when
         self._understood: tuple[str, Instruction | InstructionError] | None = None
         self._period = math.inf
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._begin_counting()
         self._state_publisher = self.create_publisher(PlannerStateMessage, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._publish_state()
-        self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1.0, self._on_second, clock=self._steady_clock)
 
     # --- lifecycle
 
@@ -142,7 +146,9 @@ class PlannerNode(LifecycleNode):
         super().on_activate(state)
         self._active = True
         self._set_state(PlannerState.WAITING, "activated, first decision is due")
-        self._timer = self.create_timer(self._period, self._on_tick)
+        self._timer_clock = self.get_clock() if self.get_parameter("use_sim_time").value else self._steady_clock
+        self._last_tick_ns = self._timer_clock.now().nanoseconds
+        self._timer = self.create_timer(self._period, self._on_tick, clock=self._timer_clock)
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -261,7 +267,11 @@ class PlannerNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "instruction":
                 continue
-            if self._planner is not None and parameter.name != "use_sim_time":
+            if parameter.name == "use_sim_time":
+                if self._active:
+                    reason = "use_sim_time is read when the planner is activated: deactivate it first"
+                    return SetParametersResult(successful=False, reason=reason)
+            elif self._planner is not None:
                 reason = f"{parameter.name} is read when the planner is configured: clean it up first"
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
@@ -274,10 +284,10 @@ class PlannerNode(LifecycleNode):
     def _on_tick(self) -> None:
         """One control period. Whatever goes wrong in here, the last command is the safe action."""
         started = time.perf_counter()
-        now_ns = self.get_clock().now().nanoseconds
+        tick_ns, now_ns = self._timer_clock.now().nanoseconds, self.get_clock().now().nanoseconds
         try:
             decision = self._decide(now_ns)
-            decision = self._in_time(decision, now_ns, started)
+            decision = self._in_time(decision, tick_ns, started)
             self._publish_command(decision.action, now_ns)
             self._latencies.append((time.perf_counter() - started) * 1e3)
             self._report(decision, now_ns)
@@ -291,14 +301,15 @@ class PlannerNode(LifecycleNode):
         self._step = self._stream.step(now_ns)
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
 
-    def _in_time(self, decision: Decision, now_ns: int, started: float) -> Decision:
+    def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
         """``decision``, or the safe action where decisions are late twice running.
 
-        Late is what began late (on the node's clock) and what took long (on the steady clock) taken together.
+        Late is what began late (on the control timer's clock) and what took long taken together.
         """
-        since_last = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else self._period
-        self._last_tick_ns = now_ns
-        elapsed = max(0.0, since_last - self._period) + time.perf_counter() - started
+        took = time.perf_counter() - started
+        last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
+        since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
+        elapsed = max(0.0, since_last - self._period) + took
         if not self._deadline.missed(elapsed):
             return decision
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
@@ -433,6 +444,8 @@ class PlannerNode(LifecycleNode):
     # --- once a second
 
     def _on_second(self) -> None:
+        if self._active:
+            self._watch_timer()
         self._publish_state()
         seconds = time.perf_counter() - self._heard_since
         rates = {topic: count / seconds for topic, count in self._heard.items()}
@@ -451,6 +464,23 @@ class PlannerNode(LifecycleNode):
                 ],
             )
         )
+
+    def _watch_timer(self) -> None:
+        """Stop the robot, and say why, where the control timer has fallen silent: only this timer is left to."""
+        now_ns = self._timer_clock.now().nanoseconds
+        silent = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else 0.0
+        allowed = SILENT_PERIODS * self._period
+        if now_ns == self._last_second_ns:
+            why = f"/clock stands still at {now_ns * 1e-9:.3f} s: use_sim_time is true; is the simulation running?"
+        elif silent > allowed:
+            why = f"no tick for {silent:.3f} s, allowed are {allowed:g} s"
+        else:
+            why = ""
+        self._last_second_ns = now_ns
+        if why:
+            decision = self._planner.stop(PlannerState.DEADLINE_MISSED, f"control timer: {why}")
+            self._publish_command(decision.action, self.get_clock().now().nanoseconds)
+            self._set_state(decision.state, decision.reason)
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
         """What ``/diagnostics`` says, beside state and reason."""
@@ -487,7 +517,8 @@ class PlannerNode(LifecycleNode):
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
         self._decisions = self._candidate_count = self._accepted_count = 0
         self._ignored, self._ignored_why = 0, ""
-        self._last_tick_ns = 0
+        self._last_tick_ns = 0  # on the control timer's clock, as the next
+        self._last_second_ns = -1
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._heard: dict[str, int] = {}
         self._heard_since = time.perf_counter()

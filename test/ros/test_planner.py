@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State
 from planner_rig import Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -378,8 +379,9 @@ def test_simulated_time_drives_the_timer(make_planner, robot):
     planner.trigger_configure()
     planner.trigger_activate()
     spinner = Spinner(planner, robot)
-    spinner.spin(5 * PERIOD)
-    assert robot.commands == [], "no time, no decision"
+    spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED)  # no time, no decision: it says so
+    assert "/clock stands still" in robot.states[-1].reason
+    assert planner._decisions == 0 and all(command[1:] == (0.0, 0.0) for command in robot.commands)
     robot.set_parameters([Parameter("use_sim_time", value=True)])
     clock, now = robot.create_publisher(Clock, "/clock", 1), [0.0]
     clock_node = rclpy.create_node("clock")
@@ -397,7 +399,28 @@ def test_simulated_time_drives_the_timer(make_planner, robot):
     spinner.until(lambda: now[0] > begun + 3)
     assert len(robot.commands) - count == pytest.approx((now[0] - begun) / PERIOD, rel=0.3)
     assert started == 0.0
+    refused = planner.set_parameters([Parameter("use_sim_time", value=False)])[0]
+    assert not refused.successful and "deactivate it first" in refused.reason
+    spinner.executor.remove_node(clock_node)
+    spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED and robot.stopped)  # /clock stops
+    spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR)
+    spinner.executor.add_node(clock_node)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
     clock_node.destroy_node()
+
+
+def test_a_system_clock_that_is_set_back_does_not_hold_the_planner_up(driving):
+    """An hour back, as NTP may do at boot. The node's clock is set and nobody else's: sensors are stamped as before."""
+    planner, robot, spinner = driving
+    clock = planner.get_clock()
+    an_hour_ago = clock.now() - rclpy.duration.Duration(seconds=3600)
+    clock.set_ros_time_override(an_hour_ago)
+    clock._set_ros_time_is_active(True)
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 5, timeout=5)
+    assert robot.stopped, "of the sensors it can only say that their clock differs"
+    clock._set_ros_time_is_active(False)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
 @pytest.fixture
