@@ -160,7 +160,7 @@ class Planner:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
-        screening = self._screen(scene, actions, sources, timings)
+        screening = self._screen(scene, actions, sources, timings, safe=1)
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
@@ -211,9 +211,17 @@ class Planner:
         return proposals.shift_plan(self._plan, steps) if 0 <= steps < len(self._plan) else None
 
     def _screen(
-        self, scene: Scene, actions: np.ndarray, sources: tuple[tuple[str, int], ...], timings: dict[str, float]
+        self,
+        scene: Scene,
+        actions: np.ndarray,
+        sources: tuple[tuple[str, int], ...],
+        timings: dict[str, float],
+        safe: int = 0,
     ) -> Screening:
-        """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them."""
+        """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them.
+
+        The first ``safe`` of them stop the robot, and are as exempt from the rate limit as :meth:`stop` is.
+        """
         interface = self.interface
         with _timed(timings, "select"):
             outside = outside_value_limits(actions, interface.action_limits).any((1, 2))
@@ -225,6 +233,7 @@ class Planner:
                 1 / interface.rate,
                 self._step_duration,
             )
+            limited[:safe] = interface.action_safe
             normalised = interface.normalise_action(limited)
         with _timed(timings, "screen"):
             rollouts = self.screener.screen(scene, normalised)

@@ -146,6 +146,20 @@ def test_a_better_external_candidate_wins(screener, navigation, make_step):
     np.testing.assert_allclose(decision.screening.actions[8, :, 0], [0.4, 0.7, 0.7], atol=1e-6)
 
 
+def test_stopping_is_screened_as_it_is_executed_whatever_the_rate_limit(planner, screener, make_step):
+    """At 0.7 m/s the rate limit lets 0.3 m/s through a period later; to stop is to command 0 at once."""
+    instruction = screener.instruct("drive slow")
+    for t in range(3):
+        planner.decide(make_step(t / 10), screener.instruct("drive"))
+    planner.threshold = -0.3  # normalised speed: 0 m/s is -0.4, the 0.3 m/s that all others begin with are 0.2
+    decision = planner.decide(make_step(0.3), instruction)
+    assert (decision.state, decision.screening.chosen) == (PlannerState.PLANNING, 0)
+    np.testing.assert_array_equal(decision.action, [0, 0])
+    np.testing.assert_array_equal(decision.screening.actions[0], np.zeros((HORIZON, 2)))
+    np.testing.assert_allclose(decision.screening.violation[0], -0.4, atol=1e-6)
+    assert decision.screening.actions[1:, 0, 0].min() > 0.29, "all others keep to the rate limit"
+
+
 @pytest.mark.parametrize("method", ["mppi", "cem"])
 def test_refinement_never_makes_it_worse_and_keeps_every_round_on_record(screener, navigation, make_step, method):
     def score(proposals):
