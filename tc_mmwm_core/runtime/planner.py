@@ -54,6 +54,11 @@ class PlannerConfig(Config):
     trust: float = Field(
         0.0, ge=0, description="progress given up a unit of squared distance from the policy's proposal"
     )
+    prefer_external: bool = Field(
+        True,
+        description="where candidates from outside are accepted, execute the best of these; the planner's own are the "
+        "fallback. False: all compete, and trust counts how far those from outside stray from the planner's own policy",
+    )
     seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
     threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
@@ -139,7 +144,8 @@ class Planner:
         The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
         acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so
         that every stop takes this one path. ``external`` candidates are shifted by the time gone by since the
-        observation that they were made for; that they are fresh enough is for the caller to see to.
+        observation that they were made for; that they are fresh enough is for the caller to see to. With
+        ``prefer_external`` our own are executed only where none of them is accepted.
         """
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
@@ -155,12 +161,13 @@ class Planner:
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             shifted = self._shifted_plan(step)
             own, sources = proposals.propose(self.config.proposals, scene.proposal[0], shifted, self._safe, rng)
-            actions = self.interface.denormalise_action(own)
+            actions, preferred = self.interface.denormalise_action(own), range(0)
             if external is not None:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
-        screening = self._screen(scene, actions, sources, timings, safe=1)
+                preferred = range(len(own), len(actions)) if self.config.prefer_external else preferred
+        screening = self._screen(scene, actions, sources, timings, safe=1, preferred=preferred)
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
@@ -180,7 +187,8 @@ class Planner:
     def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
         """The candidate to execute (-1: the safe action), what that means, and why."""
         if screening.accepted:
-            return selection.choose(screening.verdict, screening.score), PlannerState.PLANNING, ""
+            chosen = selection.choose(screening.verdict, screening.score, screening.preferred)
+            return chosen, PlannerState.PLANNING, ""
         reason = _why_all_rejected(screening)
         way_out = selection.retreat(screening.verdict, screening.violation) if self.config.retreat else -1
         if way_out < 0:
@@ -217,10 +225,12 @@ class Planner:
         sources: tuple[tuple[str, int], ...],
         timings: dict[str, float],
         safe: int = 0,
+        preferred: range = range(0),
     ) -> Screening:
         """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them.
 
-        The first ``safe`` of them stop the robot, and are as exempt from the rate limit as :meth:`stop` is.
+        The first ``safe`` of them stop the robot, and are as exempt from the rate limit as :meth:`stop` is. The
+        ``preferred`` ones are another policy's: how far they stray from our own says nothing against them.
         """
         interface = self.interface
         with _timed(timings, "select"):
@@ -239,6 +249,7 @@ class Planner:
             rollouts = self.screener.screen(scene, normalised)
         with _timed(timings, "select"):
             config, strayed = self.config, np.square(normalised - scene.proposal[0]).mean((1, 2))
+            strayed[preferred] = 0
             return Screening(
                 actions=np.where(outside[:, None, None], actions, limited),
                 violation=rollouts.violation,
@@ -250,14 +261,17 @@ class Planner:
                 limits=interface.action_limits,
                 chosen=-1,
                 sources=sources,
+                preferred=preferred,
             )
 
     def _refine(self, screening: Screening, iteration: int, rng: np.random.Generator) -> np.ndarray | None:
         """The next round's candidates [N, K, A] (units) around the best so far; None where there is nothing to rest on.
 
         It rests on accepted candidates where there are any, else on those that violate least: accept first, then
-        progress.
+        progress. Where a preferred candidate is accepted, no other would be chosen: there is nothing to refine.
         """
+        if (screening.verdict[screening.preferred] == Verdict.ACCEPTED).any():
+            return None
         config = self.config.proposals
         wanted = Verdict.ACCEPTED if screening.accepted else Verdict.REJECTED_VIOLATION
         merit = screening.score if screening.accepted else -screening.violation.max(1)

@@ -320,6 +320,26 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
     assert robot.state == PlannerState.PLANNING
 
 
+def test_another_policys_candidate_is_executed_where_it_is_accepted(driving):
+    """Our own drive at 0.7 m/s; the other policy turns on the spot, which is no progress at all."""
+    _, robot, spinner = driving
+    screenings = []
+    robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
+    spinner.until(lambda: screenings)
+    turning = np.tile(np.float32([0.0, 1.0]), (1, HORIZON, 1))
+    robot.propose(turning)
+    spinner.until(lambda: screenings[-1].chosen == 256)
+    spinner.until(lambda: robot.commands[-1][2] == pytest.approx(1.0))
+    spinner.until(lambda: screenings[-1].count == 256 and robot.speed == pytest.approx(0.7))  # it aged: our own again
+    robot.instruct("drive right")  # normalised turn is now the violation, and 0.4 is above the threshold of 0.25
+    spinner.until(lambda: screenings[-1].instruction == "drive right")
+    screenings.clear()
+    robot.propose(turning)
+    spinner.until(lambda: any(screening.count == 257 for screening in screenings))
+    screening = next(screening for screening in screenings if screening.count == 257)
+    assert screening.verdict[256] == Screening.REJECTED_VIOLATION and 0 <= screening.chosen < 256
+
+
 def test_diagnostics_latent_state_and_markers(driving):
     _, robot, spinner = driving
     latents, markers = [], []
