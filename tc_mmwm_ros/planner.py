@@ -60,7 +60,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step, StepStream
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
-from tc_mmwm_core.runtime.deadline import Deadline
+from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
 from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
 from tc_mmwm_ros import signals
@@ -93,6 +93,9 @@ class PlannerNode(LifecycleNode):
         declare("threads", 1, describe("threads of ONNX Runtime within an operator", 1, 64))
         declare("deadline", 0.0, describe("time a decision may take, s; 0: one control period", 0.0, 10.0))
         declare("max_candidate_age", 0.3, describe("external candidates older than this are ignored, s", 0.0, 10.0))
+        declare(
+            "max_external_candidates", 512, describe("a message with more external candidates is ignored", 1, 65536)
+        )
         declare("marker_candidates", 64, describe("candidates drawn in RViz; 0: no markers", 0, 4096))
         declare("require_instruction", False, describe("activation fails as long as there is no good instruction"))
         declare("instruction", "", describe("what to do until another comes on the topic; may be set at any time"))
@@ -259,6 +262,7 @@ class PlannerNode(LifecycleNode):
                 message.actions,
                 self._interface,
                 self._bundle.manifest.horizon,
+                self.get_parameter("max_external_candidates").value,
             )
         except CandidateError as error:
             self._ignore_candidates(f"from '{message.source}': {error}")
@@ -302,7 +306,7 @@ class PlannerNode(LifecycleNode):
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
 
     def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
-        """``decision``, or the safe action where decisions are late twice running.
+        """``decision``, or the safe action where it is too late: twice running, by much, or its inputs by now too old.
 
         Late is what began late (on the control timer's clock) and what took long taken together.
         """
@@ -310,14 +314,26 @@ class PlannerNode(LifecycleNode):
         last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
         since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
         elapsed = max(0.0, since_last - self._period) + took
-        if not self._deadline.missed(elapsed):
+        too_late, late = self._deadline.missed(elapsed), elapsed > self._deadline.period
+        outdated = self._outdated(took) if late else ""
+        if not too_late and not outdated:
             return decision
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
         return self._planner.stop(
             PlannerState.DEADLINE_MISSED,
-            f"deadline: decisions late twice running, the last by {elapsed - self._deadline.period:.3f} s, "
-            f"allowed are {self._deadline.period:g} s from its tick; ms: {phases or 'nothing was screened'}",
+            f"deadline: ready {elapsed:.3f} s after its tick was due, allowed are {self._deadline.period:g} s, once up "
+            f"to {TOLERATED_PERIODS} times that{outdated}; ms: {phases or 'nothing was screened'}",
         )
+
+    def _outdated(self, took: float) -> str:
+        """Which input got too old while the decision ``took`` its seconds; empty: none."""
+        if isinstance(self._step, Fault):
+            return ""
+        for spec in (*self._interface.images, *self._interface.sensors):
+            age = self._step.ages[spec.topic] + took
+            if age > spec.max_age:
+                return f"; {spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
+        return ""
 
     def _instruction(self) -> Instruction | InstructionError | None:
         """What we were told last as the model hears it, or why it cannot be read; None where nothing was said."""
