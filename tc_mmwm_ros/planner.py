@@ -5,7 +5,7 @@ timer, at the robot interface's rate, does the work: it makes a step of the cach
 command, and only then reports. It runs on the steady clock, so that setting the system's clock does not hold it up, or
 with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
 1 Hz, repeats state and diagnostics, and stops the robot where the control timer has fallen silent (``/clock`` stands
-still). SIGINT and SIGTERM set a flag that this thread looks at between callbacks
+still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
@@ -570,7 +570,7 @@ def _message_type(name: str) -> type:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 1 autostart failed."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed."""
     stop = signals.init(arguments)
     node = PlannerNode()
     try:

@@ -204,7 +204,7 @@ def _playback_qos(latched: bool) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Record until Ctrl-C or SIGTERM."""
+    """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 the bag could not be written, 2 refused."""
     stop = signals.init(arguments)
     try:
         recorder = Recorder()

@@ -393,7 +393,7 @@ class SimRobot(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 2 a parameter was refused."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 2 a parameter was refused."""
     stop = signals.init(arguments)
     status = 0
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -493,7 +494,7 @@ def process(model):
     child.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot, number):
     spinner = Spinner(robot)
     spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
@@ -501,6 +502,28 @@ def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot,
     spinner.until(lambda: process.poll() is not None)
     spinner.spin(2 * PERIOD)
     assert process.returncode == 0
+    assert robot.stopped
+
+
+def test_a_closed_terminal_makes_the_safe_action_the_last_thing_published(model, robot):
+    """As where ssh loses its connection: SIGHUP, and nowhere left to log to."""
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", f"model:={model}"]
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir("/")
+        os.execv(sys.executable, [*command, "-p", "instruction:=drive", "-p", "autostart:=true"])
+    spinner = Spinner(robot)
+    try:
+        spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+    ended = []
+    spinner.until(lambda: ended.append(os.waitpid(child, os.WNOHANG)) or ended[-1][0])
+    spinner.spin(2 * PERIOD)
+    assert os.waitstatus_to_exitcode(ended[-1][1]) == 0
     assert robot.stopped
 
 
