@@ -25,9 +25,9 @@ Publishes (topics relative, command topic and type as the robot interface says):
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
-transient local) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other policy, screened
-beside the planner's own. An instruction that cannot be read takes the one in force away, and the robot stops until a
-good one comes: who speaks means to change something, and what was meant is not known.
+latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
+policy, which are executed before the planner's own where they are accepted. If an instruction cannot be parsed, the
+previous one is dropped and the robot stops until a valid one arrives.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from tc_mmwm_core import config
@@ -64,6 +64,7 @@ from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
 from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
 from tc_mmwm_ros import signals
+from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.msg import CandidateActions, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
@@ -111,6 +112,7 @@ class PlannerNode(LifecycleNode):
         self._active = False
         self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
         self._said: str | None = self.get_parameter("instruction").value or None  # what we were told last
+        self._instructions = Instructions(self._on_instruction)
         self._logged: dict[PlannerState, float] = {}  # when
         self._understood: tuple[str, Instruction | InstructionError] | None = None
         self._period = math.inf
@@ -209,7 +211,7 @@ class PlannerNode(LifecycleNode):
             subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
             for topic, type_name in interface.observation_topics().items()
         ]
-        self._inputs.append(subscribe(String, interface.instruction.topic, self._on_instruction, LATCHED_QOS))
+        self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
         self._inputs.append(subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS))
         self.get_logger().info(
             f"configured: bundle {bundle.identity}, robot {interface.name}, {screener.provider}, "
@@ -247,8 +249,8 @@ class PlannerNode(LifecycleNode):
         self._heard[topic] = self._heard.get(topic, 0) + 1
         self._stream.add(topic, message, self.get_clock().now().nanoseconds)
 
-    def _on_instruction(self, message: String) -> None:
-        self._said = message.data
+    def _on_instruction(self, text: str, _: int) -> None:
+        self._said = text
 
     def _on_candidates(self, message: CandidateActions) -> None:
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
@@ -281,6 +283,7 @@ class PlannerNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "instruction":
                 self._said = parameter.value or None
+                self._instructions.overtake()
         return SetParametersResult(successful=True)
 
     # --- the decision

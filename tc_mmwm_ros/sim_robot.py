@@ -59,6 +59,7 @@ from tc_mmwm_core.domains.navigation.instructions import Instruction
 from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
 from tc_mmwm_core.domains.navigation.simulator import LIDAR_RANGE, LIDAR_RAYS, SUBSTEPS, TIMESTEP, Reading, Simulator
 from tc_mmwm_ros import signals
+from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.msg import EpisodeEvent
 from tc_mmwm_ros.srv import ResetEpisode
 
@@ -108,7 +109,7 @@ class SimRobot(Node):
         self._over = True
         self._episode_id = ""
         self._given = text  # an instruction that somebody gave outlives the episode
-        self._instructed_at = 0  # ns of the wall clock; older messages on ``instruction`` are overtaken
+        self._begun_at = 0  # ns of the wall clock
         self._resume_at: int | None = None
         self._substeps = 0
         self._command = np.zeros(2)
@@ -135,7 +136,7 @@ class SimRobot(Node):
         self._begin(*first)
 
         self.create_subscription(TwistStamped, "cmd_vel", self._on_command, 1)
-        self.create_subscription(String, "instruction", self._on_instruction, latched)
+        Instructions(self._on_instruction).subscribe(self, "instruction")
         self.create_service(ResetEpisode, "reset_episode", self._on_reset)
         self.create_timer(TICK_NS * 1e-9 / self._factor, self._on_tick, clock=self._source)
 
@@ -216,7 +217,7 @@ class SimRobot(Node):
         self._time = self._time + TIMESTEP_NS if self._publish_clock else self._seen
         self._episode, self._over, self._resume_at = episode, False, None
         self._episode_id = f"{scene.seed}-{uuid.uuid4().hex[:12]}"
-        self._instructed_at = time.time_ns()
+        self._begun_at = time.time_ns()
         if self._clock_publisher:
             self._tell_time()
         self._sense()  # before START, so that whoever has heard of the episode can also see it
@@ -286,14 +287,12 @@ class SimRobot(Node):
                 throttle_duration_sec=5.0,
             )
 
-    def _on_instruction(self, message: String, information: dict) -> None:
-        if information["source_timestamp"] < self._instructed_at:
+    def _on_instruction(self, text: str, stamp_ns: int) -> None:
+        if stamp_ns < self._begun_at:
             return  # overtaken by a reset, whose instruction is newer
-        text = message.data
         if text == self._episode.instruction.text:
             return
         self._advance()
-        self._instructed_at = information["source_timestamp"]
         try:
             instruction = instructions.parse(text)
             if not self._over:

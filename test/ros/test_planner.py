@@ -20,6 +20,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
+from std_msgs.msg import String
 from tc_mmwm_ros.msg import LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, write_tiny_bundle
@@ -192,6 +193,44 @@ def test_another_instruction_changes_what_is_done(driving):
     robot.commands.clear()
     spinner.until(lambda: len(robot.commands) >= 5)
     assert max(forward for _, forward, _ in robot.commands) <= 0.325 + 1e-6
+
+
+def test_a_volatile_publisher_is_heard_as_a_latched_one_is(driving):
+    """As ``ros2 topic pub``, rqt and most speech nodes publish: volatile, once the subscription is matched."""
+    _, robot, spinner = driving
+    speaker = robot.create_publisher(String, "instruction", 10)
+    spinner.until(lambda: speaker.get_subscription_count() > 0)
+    speaker.publish(String(data="drive slow"))
+    spinner.until(lambda: robot.states[-1].instruction == "drive slow")
+    robot.instruct("drive right")
+    spinner.until(lambda: robot.states[-1].instruction == "drive right")
+
+
+def test_of_several_latched_instructions_the_newest_is_in_force(make_planner, robot):
+    """All are there before the planner is; which publisher is discovered last is a matter of luck."""
+    for text in ("drive slow", "drive right", "drive slow right", "drive"):
+        robot.latch(text)
+    planner = make_planner(instruction="slow")
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.states and robot.states[-1].instruction == "drive")
+    spinner.spin(1.0)
+    assert robot.states[-1].instruction == "drive"
+
+
+def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot):
+    robot.latch("slow")  # long ago, by somebody whom the planner has not discovered yet
+    planner = make_planner()
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    spinner.spin(1.0)
+    assert robot.states[-1].instruction == "drive"
+    robot.instruct("drive slow")
+    spinner.until(lambda: robot.states[-1].instruction == "drive slow")
 
 
 @pytest.mark.parametrize(
