@@ -49,6 +49,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
@@ -191,6 +192,7 @@ class PlannerNode(LifecycleNode):
         interface = RobotInterface.load(robot) if robot else bundle.interface
         bundle.check(interface)
         types = {name: _message_type(name) for name in [*interface.topics().values(), interface.action.type]}
+        _check_command(types[interface.action.type], interface)
         screener = Screener(bundle, self.get_parameter("provider").value, self.get_parameter("threads").value)
         planner = Planner(screener, interface, settings)
         planner.warm_up()
@@ -294,9 +296,11 @@ class PlannerNode(LifecycleNode):
         tick_ns, now_ns = self._timer_clock.now().nanoseconds, self.get_clock().now().nanoseconds
         try:
             decision = self._decide(now_ns)
+            screened = decision.screening is not None
             decision = self._in_time(decision, tick_ns, started)
             self._publish_command(decision.action, now_ns)
-            self._latencies.append((time.perf_counter() - started) * 1e3)
+            if screened:
+                self._latencies.append((time.perf_counter() - started) * 1e3)
             self._report(decision, now_ns)
         except Exception as error:
             self._stop_publishing()
@@ -532,7 +536,7 @@ class PlannerNode(LifecycleNode):
     def _begin_counting(self) -> None:
         """Everything that is counted since activation."""
         self._deadline = Deadline(self.get_parameter("deadline").value or self._period)
-        self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command
+        self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command, where screened
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
         self._decisions = self._candidate_count = self._accepted_count = 0
         self._ignored, self._ignored_why = 0, ""
@@ -570,6 +574,22 @@ def _message_type(name: str) -> type:
         raise config.ConfigError(
             f"robot interface: type {name}: {error}; is {package} installed and sourced?"
         ) from None
+
+
+def _check_command(message_type: type, interface: RobotInterface) -> None:
+    """Write the safe action once. ConfigError: a field cannot be written, which the path alone does not tell."""
+    action = interface.action
+    for field in action.fields:
+        try:
+            message = message_type()
+            write_action(message, action.model_copy(update={"fields": [field]}), [field.safe])
+            serialize_message(message)  # a float in an integer field is only found out here
+        except Exception as error:  # whatever a generated class or its C code raises
+            raise config.ConfigError(
+                f"robot interface: action.{field.name}: {field.path} of a new {action.type} cannot be set to a number: "
+                f"{error.__cause__ or error}; a floating-point field, or an element of an array of "
+                "floating-point numbers, can, e.g. twist.linear.x or data[0]"
+            ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

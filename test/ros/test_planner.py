@@ -105,6 +105,18 @@ def test_waits_with_the_safe_action_until_it_is_told_what_to_do(make_planner, ro
     assert robot.states[-1].provider == "CPUExecutionProvider"
 
 
+def test_latency_is_that_of_decisions_not_of_waiting(make_planner, robot):
+    planner = make_planner()
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: len(robot.commands) >= 3)
+    assert robot.states[-1].latency_p50 == 0, "nothing was decided yet"
+    robot.instruct("drive")
+    spinner.until(lambda: robot.states[-1].decisions >= 3 and robot.states[-1].latency_p50 > 0)
+    assert len(planner._latencies) == planner._decisions
+
+
 def test_commands_come_at_the_rate_of_the_interface_and_within_limits(driving):
     _, robot, spinner = driving
     robot.commands.clear()
@@ -359,6 +371,26 @@ def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(ma
     assert planner.trigger_configure() == FAILURE
     logged = capfd.readouterr().err
     assert "images.overhead.height: 64" in logged and "sensors.lidar.ranges.size: 24" in logged
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("trajectory_msgs/msg/JointTrajectory", "points[0].positions[0]"),
+        ("std_msgs/msg/Int32MultiArray", "data[0]"),
+        ("std_msgs/msg/Int32", "data"),
+    ],
+)
+def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner, capfd, tmp_path, kind, path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["action"]["type"] = kind
+    content["action"]["fields"][0]["path"] = content["action"]["fields"][1]["path"] = path
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"))
+    assert planner.trigger_configure() == FAILURE
+    logged = capfd.readouterr().err
+    assert f"cannot configure: robot interface: action.forward: {path} of a new {kind} cannot be set" in logged
+    assert "Traceback" not in logged
 
 
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
