@@ -17,6 +17,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 DEPTH = 10  # with 1, of what several publishers have latched the one that arrives last would be left, not the newest
+POLL = 0.02  # s
 LATCHED_QOS = QoSProfile(depth=DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LIVE_QOS = QoSProfile(depth=DEPTH)
 
@@ -31,16 +32,31 @@ class Instructions:
     def __init__(self, heard: Callable[[str, int], None]) -> None:
         self._heard = heard
         self._newest_ns = 0
+        self._subscriptions: list[Subscription] = []
         self._recent: deque[int] = deque(maxlen=2 * DEPTH)  # stamps: both subscriptions hear what is said now
 
     def subscribe(self, node: Node, topic: str) -> list[Subscription]:
         """Hear ``topic`` until these subscriptions are destroyed."""
         # That volatile publishers do not match the latched subscription is no news: the live one hears them.
         unmatched = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
-        return [
+        self._subscriptions = [
             node.create_subscription(String, topic, self._on_latched, LATCHED_QOS, event_callbacks=unmatched),
             node.create_subscription(String, topic, self._on_live, LIVE_QOS),
         ]
+        return self._subscriptions
+
+    def wait(self, seconds: float) -> None:
+        """Hear at least one message, for at most ``seconds``: within a callback, while nobody spins."""
+        deadline = time.monotonic() + seconds
+        heard = False
+        while not heard and time.monotonic() < deadline:
+            time.sleep(POLL)
+            for subscription in self._subscriptions:
+                with subscription.handle:
+                    taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+                if taken is not None:
+                    subscription.callback(*taken)
+                    heard = True
 
     def overtake(self) -> None:
         """Something else than the topic says what to do, now: what was latched before is of the past."""

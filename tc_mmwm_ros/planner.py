@@ -10,10 +10,10 @@ only: no decision is torn in two, and the safe action is the last thing publishe
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
-with state WAITING until instruction and observation are there (with ``require_instruction``, activation fails without
-an instruction). ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action
-last. After an error it deactivates itself; activate it again to go on. After a crash of the whole process there is only
-silence: the robot's watchdog must stop it.
+with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
+seconds for an instruction and fails without one). ``deactivate``, ``shutdown``, a signal and an error of the planner's
+own all publish the safe action last. After an error it deactivates itself; activate it again to go on. After a crash of
+the whole process there is only silence: the robot's watchdog must stop it.
 
 Publishes (topics relative, command topic and type as the robot interface says):
 
@@ -47,6 +47,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
@@ -79,6 +80,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
+INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -99,7 +101,11 @@ class PlannerNode(LifecycleNode):
             "max_external_candidates", 512, describe("a message with more external candidates is ignored", 1, 65536)
         )
         declare("marker_candidates", 64, describe("candidates drawn in RViz; 0: no markers", 0, 4096))
-        declare("require_instruction", False, describe("activation fails as long as there is no good instruction"))
+        declare(
+            "require_instruction",
+            False,
+            describe("activation waits 5 s for a valid instruction, and fails without one"),
+        )
         declare("instruction", "", describe("what to do until another comes on the topic; may be set at any time"))
         declare(
             "autostart",
@@ -111,6 +117,7 @@ class PlannerNode(LifecycleNode):
 
         self._planner: Planner | None = None  # not None: configured
         self._active = False
+        self.finalized = False  # shut down, which cannot be asked for twice
         self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
         self._said: str | None = self.get_parameter("instruction").value or None  # what we were told last
         self._instructions = Instructions(self._on_instruction)
@@ -142,6 +149,8 @@ class PlannerNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to publish commands."""
         if self.get_parameter("require_instruction").value:
+            if self._said is None:  # right after configure: what is latched is still under way
+                self._instructions.wait(INSTRUCTION_PATIENCE)
             instruction = self._instruction()
             if not isinstance(instruction, Instruction):
                 why = instruction or "instruction: none was given, and require_instruction is true"
@@ -173,6 +182,7 @@ class PlannerNode(LifecycleNode):
         """Publish the safe action where active, then unload everything."""
         self._stop_publishing()
         self._unload()
+        self.finalized = True
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -593,9 +603,14 @@ def _check_command(message_type: type, interface: RobotInterface) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed, 2 parameter refused."""
     stop = signals.init(arguments)
-    node = PlannerNode()
+    try:
+        node = PlannerNode()
+    except ParameterException as error:
+        print(f"planner: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
     try:
         if node.get_parameter("autostart").value and not (
             node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
@@ -604,7 +619,8 @@ def main(arguments: list[str] | None = None) -> int:
         signals.spin(node, stop)
         return 0
     finally:
-        node.trigger_shutdown()
+        if not node.finalized:
+            node.trigger_shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -14,7 +14,8 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.msg import State
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState
 from planner_rig import Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -403,6 +404,15 @@ def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner
     assert planner.trigger_activate() == SUCCESS
 
 
+def test_require_instruction_waits_for_what_is_latched(make_planner, robot):
+    """Configured and activated in one go, as autostart and the launch file do: nothing was spun in between."""
+    robot.instruct("drive")
+    planner = make_planner(require_instruction=True)
+    assert planner.trigger_configure() == SUCCESS
+    assert planner.trigger_activate() == SUCCESS
+    Spinner(planner, robot).until(lambda: robot.state == PlannerState.PLANNING)
+
+
 def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
     _, robot, spinner = driving
     screenings = []
@@ -605,6 +615,29 @@ def test_a_kill_is_told_by_silence(process, robot):
     killed = time.monotonic()
     spinner.spin(5 * PERIOD)
     assert max(when for when, *_ in robot.commands) < killed + PERIOD
+
+
+def test_a_signal_after_shutdown_ends_it_in_good_order(process, robot):
+    spinner = Spinner(robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING, timeout=60)
+    client = robot.create_client(ChangeState, "planner/change_state")
+    spinner.until(client.service_is_ready)
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
+    future = client.call_async(request)
+    spinner.until(future.done)
+    assert future.result().success
+    spinner.until(lambda: robot.stopped)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("parameter", ["threads:=0", "deadline:=soon"])
+def test_a_refused_parameter_ends_the_process_with_one_line(parameter):
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", parameter]
+    result = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("planner: ") and parameter.split(":")[0] in line
 
 
 def test_a_failed_autostart_ends_the_process(robot):
