@@ -1,11 +1,11 @@
-"""The planner: a lifecycle node that never publishes an action it cannot stand behind.
+"""The planner: a lifecycle node that never publishes an action that it cannot justify.
 
 Threads: one. Everything below runs in the thread that spins. Subscriptions only cache what was heard; the control
 timer, at the robot interface's rate, does the work: it makes a step of the cached messages, decides, publishes the
 command, and only then reports. It runs on the steady clock, so that setting the system's clock does not hold it up, or
 with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
-1 Hz, repeats state and diagnostics, and stops the robot where the control timer has fallen silent (``/clock`` stands
-still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
+1 Hz, repeats state and diagnostics, and stops the robot if the control timer has stopped ticking (``/clock``
+stands still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
@@ -26,7 +26,7 @@ Publishes (topics relative, command topic and type as the robot interface says):
 
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
 latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
-policy, which are executed before the planner's own where they are accepted. If an instruction cannot be parsed, the
+policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, the
 previous one is dropped and the robot stops until a valid one arrives.
 """
 
@@ -91,26 +91,30 @@ class PlannerNode(LifecycleNode):
     def __init__(self, **node_arguments) -> None:
         super().__init__("planner", **node_arguments)
         declare = self.declare_parameter
-        declare("model", "", describe("folder of the model bundle"))
-        declare("robot", "", describe("robot interface YAML; empty: the one that the bundle was trained for"))
-        declare("provider", "cpu", describe("cpu, cuda, tensorrt or the full name of an ONNX Runtime provider"))
-        declare("threads", 1, describe("threads of ONNX Runtime within an operator", 1, 64))
-        declare("deadline", 0.0, describe("time a decision may take, s; 0: one control period", 0.0, 10.0))
-        declare("max_candidate_age", 0.3, describe("external candidates older than this are ignored, s", 0.0, 10.0))
+        declare("model", "", describe("path of the model bundle, the folder that holds bundle.json"))
+        declare("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle"))
+        declare("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name"))
+        declare("threads", 1, describe("ONNX Runtime threads per operator", 1, 64))
+        declare("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0))
+        declare("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0))
         declare(
-            "max_external_candidates", 512, describe("a message with more external candidates is ignored", 1, 65536)
+            "max_external_candidates",
+            512,
+            describe("most candidates per message; messages with more are ignored", 1, 65536),
         )
-        declare("marker_candidates", 64, describe("candidates drawn in RViz; 0: no markers", 0, 4096))
+        declare("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096))
         declare(
             "require_instruction",
             False,
-            describe("activation waits 5 s for a valid instruction, and fails without one"),
+            describe("if true, activation waits 5 s for a valid instruction and fails without one"),
         )
-        declare("instruction", "", describe("what to do until another comes on the topic; may be set at any time"))
+        declare(
+            "instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")
+        )
         declare(
             "autostart",
             False,
-            ParameterDescriptor(description="configure and activate at start; exit where that fails", read_only=True),
+            ParameterDescriptor(description="configure and activate at start-up; exit if that fails", read_only=True),
         )
         declare_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)

@@ -76,26 +76,48 @@ class SimRobot(Node):
     def __init__(self, **node_arguments) -> None:
         super().__init__("sim_robot", **node_arguments)
         seed = self._integer(
-            "seed", 0, 0, 2**62, "layout of the first episode; the next one that has the goal is taken"
+            "seed",
+            0,
+            0,
+            2**62,
+            "seed of the first layout; if it lacks the goal of the instruction, the next that has it",
         )
-        text = self._declare("instruction", "", "what the first episodes ask; empty: drawn from the layout's seed")
+        text = self._declare(
+            "instruction", "", "instruction of the first episodes; empty: drawn from the seed of the layout"
+        )
         self._max_steps = self._integer(
-            "max_steps", 200, 1, 100_000, "control steps of 0.1 s before an episode times out"
+            "max_steps", 200, 1, 100_000, "control steps of 0.1 s after which an episode times out"
         )
-        self._auto_reset = self._declare("auto_reset", True, "begin an episode in the next layout when one has ended")
-        self._reset_delay = self._number("auto_reset_delay", 2.0, 0.0, 60.0, "pause before auto_reset, s")
-        self._publish_instruction = self._declare("publish_instruction", True, "publish what a new episode asks")
-        rate = self._number("sensor_rate", 20.0, 1.0, 200.0, "of all sensors, Hz; rounded to whole steps of 5 ms")
+        self._auto_reset = self._declare("auto_reset", True, "start the next layout when an episode has ended")
+        self._reset_delay = self._number(
+            "auto_reset_delay", 2.0, 0.0, 60.0, "pause before auto_reset starts the next layout, s"
+        )
+        self._publish_instruction = self._declare(
+            "publish_instruction", True, "publish the instruction of each new episode"
+        )
+        rate = self._number(
+            "sensor_rate", 20.0, 1.0, 200.0, "rate of all sensors, Hz; the period is rounded to whole steps of 5 ms"
+        )
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "age of the command to brake at, s")
-        self._publish_clock = self._declare("publish_clock", False, "be the source of /clock")
-        factor = self._number("real_time_factor", 1.0, 0.05, 20.0, "speed of time with publish_clock, 1 is real time")
+        self._timeout = self._number(
+            "command_timeout", 0.25, 0.05, 5.0, "age of the last command at which the robot brakes, s"
+        )
+        self._publish_clock = self._declare("publish_clock", False, "publish /clock, as the source of simulated time")
+        factor = self._number(
+            "real_time_factor", 1.0, 0.05, 20.0, "speed of simulated time with publish_clock; 1: real time"
+        )
         self._factor = factor if self._publish_clock else 1.0
-        self._image_noise = self._number("image_noise", 0.0, 0.0, 255.0, "std of the noise on each pixel, grey levels")
-        self._range_noise = self._number("range_noise", 0.0, 0.0, 1.0, "std of the noise on each lidar ray, m")
-        self._odometry_noise = self._number("odometry_noise", 0.0, 0.0, 1.0, "std of the noise on the pose, m and rad")
+        self._image_noise = self._number(
+            "image_noise", 0.0, 0.0, 255.0, "standard deviation of the noise on each pixel, grey levels"
+        )
+        self._range_noise = self._number(
+            "range_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each lidar ray, m"
+        )
+        self._odometry_noise = self._number(
+            "odometry_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on the pose, m and rad"
+        )
         self._action_noise = self._number(
-            "action_noise", 0.0, 0.0, 1.0, "std of the noise on a command, share of range"
+            "action_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each command, in half ranges"
         )
 
         try:

@@ -1,4 +1,4 @@
-"""The decision rule: from a step and an instruction to one action that can be stood behind, or the safe one, and why.
+"""The decision rule: from a step and an instruction to one defensible action, or to the safe action and the reason why.
 
 Free of ROS: the planner node, the evaluation and the benchmarks all decide through this file.
 """
@@ -46,22 +46,29 @@ class PlannerState(IntEnum):
 
 
 class PlannerConfig(Config):
-    """How to decide."""
+    """Settings of the decision rule."""
 
     proposals: ProposalConfig = ProposalConfig()
-    progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
-    caution: float = Field(0.2, ge=0, description="progress given up a unit of violation score near tau; 0: none")
+    progress: ProgressRule = Field(
+        "mean", description="rank accepted candidates by final, mean or best progress over the horizon"
+    )
+    caution: float = Field(0.2, ge=0, description="progress subtracted per unit of violation score above tau - 1")
     trust: float = Field(
-        0.0, ge=0, description="progress given up a unit of squared distance from the policy's proposal"
+        0.0, ge=0, description="progress subtracted per unit of mean squared distance (normalised) from the proposal"
     )
     prefer_external: bool = Field(
         True,
-        description="where candidates from outside are accepted, execute the best of these; the planner's own are the "
-        "fallback. False: all compete, and trust counts how far those from outside stray from the planner's own policy",
+        description="execute the best accepted external candidate, and the planner's own only if none of them is "
+        "accepted. False: all compete, and trust also counts how far external ones stray from the bundle's policy",
     )
-    seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
-    retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
-    threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
+    seed: int = Field(0, ge=0, description="seed of the noise; the same inputs and seed give the same choice")
+    retreat: bool = Field(
+        True,
+        description="if no candidate is acceptable, execute one that is predicted to lead out; false: stop",
+    )
+    threshold: float | None = Field(
+        None, description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one"
+    )
 
 
 def read_planner(path: Path) -> PlannerConfig:
@@ -92,7 +99,7 @@ class Decision:
 
 
 class Planner:
-    """Decides, once a control period.
+    """Decides, once per control period.
 
     Remembers the last action (for the rate limit), the last plan (to shift it) and what was seen (for where the view is
     hidden); without an observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is

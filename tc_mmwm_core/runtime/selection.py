@@ -73,7 +73,7 @@ class Screening:
 def score(
     rollouts: Rollouts, strayed: np.ndarray, rule: ProgressRule, threshold: float, caution: float, trust: float
 ) -> np.ndarray:
-    """The one number a candidate that ranks it, [N]: progress - caution · near - trust · strayed.
+    """The number that ranks each candidate, [N]: progress - caution · near - trust · strayed.
 
     Near is the mean over k of how far the violation score lies above τ - :data:`NEAR`. What is executed is not
     quite what was imagined, so of two candidates that get as far, the one that keeps more distance is better.
@@ -85,7 +85,7 @@ def score(
             changes what the policy proposes only where that is rejected.
         rule: progress at which steps.
         threshold: τ.
-        caution, trust: what a unit of each costs, in progress.
+        caution, trust: progress subtracted per unit of each.
     """
     with np.errstate(invalid="ignore"):  # what is not finite is rejected, whatever its score
         near = np.maximum(rollouts.violation - np.float32(threshold - NEAR), 0).mean(1)
