@@ -1,13 +1,16 @@
 """Start the planner, and where asked for the recorder and the simulated robot.
 
-    ros2 launch tc_mmwm_ros planner.launch.py robot:=my_robot.yaml model:=my_bundle
+    ros2 launch tc_mmwm_ros planner.launch.py model:=my_bundle
+    ros2 launch tc_mmwm_ros planner.launch.py model:=my_bundle robot:=other_topics.yaml params_file:=my_planner.yaml
     ros2 launch tc_mmwm_ros planner.launch.py sim:=true record:=true
 
 ``--show-args`` describes all arguments.
 """
 
+from pathlib import Path
+
 from ament_index_python.packages import get_package_share_path
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription, Substitution
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, RegisterEventHandler, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.events import matches_action
@@ -22,6 +25,21 @@ PACKAGE = "tc_mmwm_ros"
 TRUTH = ["true", "false"]
 
 
+class PlannerParameters(Substitution):
+    """In ``folder``: <name of the bundle's folder>.yaml if it exists, else default.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def describe(self) -> str:
+        return f"'{self.folder}/' + name of the bundle's folder or 'default' + '.yaml'"
+
+    def perform(self, context: LaunchContext) -> str:
+        path = self.folder / f"{Path(context.launch_configurations['model']).resolve().name}.yaml"
+        return str(path if path.is_file() else self.folder / "default.yaml")
+
+
 def generate_launch_description() -> LaunchDescription:
     """Arguments, environment, nodes, and the transitions that bring the planner up."""
     share = get_package_share_path(PACKAGE)
@@ -31,19 +49,21 @@ def generate_launch_description() -> LaunchDescription:
 
     arguments = [
         DeclareLaunchArgument(
-            "robot",
-            default_value=str(share / "config" / "robots" / "navigation.yaml"),
-            description="Robot interface (YAML): which topics map to which inputs and outputs of the model",
-        ),
-        DeclareLaunchArgument(
             "model",
             default_value=str(share / "bundles" / "navigation"),
             description="Model bundle: the folder that holds bundle.json",
         ),
         DeclareLaunchArgument(
+            "robot",
+            default_value=[LaunchConfiguration("model"), "/robot.yaml"],
+            description="Robot interface (YAML): which topics map to which inputs and outputs of the model; "
+            "by default the one in the bundle, which it was trained for",
+        ),
+        DeclareLaunchArgument(
             "params_file",
-            default_value=str(share / "config" / "planner" / "default.yaml"),
-            description="Parameters of the nodes (YAML); robot, model and use_sim_time above win over it",
+            default_value=PlannerParameters(share / "config" / "planner"),
+            description="Parameters of the nodes (YAML); robot, model and use_sim_time here win over it. By default "
+            "config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
         DeclareLaunchArgument(
@@ -136,6 +156,19 @@ def generate_launch_description() -> LaunchDescription:
                     LogInfo(
                         msg="The planner refused its configuration and says why above. Mend it and start again, or set "
                         "its parameters and call `ros2 lifecycle set planner configure`."
+                    )
+                ],
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=planner,
+                start_state="activating",
+                goal_state="inactive",
+                entities=[
+                    LogInfo(
+                        msg="The planner refused to become active and says why above. It publishes nothing; mend it "
+                        "and call `ros2 lifecycle set planner activate`."
                     )
                 ],
             )

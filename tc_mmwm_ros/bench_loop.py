@@ -72,17 +72,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="ros2 run tc_mmwm_ros bench_loop",
-        description="Drive fresh layouts in closed loop, robot, planner and recorder each a process over DDS.",
+        description="Drive fresh layouts in closed loop, with robot, planner and recorder as processes over DDS.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=50, help="number of layouts to drive in (default: %(default)s)")
     parser.add_argument(
-        "--instruction", default=INSTRUCTION, help='empty: another is drawn for each layout (default: "%(default)s")'
+        "--instruction",
+        default=INSTRUCTION,
+        help='what the robot is told; empty: another is drawn for each layout (default: "%(default)s")',
     )
     parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
-    parser.add_argument("--seed", type=int, default=FIRST_LAYOUT, help="first layout to look at (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write figures and episodes to this file too")
+    parser.add_argument(
+        "--seed", type=int, default=FIRST_LAYOUT, help="seed of the first layout to consider (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures and episodes to this file")
     args = parser.parse_args(arguments)
     if args.episodes < 1:
         parser.error(f"--episodes {args.episodes}: at least 1")

@@ -49,9 +49,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--episodes", type=int, default=5, help="layouts to drive in (default: %(default)s)")
-    parser.add_argument("--instruction", default=INSTRUCTION, help='default: "%(default)s"')
-    parser.add_argument("--second-instruction", default=SECOND_INSTRUCTION, help='default: "%(default)s"')
+    parser.add_argument("--episodes", type=int, default=5, help="number of layouts to drive in (default: %(default)s)")
+    parser.add_argument(
+        "--instruction", default=INSTRUCTION, help='what the robot is told first (default: "%(default)s")'
+    )
+    parser.add_argument(
+        "--second-instruction", default=SECOND_INSTRUCTION, help='what it is told then (default: "%(default)s")'
+    )
     parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
     parser.add_argument(
         "--max-steps",
@@ -60,8 +64,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="longest episode, control steps of 0.1 s (default: %(default)s)",
     )
     parser.add_argument("--no-finetune", action="store_true", help="do not learn from the recording")
-    parser.add_argument("--output", type=Path, help="folder to leave things in (default: demo_output/<date>-<time>)")
-    parser.add_argument("--seed", type=int, default=500_000, help="first layout to look at (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for logs, recording and pictures (default: demo_output/<date>-<time>)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=500_000, help="seed of the first layout to consider (default: %(default)s)"
+    )
     args = parser.parse_args(arguments)
     for option in ("episodes", "max_steps"):
         if getattr(args, option) < 1:

@@ -1,17 +1,19 @@
-"""The planner: a lifecycle node that never publishes an action it cannot stand behind.
+"""The planner: a lifecycle node that never publishes an action that it cannot justify.
 
 Threads: one. Everything below runs in the thread that spins. Subscriptions only cache what was heard; the control
-timer, at the robot interface's rate on the node's clock (so ``use_sim_time`` is honoured), does the work: it makes a
-step of the cached messages, decides, publishes the command, and only then reports. A second timer, on the steady clock
-at 1 Hz, repeats state and diagnostics. SIGINT and SIGTERM set a flag that this thread looks at between callbacks
+timer, at the robot interface's rate, does the work: it makes a step of the cached messages, decides, publishes the
+command, and only then reports. It runs on the steady clock, so that setting the system's clock does not hold it up, or
+with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
+1 Hz, repeats state and diagnostics, and stops the robot if the control timer has stopped ticking (``/clock``
+stands still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
-with state WAITING until instruction and observation are there (with ``require_instruction``, activation fails without
-an instruction). ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action
-last. After an error it deactivates itself; activate it again to go on. After a crash of the whole process there is only
-silence: the robot's watchdog must stop it.
+with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
+seconds for an instruction and fails without one). ``deactivate``, ``shutdown``, a signal and an error of the planner's
+own all publish the safe action last. After an error it deactivates itself; activate it again to go on. After a crash of
+the whole process there is only silence: the robot's watchdog must stop it.
 
 Publishes (topics relative, command topic and type as the robot interface says):
 
@@ -23,9 +25,9 @@ Publishes (topics relative, command topic and type as the robot interface says):
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
-transient local) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other policy, screened
-beside the planner's own. An instruction that cannot be read takes the one in force away, and the robot stops until a
-good one comes: who speaks means to change something, and what was meant is not known.
+latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
+policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, the
+previous one is dropped and the robot stops until a valid one arrives.
 """
 
 from __future__ import annotations
@@ -45,10 +47,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from rclpy.time import Time
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from tc_mmwm_core import config
@@ -58,10 +62,11 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step, StepStream
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
-from tc_mmwm_core.runtime.deadline import Deadline
+from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
 from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
 from tc_mmwm_ros import signals
+from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.msg import CandidateActions, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
@@ -74,6 +79,8 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
+SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
+INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -84,35 +91,49 @@ class PlannerNode(LifecycleNode):
     def __init__(self, **node_arguments) -> None:
         super().__init__("planner", **node_arguments)
         declare = self.declare_parameter
-        declare("model", "", describe("folder of the model bundle"))
-        declare("robot", "", describe("robot interface YAML; empty: the one that the bundle was trained for"))
-        declare("provider", "cpu", describe("cpu, cuda, tensorrt or the full name of an ONNX Runtime provider"))
-        declare("threads", 1, describe("threads of ONNX Runtime within an operator", 1, 64))
-        declare("deadline", 0.0, describe("time a decision may take, s; 0: one control period", 0.0, 10.0))
-        declare("max_candidate_age", 0.3, describe("external candidates older than this are ignored, s", 0.0, 10.0))
-        declare("marker_candidates", 64, describe("candidates drawn in RViz; 0: no markers", 0, 4096))
-        declare("require_instruction", False, describe("activation fails as long as there is no good instruction"))
-        declare("instruction", "", describe("what to do until another comes on the topic; may be set at any time"))
+        declare("model", "", describe("path of the model bundle, the folder that holds bundle.json"))
+        declare("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle"))
+        declare("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name"))
+        declare("threads", 1, describe("ONNX Runtime threads per operator", 1, 64))
+        declare("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0))
+        declare("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0))
+        declare(
+            "max_external_candidates",
+            512,
+            describe("most candidates per message; messages with more are ignored", 1, 65536),
+        )
+        declare("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096))
+        declare(
+            "require_instruction",
+            False,
+            describe("if true, activation waits 5 s for a valid instruction and fails without one"),
+        )
+        declare(
+            "instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")
+        )
         declare(
             "autostart",
             False,
-            ParameterDescriptor(description="configure and activate at start; exit where that fails", read_only=True),
+            ParameterDescriptor(description="configure and activate at start-up; exit if that fails", read_only=True),
         )
         declare_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
 
         self._planner: Planner | None = None  # not None: configured
         self._active = False
+        self.finalized = False  # shut down, which cannot be asked for twice
         self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
         self._said: str | None = self.get_parameter("instruction").value or None  # what we were told last
+        self._instructions = Instructions(self._on_instruction)
         self._logged: dict[PlannerState, float] = {}  # when
         self._understood: tuple[str, Instruction | InstructionError] | None = None
         self._period = math.inf
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._begin_counting()
         self._state_publisher = self.create_publisher(PlannerStateMessage, "~/state", LATCHED_QOS)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._publish_state()
-        self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1.0, self._on_second, clock=self._steady_clock)
 
     # --- lifecycle
 
@@ -132,6 +153,8 @@ class PlannerNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to publish commands."""
         if self.get_parameter("require_instruction").value:
+            if self._said is None:  # right after configure: what is latched is still under way
+                self._instructions.wait(INSTRUCTION_PATIENCE)
             instruction = self._instruction()
             if not isinstance(instruction, Instruction):
                 why = instruction or "instruction: none was given, and require_instruction is true"
@@ -142,7 +165,9 @@ class PlannerNode(LifecycleNode):
         super().on_activate(state)
         self._active = True
         self._set_state(PlannerState.WAITING, "activated, first decision is due")
-        self._timer = self.create_timer(self._period, self._on_tick)
+        self._timer_clock = self.get_clock() if self.get_parameter("use_sim_time").value else self._steady_clock
+        self._last_tick_ns = self._timer_clock.now().nanoseconds
+        self._timer = self.create_timer(self._period, self._on_tick, clock=self._timer_clock)
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -161,6 +186,7 @@ class PlannerNode(LifecycleNode):
         """Publish the safe action where active, then unload everything."""
         self._stop_publishing()
         self._unload()
+        self.finalized = True
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -180,6 +206,7 @@ class PlannerNode(LifecycleNode):
         interface = RobotInterface.load(robot) if robot else bundle.interface
         bundle.check(interface)
         types = {name: _message_type(name) for name in [*interface.topics().values(), interface.action.type]}
+        _check_command(types[interface.action.type], interface)
         screener = Screener(bundle, self.get_parameter("provider").value, self.get_parameter("threads").value)
         planner = Planner(screener, interface, settings)
         planner.warm_up()
@@ -200,7 +227,7 @@ class PlannerNode(LifecycleNode):
             subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
             for topic, type_name in interface.observation_topics().items()
         ]
-        self._inputs.append(subscribe(String, interface.instruction.topic, self._on_instruction, LATCHED_QOS))
+        self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
         self._inputs.append(subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS))
         self.get_logger().info(
             f"configured: bundle {bundle.identity}, robot {interface.name}, {screener.provider}, "
@@ -238,8 +265,8 @@ class PlannerNode(LifecycleNode):
         self._heard[topic] = self._heard.get(topic, 0) + 1
         self._stream.add(topic, message, self.get_clock().now().nanoseconds)
 
-    def _on_instruction(self, message: String) -> None:
-        self._said = message.data
+    def _on_instruction(self, text: str, _: int) -> None:
+        self._said = text
 
     def _on_candidates(self, message: CandidateActions) -> None:
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
@@ -253,6 +280,7 @@ class PlannerNode(LifecycleNode):
                 message.actions,
                 self._interface,
                 self._bundle.manifest.horizon,
+                self.get_parameter("max_external_candidates").value,
             )
         except CandidateError as error:
             self._ignore_candidates(f"from '{message.source}': {error}")
@@ -261,12 +289,17 @@ class PlannerNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "instruction":
                 continue
-            if self._planner is not None and parameter.name != "use_sim_time":
+            if parameter.name == "use_sim_time":
+                if self._active:
+                    reason = "use_sim_time is read when the planner is activated: deactivate it first"
+                    return SetParametersResult(successful=False, reason=reason)
+            elif self._planner is not None:
                 reason = f"{parameter.name} is read when the planner is configured: clean it up first"
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
             if parameter.name == "instruction":
                 self._said = parameter.value or None
+                self._instructions.overtake()
         return SetParametersResult(successful=True)
 
     # --- the decision
@@ -274,12 +307,14 @@ class PlannerNode(LifecycleNode):
     def _on_tick(self) -> None:
         """One control period. Whatever goes wrong in here, the last command is the safe action."""
         started = time.perf_counter()
-        now_ns = self.get_clock().now().nanoseconds
+        tick_ns, now_ns = self._timer_clock.now().nanoseconds, self.get_clock().now().nanoseconds
         try:
             decision = self._decide(now_ns)
-            decision = self._in_time(decision, now_ns, started)
+            screened = decision.screening is not None
+            decision = self._in_time(decision, tick_ns, started)
             self._publish_command(decision.action, now_ns)
-            self._latencies.append((time.perf_counter() - started) * 1e3)
+            if screened:
+                self._latencies.append((time.perf_counter() - started) * 1e3)
             self._report(decision, now_ns)
         except Exception as error:
             self._stop_publishing()
@@ -291,22 +326,35 @@ class PlannerNode(LifecycleNode):
         self._step = self._stream.step(now_ns)
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
 
-    def _in_time(self, decision: Decision, now_ns: int, started: float) -> Decision:
-        """``decision``, or the safe action where decisions are late twice running.
+    def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
+        """``decision``, or the safe action where it is too late: twice running, by much, or its inputs by now too old.
 
-        Late is what began late (on the node's clock) and what took long (on the steady clock) taken together.
+        Late is what began late (on the control timer's clock) and what took long taken together.
         """
-        since_last = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else self._period
-        self._last_tick_ns = now_ns
-        elapsed = max(0.0, since_last - self._period) + time.perf_counter() - started
-        if not self._deadline.missed(elapsed):
+        took = time.perf_counter() - started
+        last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
+        since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
+        elapsed = max(0.0, since_last - self._period) + took
+        too_late, late = self._deadline.missed(elapsed), elapsed > self._deadline.period
+        outdated = self._outdated(took) if late else ""
+        if not too_late and not outdated:
             return decision
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
         return self._planner.stop(
             PlannerState.DEADLINE_MISSED,
-            f"deadline: decisions late twice running, the last by {elapsed - self._deadline.period:.3f} s, "
-            f"allowed are {self._deadline.period:g} s from its tick; ms: {phases or 'nothing was screened'}",
+            f"deadline: ready {elapsed:.3f} s after its tick was due, allowed are {self._deadline.period:g} s, once up "
+            f"to {TOLERATED_PERIODS} times that{outdated}; ms: {phases or 'nothing was screened'}",
         )
+
+    def _outdated(self, took: float) -> str:
+        """Which input got too old while the decision ``took`` its seconds; empty: none."""
+        if isinstance(self._step, Fault):
+            return ""
+        for spec in (*self._interface.images, *self._interface.sensors):
+            age = self._step.ages[spec.topic] + took
+            if age > spec.max_age:
+                return f"; {spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
+        return ""
 
     def _instruction(self) -> Instruction | InstructionError | None:
         """What we were told last as the model hears it, or why it cannot be read; None where nothing was said."""
@@ -433,6 +481,8 @@ class PlannerNode(LifecycleNode):
     # --- once a second
 
     def _on_second(self) -> None:
+        if self._active:
+            self._watch_timer()
         self._publish_state()
         seconds = time.perf_counter() - self._heard_since
         rates = {topic: count / seconds for topic, count in self._heard.items()}
@@ -451,6 +501,23 @@ class PlannerNode(LifecycleNode):
                 ],
             )
         )
+
+    def _watch_timer(self) -> None:
+        """Stop the robot, and say why, where the control timer has fallen silent: only this timer is left to."""
+        now_ns = self._timer_clock.now().nanoseconds
+        silent = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else 0.0
+        allowed = SILENT_PERIODS * self._period
+        if now_ns == self._last_second_ns:
+            why = f"/clock stands still at {now_ns * 1e-9:.3f} s: use_sim_time is true; is the simulation running?"
+        elif silent > allowed:
+            why = f"no tick for {silent:.3f} s, allowed are {allowed:g} s"
+        else:
+            why = ""
+        self._last_second_ns = now_ns
+        if why:
+            decision = self._planner.stop(PlannerState.DEADLINE_MISSED, f"control timer: {why}")
+            self._publish_command(decision.action, self.get_clock().now().nanoseconds)
+            self._set_state(decision.state, decision.reason)
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
         """What ``/diagnostics`` says, beside state and reason."""
@@ -483,11 +550,12 @@ class PlannerNode(LifecycleNode):
     def _begin_counting(self) -> None:
         """Everything that is counted since activation."""
         self._deadline = Deadline(self.get_parameter("deadline").value or self._period)
-        self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command
+        self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command, where screened
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
         self._decisions = self._candidate_count = self._accepted_count = 0
         self._ignored, self._ignored_why = 0, ""
-        self._last_tick_ns = 0
+        self._last_tick_ns = 0  # on the control timer's clock, as the next
+        self._last_second_ns = -1
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._heard: dict[str, int] = {}
         self._heard_since = time.perf_counter()
@@ -522,10 +590,31 @@ def _message_type(name: str) -> type:
         ) from None
 
 
+def _check_command(message_type: type, interface: RobotInterface) -> None:
+    """Write the safe action once. ConfigError: a field cannot be written, which the path alone does not tell."""
+    action = interface.action
+    for field in action.fields:
+        try:
+            message = message_type()
+            write_action(message, action.model_copy(update={"fields": [field]}), [field.safe])
+            serialize_message(message)  # a float in an integer field is only found out here
+        except Exception as error:  # whatever a generated class or its C code raises
+            raise config.ConfigError(
+                f"robot interface: action.{field.name}: {field.path} of a new {action.type} cannot be set to a number: "
+                f"{error.__cause__ or error}; a floating-point field, or an element of an array of "
+                "floating-point numbers, can, e.g. twist.linear.x or data[0]"
+            ) from None
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 1 autostart failed."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed, 2 parameter refused."""
     stop = signals.init(arguments)
-    node = PlannerNode()
+    try:
+        node = PlannerNode()
+    except ParameterException as error:
+        print(f"planner: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
     try:
         if node.get_parameter("autostart").value and not (
             node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
@@ -534,7 +623,8 @@ def main(arguments: list[str] | None = None) -> int:
         signals.spin(node, stop)
         return 0
     finally:
-        node.trigger_shutdown()
+        if not node.finalized:
+            node.trigger_shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -52,21 +52,25 @@ class Recorder(Node):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("recorder", **node_arguments)
-        robot = self._declare("robot", "", "path of the robot interface YAML")
-        output = self._declare("output", "", "folder of the bag, must be new; empty: rosbag2_<date>-<time> here")
+        robot = self._declare("robot", "", "path of the robot interface YAML (required)")
+        output = self._declare(
+            "output",
+            "",
+            "folder of the bag, which must not exist yet; empty: rosbag2_<date>-<time> in the working directory",
+        )
         extra = self._declare(
             "extra_topics",
             ["planner/state:tc_mmwm_ros/msg/PlannerState"],
-            "topics to record beside those of the robot interface, each as name:package/msg/Name, or as name alone, "
-            "which is recorded as soon as somebody publishes it",
+            "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
+            "it has a publisher",
         )
         chunk = ParameterDescriptor(
-            description="what a kill loses at most, s; smaller chunks compress less",
+            description="most that is lost if the recorder is killed, s; smaller chunks compress less",
             floating_point_range=[FloatingPointRange(from_value=0.05, to_value=10.0)],
             read_only=True,
         )
         split = ParameterDescriptor(
-            description="begin a new file of the bag beyond this size, bytes; 0: never",
+            description="size at which the bag is split into another file, bytes; 0: never",
             integer_range=[IntegerRange(from_value=0, to_value=2**62)],
             read_only=True,
         )
@@ -204,7 +208,7 @@ def _playback_qos(latched: bool) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Record until Ctrl-C or SIGTERM."""
+    """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 the bag could not be written, 2 refused."""
     stop = signals.init(arguments)
     try:
         recorder = Recorder()

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM as a flag that a spinning loop looks at.
+"""SIGINT, SIGTERM and SIGHUP as a flag that a spinning loop looks at.
 
 rclpy's own handlers would take the context away in the middle of a callback: before the safe action is out, between two
-writes. A flag also makes a second Ctrl-C harmless.
+writes. A flag also makes a second Ctrl-C harmless. SIGHUP comes when the terminal is closed or ssh drops.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ def init(arguments: list[str] | None = None) -> Event:
     """Initialise rclpy; the event is set once a signal has come."""
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
     stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: is to outlive its terminal
+            signal.signal(number, lambda *_: stop.set())
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     return stop
 

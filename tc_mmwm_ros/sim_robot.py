@@ -59,6 +59,7 @@ from tc_mmwm_core.domains.navigation.instructions import Instruction
 from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
 from tc_mmwm_core.domains.navigation.simulator import LIDAR_RANGE, LIDAR_RAYS, SUBSTEPS, TIMESTEP, Reading, Simulator
 from tc_mmwm_ros import signals
+from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.msg import EpisodeEvent
 from tc_mmwm_ros.srv import ResetEpisode
 
@@ -75,26 +76,48 @@ class SimRobot(Node):
     def __init__(self, **node_arguments) -> None:
         super().__init__("sim_robot", **node_arguments)
         seed = self._integer(
-            "seed", 0, 0, 2**62, "layout of the first episode; the next one that has the goal is taken"
+            "seed",
+            0,
+            0,
+            2**62,
+            "seed of the first layout; if it lacks the goal of the instruction, the next that has it",
         )
-        text = self._declare("instruction", "", "what the first episodes ask; empty: drawn from the layout's seed")
+        text = self._declare(
+            "instruction", "", "instruction of the first episodes; empty: drawn from the seed of the layout"
+        )
         self._max_steps = self._integer(
-            "max_steps", 200, 1, 100_000, "control steps of 0.1 s before an episode times out"
+            "max_steps", 200, 1, 100_000, "control steps of 0.1 s after which an episode times out"
         )
-        self._auto_reset = self._declare("auto_reset", True, "begin an episode in the next layout when one has ended")
-        self._reset_delay = self._number("auto_reset_delay", 2.0, 0.0, 60.0, "pause before auto_reset, s")
-        self._publish_instruction = self._declare("publish_instruction", True, "publish what a new episode asks")
-        rate = self._number("sensor_rate", 20.0, 1.0, 200.0, "of all sensors, Hz; rounded to whole steps of 5 ms")
+        self._auto_reset = self._declare("auto_reset", True, "start the next layout when an episode has ended")
+        self._reset_delay = self._number(
+            "auto_reset_delay", 2.0, 0.0, 60.0, "pause before auto_reset starts the next layout, s"
+        )
+        self._publish_instruction = self._declare(
+            "publish_instruction", True, "publish the instruction of each new episode"
+        )
+        rate = self._number(
+            "sensor_rate", 20.0, 1.0, 200.0, "rate of all sensors, Hz; the period is rounded to whole steps of 5 ms"
+        )
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number("command_timeout", 0.25, 0.05, 5.0, "age of the command to brake at, s")
-        self._publish_clock = self._declare("publish_clock", False, "be the source of /clock")
-        factor = self._number("real_time_factor", 1.0, 0.05, 20.0, "speed of time with publish_clock, 1 is real time")
+        self._timeout = self._number(
+            "command_timeout", 0.25, 0.05, 5.0, "age of the last command at which the robot brakes, s"
+        )
+        self._publish_clock = self._declare("publish_clock", False, "publish /clock, as the source of simulated time")
+        factor = self._number(
+            "real_time_factor", 1.0, 0.05, 20.0, "speed of simulated time with publish_clock; 1: real time"
+        )
         self._factor = factor if self._publish_clock else 1.0
-        self._image_noise = self._number("image_noise", 0.0, 0.0, 255.0, "std of the noise on each pixel, grey levels")
-        self._range_noise = self._number("range_noise", 0.0, 0.0, 1.0, "std of the noise on each lidar ray, m")
-        self._odometry_noise = self._number("odometry_noise", 0.0, 0.0, 1.0, "std of the noise on the pose, m and rad")
+        self._image_noise = self._number(
+            "image_noise", 0.0, 0.0, 255.0, "standard deviation of the noise on each pixel, grey levels"
+        )
+        self._range_noise = self._number(
+            "range_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each lidar ray, m"
+        )
+        self._odometry_noise = self._number(
+            "odometry_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on the pose, m and rad"
+        )
         self._action_noise = self._number(
-            "action_noise", 0.0, 0.0, 1.0, "std of the noise on a command, share of range"
+            "action_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each command, in half ranges"
         )
 
         try:
@@ -108,7 +131,7 @@ class SimRobot(Node):
         self._over = True
         self._episode_id = ""
         self._given = text  # an instruction that somebody gave outlives the episode
-        self._instructed_at = 0  # ns of the wall clock; older messages on ``instruction`` are overtaken
+        self._begun_at = 0  # ns of the wall clock
         self._resume_at: int | None = None
         self._substeps = 0
         self._command = np.zeros(2)
@@ -135,7 +158,7 @@ class SimRobot(Node):
         self._begin(*first)
 
         self.create_subscription(TwistStamped, "cmd_vel", self._on_command, 1)
-        self.create_subscription(String, "instruction", self._on_instruction, latched)
+        Instructions(self._on_instruction).subscribe(self, "instruction")
         self.create_service(ResetEpisode, "reset_episode", self._on_reset)
         self.create_timer(TICK_NS * 1e-9 / self._factor, self._on_tick, clock=self._source)
 
@@ -216,7 +239,7 @@ class SimRobot(Node):
         self._time = self._time + TIMESTEP_NS if self._publish_clock else self._seen
         self._episode, self._over, self._resume_at = episode, False, None
         self._episode_id = f"{scene.seed}-{uuid.uuid4().hex[:12]}"
-        self._instructed_at = time.time_ns()
+        self._begun_at = time.time_ns()
         if self._clock_publisher:
             self._tell_time()
         self._sense()  # before START, so that whoever has heard of the episode can also see it
@@ -286,14 +309,12 @@ class SimRobot(Node):
                 throttle_duration_sec=5.0,
             )
 
-    def _on_instruction(self, message: String, information: dict) -> None:
-        if information["source_timestamp"] < self._instructed_at:
+    def _on_instruction(self, text: str, stamp_ns: int) -> None:
+        if stamp_ns < self._begun_at:
             return  # overtaken by a reset, whose instruction is newer
-        text = message.data
         if text == self._episode.instruction.text:
             return
         self._advance()
-        self._instructed_at = information["source_timestamp"]
         try:
             instruction = instructions.parse(text)
             if not self._over:
@@ -393,7 +414,7 @@ class SimRobot(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit codes: 0 stopped, 2 a parameter was refused."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 2 a parameter was refused."""
     stop = signals.init(arguments)
     status = 0
     try:

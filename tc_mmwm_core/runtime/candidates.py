@@ -9,8 +9,6 @@ import numpy as np
 
 from tc_mmwm_core.interface.robot import RobotInterface
 
-MAX_COUNT = 4096  # a decision must stay within its period, whatever somebody sends
-
 
 class CandidateError(ValueError):
     """Candidates do not fit the robot interface or the bundle."""
@@ -34,8 +32,11 @@ def read_candidates(
     actions: Sequence[float],
     interface: RobotInterface,
     expected_horizon: int,
+    max_count: int,
 ) -> ExternalCandidates:
     """The content of a ``CandidateActions`` message as [N, K, A].
+
+    More than ``max_count`` are refused: a decision must stay within its period, whatever somebody sends.
 
     Raises:
         CandidateError: names the field, what was found and what is allowed.
@@ -44,8 +45,8 @@ def read_candidates(
         raise CandidateError(f"fields: {list(fields)}, the robot interface has {interface.action_names} in this order")
     if horizon != expected_horizon:
         raise CandidateError(f"horizon: {horizon} latent steps, the model bundle imagines {expected_horizon}")
-    if not 1 <= count <= MAX_COUNT:
-        raise CandidateError(f"count: {count}, allowed are 1 to {MAX_COUNT}")
+    if not 1 <= count <= max_count:
+        raise CandidateError(f"count: {count}, allowed are 1 to {max_count}")
     if len(actions) != count * horizon * len(fields):
         needed = f"count x horizon x fields = {count * horizon * len(fields)}"
         raise CandidateError(f"actions: {len(actions)} numbers, needed are {needed}")

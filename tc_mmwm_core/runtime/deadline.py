@@ -1,8 +1,9 @@
-"""Was a decision in time? One late decision is tolerated and counted, two running are not."""
+"""Was a decision in time? A single one that is a little late is tolerated; all late ones are counted."""
 
 from __future__ import annotations
 
 TOLERATED_RUNNING = 1
+TOLERATED_PERIODS = 2  # a decision later than this is of another world, also where it is the first
 
 
 class Deadline:
@@ -22,4 +23,4 @@ class Deadline:
         late = elapsed > self.period
         self.misses += late
         self._running = self._running + 1 if late else 0
-        return self._running > TOLERATED_RUNNING
+        return self._running > TOLERATED_RUNNING or elapsed > TOLERATED_PERIODS * self.period

@@ -1,7 +1,7 @@
 """Limits on the value and on the rate of change of actions, in the units of the robot interface. Always on.
 
 Every function is pure and takes actions with the action fields on the last axis. ``limits`` is [A, 2] (lowest,
-highest), ``max_rate`` is [A] in units a second, ``inf`` where a field has none.
+highest), ``max_rate`` is [A] in units per second, ``inf`` where a field has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The decision rule: from a step and an instruction to one action that can be stood behind, or the safe one, and why.
+"""The decision rule: from a step and an instruction to one defensible action, or to the safe action and the reason why.
 
 Free of ROS: the planner node, the evaluation and the benchmarks all decide through this file.
 """
@@ -46,17 +46,29 @@ class PlannerState(IntEnum):
 
 
 class PlannerConfig(Config):
-    """How to decide."""
+    """Settings of the decision rule."""
 
     proposals: ProposalConfig = ProposalConfig()
-    progress: ProgressRule = Field("mean", description="rank by progress at the last step, its mean or its best")
-    caution: float = Field(0.2, ge=0, description="progress given up a unit of violation score near tau; 0: none")
-    trust: float = Field(
-        0.0, ge=0, description="progress given up a unit of squared distance from the policy's proposal"
+    progress: ProgressRule = Field(
+        "mean", description="rank accepted candidates by final, mean or best progress over the horizon"
     )
-    seed: int = Field(0, ge=0, description="of the noise; the same inputs and seed give the same choice")
-    retreat: bool = Field(True, description="leave where nothing is acceptable, if that is better than to stop there")
-    threshold: float | None = Field(None, description="tau, for ablations; unset: the bundle's calibrated one")
+    caution: float = Field(0.2, ge=0, description="progress subtracted per unit of violation score above tau - 1")
+    trust: float = Field(
+        0.0, ge=0, description="progress subtracted per unit of mean squared distance (normalised) from the proposal"
+    )
+    prefer_external: bool = Field(
+        True,
+        description="execute the best accepted external candidate, and the planner's own only if none of them is "
+        "accepted. False: all compete, and trust also counts how far external ones stray from the bundle's policy",
+    )
+    seed: int = Field(0, ge=0, description="seed of the noise; the same inputs and seed give the same choice")
+    retreat: bool = Field(
+        True,
+        description="if no candidate is acceptable, execute one that is predicted to lead out; false: stop",
+    )
+    threshold: float | None = Field(
+        None, description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one"
+    )
 
 
 def read_planner(path: Path) -> PlannerConfig:
@@ -87,7 +99,7 @@ class Decision:
 
 
 class Planner:
-    """Decides, once a control period.
+    """Decides, once per control period.
 
     Remembers the last action (for the rate limit), the last plan (to shift it) and what was seen (for where the view is
     hidden); without an observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is
@@ -140,7 +152,8 @@ class Planner:
         The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
         acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so
         that every stop takes this one path. ``external`` candidates are shifted by the time gone by since the
-        observation that they were made for; that they are fresh enough is for the caller to see to.
+        observation that they were made for; that they are fresh enough is for the caller to see to. With
+        ``prefer_external`` our own are executed only where none of them is accepted.
         """
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
@@ -158,12 +171,13 @@ class Planner:
             own, sources = proposals.propose(
                 self.config.proposals, scene.proposal[0], shifted, self._safe, self._velocities, rng
             )
-            actions = self.interface.denormalise_action(own)
+            actions, preferred = self.interface.denormalise_action(own), range(0)
             if external is not None:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
-        screening = self._screen(scene, actions, sources, timings)
+                preferred = range(len(own), len(actions)) if self.config.prefer_external else preferred
+        screening = self._screen(scene, actions, sources, timings, safe=1, preferred=preferred)
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
@@ -183,7 +197,8 @@ class Planner:
     def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
         """The candidate to execute (-1: the safe action), what that means, and why."""
         if screening.accepted:
-            return selection.choose(screening.verdict, screening.score), PlannerState.PLANNING, ""
+            chosen = selection.choose(screening.verdict, screening.score, screening.preferred)
+            return chosen, PlannerState.PLANNING, ""
         reason = _why_all_rejected(screening)
         way_out = selection.retreat(screening.verdict, screening.violation) if self.config.retreat else -1
         if way_out < 0:
@@ -214,9 +229,19 @@ class Planner:
         return proposals.shift_plan(self._plan, steps) if 0 <= steps < len(self._plan) else None
 
     def _screen(
-        self, scene: Scene, actions: np.ndarray, sources: tuple[tuple[str, int], ...], timings: dict[str, float]
+        self,
+        scene: Scene,
+        actions: np.ndarray,
+        sources: tuple[tuple[str, int], ...],
+        timings: dict[str, float],
+        safe: int = 0,
+        preferred: range = range(0),
     ) -> Screening:
-        """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them."""
+        """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them.
+
+        The first ``safe`` of them stop the robot, and are as exempt from the rate limit as :meth:`stop` is. The
+        ``preferred`` ones are another policy's: how far they stray from our own says nothing against them.
+        """
         interface = self.interface
         with _timed(timings, "select"):
             outside = outside_value_limits(actions, interface.action_limits).any((1, 2))
@@ -228,11 +253,13 @@ class Planner:
                 1 / interface.rate,
                 self._step_duration,
             )
+            limited[:safe] = interface.action_safe
             normalised = interface.normalise_action(limited)
         with _timed(timings, "screen"):
             rollouts = self.screener.screen(scene, normalised)
         with _timed(timings, "select"):
             config, strayed = self.config, np.square(normalised - scene.proposal[0]).mean((1, 2))
+            strayed[preferred] = 0
             return Screening(
                 actions=np.where(outside[:, None, None], actions, limited),
                 violation=rollouts.violation,
@@ -244,14 +271,17 @@ class Planner:
                 limits=interface.action_limits,
                 chosen=-1,
                 sources=sources,
+                preferred=preferred,
             )
 
     def _refine(self, screening: Screening, iteration: int, rng: np.random.Generator) -> np.ndarray | None:
         """The next round's candidates [N, K, A] (units) around the best so far; None where there is nothing to rest on.
 
         It rests on accepted candidates where there are any, else on those that violate least: accept first, then
-        progress.
+        progress. Where a preferred candidate is accepted, no other would be chosen: there is nothing to refine.
         """
+        if (screening.verdict[screening.preferred] == Verdict.ACCEPTED).any():
+            return None
         config = self.config.proposals
         wanted = Verdict.ACCEPTED if screening.accepted else Verdict.REJECTED_VIOLATION
         merit = screening.score if screening.accepted else -screening.violation.max(1)

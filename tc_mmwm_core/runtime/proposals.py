@@ -1,6 +1,6 @@
 """Candidate action sequences: where they come from, and how the good ones are refined.
 
-All of it is in normalised action space, [-1, 1] a field. N candidates, K latent steps, A action fields.
+Everything is in normalised action space, [-1, 1] per field. N candidates, K latent steps, A action fields.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from tc_mmwm_core.config import Config
 
 
 class RefinementConfig(Config):
-    """Sampling again around the best, one more call of the model an iteration."""
+    """Resampling around the best candidates: one more call of the model per iteration."""
 
-    method: Literal["none", "mppi", "cem"] = Field("none", description="none; MPPI; or the cross-entropy method")
-    iterations: int = Field(1, ge=1, le=20, description="rounds of sampling and screening after the first")
-    elites: int = Field(32, ge=2, description="how many of the best a round rests on")
-    temperature: float = Field(0.1, gt=0, description="MPPI: progress this much lower weighs 1/e")
-    shrink: float = Field(0.5, gt=0, le=1, description="MPPI: noise of each round, of the one before")
-    min_sigma: float = Field(0.05, ge=0, description="CEM: the spread never falls below this, normalised")
+    method: Literal["none", "mppi", "cem"] = Field("none", description="none, mppi or cem (cross-entropy method)")
+    iterations: int = Field(1, ge=1, le=20, description="further rounds of sampling and screening")
+    elites: int = Field(32, ge=2, description="number of best candidates that the next round is sampled around")
+    temperature: float = Field(0.1, gt=0, description="mppi: a candidate whose score is this much lower weighs 1/e")
+    shrink: float = Field(0.5, gt=0, le=1, description="mppi: factor on the noise from one round to the next")
+    min_sigma: float = Field(0.05, ge=0, description="cem: lower bound on the spread, in normalised actions")
 
 
 class ProposalConfig(Config):
-    """How many candidates come from where. Shares are relative; what one source can't use goes to the policy's."""
+    """How many candidates each source contributes. Shares are relative; what a source cannot use goes to `policy`."""
 
-    candidates: int = Field(256, ge=8, le=65536, description="N a round, candidates from outside not counted")
-    policy: float = Field(1.0, ge=0, description="share: the policy's proposal, with noise")
-    shifted: float = Field(1.0, ge=0, description="share: the last plan, shifted by the time gone by, with noise")
-    fan: float = Field(1.0, ge=0, description="share: constant actions on a grid over all that the robot can do")
+    candidates: int = Field(256, ge=8, le=65536, description="N, candidates per round, without external ones")
+    policy: float = Field(1.0, ge=0, description="share of noisy copies of the policy's proposal")
+    shifted: float = Field(1.0, ge=0, description="share of noisy copies of the last plan, shifted by the elapsed time")
+    fan: float = Field(1.0, ge=0, description="share of constant actions, on a grid over the action limits")
     slowed: int = Field(
-        7, ge=0, le=64, description="copies of the policy's proposal at 1/(n + 1) to n/(n + 1) of its velocities"
+        7, ge=0, le=64, description="copies of the policy's proposal at n/(slowed + 1) of its velocities, n = 1, 2, ..."
     )
-    sigma: float = Field(0.4, gt=0, le=2, description="noise around proposals, in normalised actions")
+    sigma: float = Field(0.4, gt=0, le=2, description="standard deviation of the noise, in normalised actions")
     smoothing: float = Field(0.6, ge=0, lt=1, description="correlation of the noise from one latent step to the next")
     refinement: RefinementConfig = RefinementConfig()
 

@@ -2,7 +2,7 @@
 
 Inputs are NumPy arrays in CPU memory, which ONNX Runtime reads in place, and outputs are a few kilobytes: binding
 buffers by hand (io_binding) saves nothing that could be measured here. What does not depend on the candidates is
-computed once a decision inside ``screen.onnx``, and the instruction once a text.
+computed once per decision inside ``screen.onnx``, and the instruction once per text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class InstructionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Instruction:
-    """An instruction as the model hears it; made once a text."""
+    """An instruction as the model hears it; made once per text."""
 
     text: str
     mask: np.ndarray  # bool [1, L], true where a token stands
@@ -52,7 +52,7 @@ class Instruction:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What the model makes of one observation under one instruction; made once a decision."""
+    """What the model makes of one observation under one instruction; made once per decision."""
 
     latent: np.ndarray  # float32 [1, D], z_t
     context: np.ndarray  # float32 [1, C], z_l and the grounded summary u_t

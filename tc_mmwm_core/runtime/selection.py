@@ -2,6 +2,7 @@
 
 accept  max_k violation <= τ      choose the best score among the accepted      none accepted: retreat, or none
 
+Where candidates of another policy are preferred, the best is chosen among the accepted ones of these, if there are any.
 The score is progress, less what is taken off for coming near to τ and for straying from the policy's proposal.
 """
 
@@ -44,6 +45,7 @@ class Screening:
     limits: np.ndarray  # float32 [A, 2], units
     chosen: int  # index of the executed candidate, -1 where it was none: the safe action, at once
     sources: tuple[tuple[str, int], ...]  # who proposed them: (source, how many), in order
+    preferred: range = range(0)  # candidates that come before all others where any of them is accepted
 
     @property
     def accepted(self) -> int:
@@ -71,7 +73,7 @@ class Screening:
 def score(
     rollouts: Rollouts, strayed: np.ndarray, rule: ProgressRule, threshold: float, caution: float, trust: float
 ) -> np.ndarray:
-    """The one number a candidate that ranks it, [N]: progress - caution · near - trust · strayed.
+    """The number that ranks each candidate, [N]: progress - caution · near - trust · strayed.
 
     Near is the mean over k of how far the violation score lies above τ - :data:`NEAR`. What is executed is not
     quite what was imagined, so of two candidates that get as far, the one that keeps more distance is better.
@@ -83,7 +85,7 @@ def score(
             changes what the policy proposes only where that is rejected.
         rule: progress at which steps.
         threshold: τ.
-        caution, trust: what a unit of each costs, in progress.
+        caution, trust: progress subtracted per unit of each.
     """
     with np.errstate(invalid="ignore"):  # what is not finite is rejected, whatever its score
         near = np.maximum(rollouts.violation - np.float32(threshold - NEAR), 0).mean(1)
@@ -116,9 +118,14 @@ def judge(actions: np.ndarray, outside: np.ndarray, rollouts: Rollouts, threshol
     return verdict
 
 
-def choose(verdict: np.ndarray, scores: np.ndarray) -> int:
-    """Index of the accepted candidate with the best score, the lowest index where several tie; -1: none accepted."""
+def choose(verdict: np.ndarray, scores: np.ndarray, preferred: range = range(0)) -> int:
+    """Index of the accepted candidate with the best score, the lowest index where several tie; -1: none accepted.
+
+    Where any of the ``preferred`` ones is accepted, it is the best of these.
+    """
     accepted = verdict == Verdict.ACCEPTED
+    if accepted[preferred].any():
+        return preferred.start + choose(verdict[preferred], scores[preferred])
     return int(np.argmax(np.where(accepted, scores, -np.inf))) if accepted.any() else -1
 
 

@@ -61,6 +61,10 @@ class Robot(Node):
                     message.header.stamp = stamp
                 self._sensors[topic].publish(message)
 
+    def latch(self, text: str) -> None:
+        """Somebody else's latched instruction: a publisher of its own."""
+        self.create_publisher(String, "instruction", LATCHED).publish(String(data=text))
+
     def instruct(self, text: str) -> None:
         self._instructions.publish(String(data=text))
 

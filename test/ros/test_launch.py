@@ -13,7 +13,9 @@ import time
 import pytest
 import rclpy
 from geometry_msgs.msg import TwistStamped
+from rcl_interfaces.srv import GetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
 from tc_mmwm_ros.msg import EpisodeEvent, PlannerState
 from tiny_bundle import write_tiny_bundle
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LAUNCH = ["ros2", "launch", "tc_mmwm_ros", "planner.launch.py"]
-ARGUMENTS = ["robot", "model", "params_file", "namespace", "use_sim_time", "autostart", "record", "sim", "log_level"]
+ARGUMENTS = ["model", "robot", "params_file", "namespace", "use_sim_time", "autostart", "record", "sim", "log_level"]
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -57,7 +59,7 @@ def test_show_args_describes_every_argument():
     described = shown.split("    '")[1:]
     assert [entry.split("'")[0] for entry in described] == ARGUMENTS
     for entry in described:
-        assert "(default: '" in entry and "no description given" not in entry, entry
+        assert "(default: " in entry and "no description given" not in entry, entry
 
 
 def test_robot_planner_and_recorder_come_up_and_drive(tmp_path, node):
@@ -97,3 +99,50 @@ def test_a_refused_configuration_says_why_and_how_to_go_on(tmp_path, node):
         told = node.spin_until(lambda: "planner refused its configuration" in processes.tail("launch"), 60)
         assert told, processes.tail("launch")
         assert str(tmp_path / "nowhere") in processes.tail("launch")
+
+
+def test_the_model_alone_brings_its_robot_interface_and_its_planner_parameters(tmp_path, node, share):
+    states = []
+    node.create_subscription(PlannerState, "planner/state", states.append, LATCHED)
+    parameters = node.create_client(GetParameters, "planner/get_parameters")
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("launch", [*LAUNCH, f"model:={share / 'bundles' / 'manipulation'}", "namespace:=robot1"])
+        assert node.spin_until(lambda: states and states[-1].state == PlannerState.WAITING, 60), processes.tail(
+            "launch"
+        )
+        assert states[-1].bundle.startswith("manipulation")
+        assert node.spin_until(parameters.service_is_ready, 10)
+        trust = parameters.call_async(GetParameters.Request(names=["trust"]))
+        assert node.spin_until(trust.done, 10)
+        assert trust.result().values[0].double_value > 0, (
+            "config/planner/manipulation.yaml sets it, default.yaml does not"
+        )
+
+
+def test_a_refused_activation_says_why_and_how_to_go_on(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    params = tmp_path / "params.yaml"
+    params.write_text("/**/planner: {ros__parameters: {require_instruction: true}}\n")
+    with Processes(tmp_path / "logs") as processes:
+        processes.start(
+            "launch", [*LAUNCH, f"model:={tmp_path / 'bundle'}", f"params_file:={params}", "namespace:=robot1"]
+        )
+        told = node.spin_until(lambda: "planner refused to become active" in processes.tail("launch"), 60)
+        assert told, processes.tail("launch")
+        assert "cannot activate: instruction: none was given" in processes.tail("launch")
+
+
+def test_activation_waits_for_the_instruction_that_it_requires(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    params = tmp_path / "params.yaml"
+    params.write_text("/**/planner: {ros__parameters: {require_instruction: true}}\n")
+    states = []
+    node.create_subscription(PlannerState, "planner/state", states.append, LATCHED)
+    node.create_publisher(String, "instruction", LATCHED).publish(String(data="drive"))
+    with Processes(tmp_path / "logs") as processes:
+        processes.start(
+            "launch", [*LAUNCH, f"model:={tmp_path / 'bundle'}", f"params_file:={params}", "namespace:=robot1"]
+        )
+        active = node.spin_until(lambda: states and states[-1].state == PlannerState.WAITING, 60)
+        assert active, processes.tail("launch")
+        assert node.spin_until(lambda: states[-1].instruction == "drive", 10)

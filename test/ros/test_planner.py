@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
-from lifecycle_msgs.msg import State
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState
 from planner_rig import Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
+from std_msgs.msg import String
 from tc_mmwm_ros.msg import LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, write_tiny_bundle
@@ -100,6 +104,18 @@ def test_waits_with_the_safe_action_until_it_is_told_what_to_do(make_planner, ro
     assert robot.states[-1].instruction == "drive"
     assert robot.states[-1].bundle.startswith("tiny@")
     assert robot.states[-1].provider == "CPUExecutionProvider"
+
+
+def test_latency_is_that_of_decisions_not_of_waiting(make_planner, robot):
+    planner = make_planner()
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: len(robot.commands) >= 3)
+    assert robot.states[-1].latency_p50 == 0, "nothing was decided yet"
+    robot.instruct("drive")
+    spinner.until(lambda: robot.states[-1].decisions >= 3 and robot.states[-1].latency_p50 > 0)
+    assert len(planner._latencies) == planner._decisions
 
 
 def test_commands_come_at_the_rate_of_the_interface_and_within_limits(driving):
@@ -192,6 +208,44 @@ def test_another_instruction_changes_what_is_done(driving):
     assert max(forward for _, forward, _ in robot.commands) <= 0.325 + 1e-6
 
 
+def test_a_volatile_publisher_is_heard_as_a_latched_one_is(driving):
+    """As ``ros2 topic pub``, rqt and most speech nodes publish: volatile, once the subscription is matched."""
+    _, robot, spinner = driving
+    speaker = robot.create_publisher(String, "instruction", 10)
+    spinner.until(lambda: speaker.get_subscription_count() > 0)
+    speaker.publish(String(data="drive slow"))
+    spinner.until(lambda: robot.states[-1].instruction == "drive slow")
+    robot.instruct("drive right")
+    spinner.until(lambda: robot.states[-1].instruction == "drive right")
+
+
+def test_of_several_latched_instructions_the_newest_is_in_force(make_planner, robot):
+    """All are there before the planner is; which publisher is discovered last is a matter of luck."""
+    for text in ("drive slow", "drive right", "drive slow right", "drive"):
+        robot.latch(text)
+    planner = make_planner(instruction="slow")
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.states and robot.states[-1].instruction == "drive")
+    spinner.spin(1.0)
+    assert robot.states[-1].instruction == "drive"
+
+
+def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot):
+    robot.latch("slow")  # long ago, by somebody whom the planner has not discovered yet
+    planner = make_planner()
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    planner.trigger_configure()
+    planner.trigger_activate()
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    spinner.spin(1.0)
+    assert robot.states[-1].instruction == "drive"
+    robot.instruct("drive slow")
+    spinner.until(lambda: robot.states[-1].instruction == "drive slow")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"), [("drive " * 1667, "10002 characters, at most 1000"), ("", "empty"), ("drive home", "'home'")]
 )
@@ -249,7 +303,44 @@ def test_late_twice_running_stops_and_is_counted(make_planner, robot):
     spinner = Spinner(planner, robot)
     spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED and robot.states[-1].deadline_misses > 5)
     assert robot.stopped
-    assert "late twice running" in robot.states[-1].reason
+    assert "after its tick was due, allowed are 1e-06 s" in robot.states[-1].reason
+
+
+def delay(planner, monkeypatch, seconds: float) -> None:
+    """The next decision takes so long, as where another process takes the cores."""
+    decide = planner._planner.decide
+
+    def slow(*arguments):
+        monkeypatch.undo()
+        time.sleep(seconds)
+        return decide(*arguments)
+
+    monkeypatch.setattr(planner._planner, "decide", slow)
+
+
+def test_one_slightly_late_decision_is_executed_and_counted(driving, monkeypatch):
+    planner, robot, spinner = driving
+    planner._deadline.period = 0.2  # so that a busy machine does not make it twice as late
+    delay(planner, monkeypatch, 0.22)
+    spinner.until(lambda: planner._deadline.misses == 1)
+    count = len(robot.commands)
+    spinner.until(lambda: len(robot.commands) > count)
+    assert all(forward == pytest.approx(0.7) for _, forward, _ in robot.commands[-2:])
+
+
+@pytest.mark.parametrize(
+    ("deadline", "reason"),
+    [(0.1, "allowed are 0.1 s, once up to 2 times that"), (0.3, "old by now, allowed are 0.35 s")],
+)
+def test_the_first_decision_that_is_old_is_not_executed(driving, monkeypatch, deadline, reason):
+    planner, robot, spinner = driving
+    planner._deadline.period = deadline
+    delay(planner, monkeypatch, 0.4)
+    spinner.until(lambda: PlannerState.DEADLINE_MISSED in [message.state for message in robot.states])
+    missed = next(message for message in robot.states if message.state == PlannerState.DEADLINE_MISSED)
+    assert reason in missed.reason
+    assert (0.0, 0.0) in [command[1:] for command in robot.commands]
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +374,26 @@ def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(ma
     assert "images.overhead.height: 64" in logged and "sensors.lidar.ranges.size: 24" in logged
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("trajectory_msgs/msg/JointTrajectory", "points[0].positions[0]"),
+        ("std_msgs/msg/Int32MultiArray", "data[0]"),
+        ("std_msgs/msg/Int32", "data"),
+    ],
+)
+def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner, capfd, tmp_path, kind, path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["action"]["type"] = kind
+    content["action"]["fields"][0]["path"] = content["action"]["fields"][1]["path"] = path
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"))
+    assert planner.trigger_configure() == FAILURE
+    logged = capfd.readouterr().err
+    assert f"cannot configure: robot interface: action.forward: {path} of a new {kind} cannot be set" in logged
+    assert "Traceback" not in logged
+
+
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
     planner = make_planner(require_instruction=True)
     assert planner.trigger_configure() == SUCCESS
@@ -291,6 +402,15 @@ def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner
     assert planner.trigger_activate() == FAILURE
     planner.set_parameters([Parameter("instruction", value="drive")])
     assert planner.trigger_activate() == SUCCESS
+
+
+def test_require_instruction_waits_for_what_is_latched(make_planner, robot):
+    """Configured and activated in one go, as autostart and the launch file do: nothing was spun in between."""
+    robot.instruct("drive")
+    planner = make_planner(require_instruction=True)
+    assert planner.trigger_configure() == SUCCESS
+    assert planner.trigger_activate() == SUCCESS
+    Spinner(planner, robot).until(lambda: robot.state == PlannerState.PLANNING)
 
 
 def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
@@ -314,9 +434,31 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
     spinner.until(lambda: "allowed are 0.3 s" in ignored())
     robot.propose(actions, fields=["turn", "forward"])
     spinner.until(lambda: "fields: ['turn', 'forward']" in ignored())
+    robot.propose(np.zeros((513, HORIZON, 2)))
+    spinner.until(lambda: "count: 513, allowed are 1 to 512" in ignored())
     robot.propose(actions, horizon=7)
     spinner.until(lambda: "horizon: 7" in ignored())
     assert robot.state == PlannerState.PLANNING
+
+
+def test_another_policys_candidate_is_executed_where_it_is_accepted(driving):
+    """Our own drive at 0.7 m/s; the other policy turns on the spot, which is no progress at all."""
+    _, robot, spinner = driving
+    screenings = []
+    robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
+    spinner.until(lambda: screenings)
+    turning = np.tile(np.float32([0.0, 1.0]), (1, HORIZON, 1))
+    robot.propose(turning)
+    spinner.until(lambda: screenings[-1].chosen == 256)
+    spinner.until(lambda: robot.commands[-1][2] == pytest.approx(1.0))
+    spinner.until(lambda: screenings[-1].count == 256 and robot.speed == pytest.approx(0.7))  # it aged: our own again
+    robot.instruct("drive right")  # normalised turn is now the violation, and 0.4 is above the threshold of 0.25
+    spinner.until(lambda: screenings[-1].instruction == "drive right")
+    screenings.clear()
+    robot.propose(turning)
+    spinner.until(lambda: any(screening.count == 257 for screening in screenings))
+    screening = next(screening for screening in screenings if screening.count == 257)
+    assert screening.verdict[256] == Screening.REJECTED_VIOLATION and 0 <= screening.chosen < 256
 
 
 def test_diagnostics_latent_state_and_markers(driving):
@@ -378,8 +520,9 @@ def test_simulated_time_drives_the_timer(make_planner, robot):
     planner.trigger_configure()
     planner.trigger_activate()
     spinner = Spinner(planner, robot)
-    spinner.spin(5 * PERIOD)
-    assert robot.commands == [], "no time, no decision"
+    spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED)  # no time, no decision: it says so
+    assert "/clock stands still" in robot.states[-1].reason
+    assert planner._decisions == 0 and all(command[1:] == (0.0, 0.0) for command in robot.commands)
     robot.set_parameters([Parameter("use_sim_time", value=True)])
     clock, now = robot.create_publisher(Clock, "/clock", 1), [0.0]
     clock_node = rclpy.create_node("clock")
@@ -397,7 +540,28 @@ def test_simulated_time_drives_the_timer(make_planner, robot):
     spinner.until(lambda: now[0] > begun + 3)
     assert len(robot.commands) - count == pytest.approx((now[0] - begun) / PERIOD, rel=0.3)
     assert started == 0.0
+    refused = planner.set_parameters([Parameter("use_sim_time", value=False)])[0]
+    assert not refused.successful and "deactivate it first" in refused.reason
+    spinner.executor.remove_node(clock_node)
+    spinner.until(lambda: robot.state == PlannerState.DEADLINE_MISSED and robot.stopped)  # /clock stops
+    spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR)
+    spinner.executor.add_node(clock_node)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
     clock_node.destroy_node()
+
+
+def test_a_system_clock_that_is_set_back_does_not_hold_the_planner_up(driving):
+    """An hour back, as NTP may do at boot. The node's clock is set and nobody else's: sensors are stamped as before."""
+    planner, robot, spinner = driving
+    clock = planner.get_clock()
+    an_hour_ago = clock.now() - rclpy.duration.Duration(seconds=3600)
+    clock.set_ros_time_override(an_hour_ago)
+    clock._set_ros_time_is_active(True)
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 5, timeout=5)
+    assert robot.stopped, "of the sensors it can only say that their clock differs"
+    clock._set_ros_time_is_active(False)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
 @pytest.fixture
@@ -411,7 +575,7 @@ def process(model):
     child.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot, number):
     spinner = Spinner(robot)
     spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
@@ -422,6 +586,28 @@ def test_a_signal_makes_the_safe_action_the_last_thing_published(process, robot,
     assert robot.stopped
 
 
+def test_a_closed_terminal_makes_the_safe_action_the_last_thing_published(model, robot):
+    """As where ssh loses its connection: SIGHUP, and nowhere left to log to."""
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", f"model:={model}"]
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir("/")
+        os.execv(sys.executable, [*command, "-p", "instruction:=drive", "-p", "autostart:=true"])
+    spinner = Spinner(robot)
+    try:
+        spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+    ended = []
+    spinner.until(lambda: ended.append(os.waitpid(child, os.WNOHANG)) or ended[-1][0])
+    spinner.spin(2 * PERIOD)
+    assert os.waitstatus_to_exitcode(ended[-1][1]) == 0
+    assert robot.stopped
+
+
 def test_a_kill_is_told_by_silence(process, robot):
     spinner = Spinner(robot)
     spinner.until(lambda: robot.state == PlannerState.PLANNING and (robot.speed or 0) > 0.5, timeout=60)
@@ -429,6 +615,29 @@ def test_a_kill_is_told_by_silence(process, robot):
     killed = time.monotonic()
     spinner.spin(5 * PERIOD)
     assert max(when for when, *_ in robot.commands) < killed + PERIOD
+
+
+def test_a_signal_after_shutdown_ends_it_in_good_order(process, robot):
+    spinner = Spinner(robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING, timeout=60)
+    client = robot.create_client(ChangeState, "planner/change_state")
+    spinner.until(client.service_is_ready)
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
+    future = client.call_async(request)
+    spinner.until(future.done)
+    assert future.result().success
+    spinner.until(lambda: robot.stopped)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("parameter", ["threads:=0", "deadline:=soon"])
+def test_a_refused_parameter_ends_the_process_with_one_line(parameter):
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-p", parameter]
+    result = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("planner: ") and parameter.split(":")[0] in line
 
 
 def test_a_failed_autostart_ends_the_process(robot):

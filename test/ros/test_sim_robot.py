@@ -315,16 +315,20 @@ def test_an_instruction_that_cannot_be_judged_is_refused_with_the_reason(robot, 
     assert len(robot.events) == before  # the running episode goes on
 
 
-def test_an_instruction_from_others_is_judged_from_then_on(robot):
+@pytest.mark.parametrize("qos", [LATCHED, 10], ids=["latched", "volatile"])
+def test_an_instruction_from_others_is_judged_from_then_on(robot, qos):
+    speaker = robot.node.create_publisher(String, "instruction", qos)
+    robot.wait(lambda: speaker.get_subscription_count() > 0)
     layout = draw_scene(10)
     robot.reset(10)
     robot.wait(lambda: robot.events[-1].seed == 10)
     text = f"head for the {layout.pads[2].colour} disc, no speeding"
-    robot.instruction.publish(String(data=text))
+    speaker.publish(String(data=text))
     robot.wait(lambda: robot.kinds()[-1] == EpisodeEvent.INSTRUCTION)
     assert robot.events[-1].instruction == text
-    robot.instruction.publish(String(data="fly to the moon"))
+    speaker.publish(String(data="fly to the moon"))
     robot.wait(lambda: robot.kinds()[-1] == EpisodeEvent.END)
+    robot.node.destroy_publisher(speaker)
     assert robot.events[-1].success == EpisodeEvent.UNKNOWN and "fly to the moon" in robot.events[-1].reason
 
 

@@ -131,7 +131,7 @@ def test_external_candidates_are_screened_beside_our_own(planner, screener, make
         Verdict.REJECTED_NON_FINITE,
     ]
     assert screening.reason(257) == "turn is 9 at step 3, allowed are -2.5 to 2.5"
-    assert screening.chosen < 256
+    assert screening.chosen == 256, "its best is not as fast as our own, and comes first nevertheless"
 
 
 def test_a_better_external_candidate_wins(screener, navigation, make_step):
@@ -144,6 +144,39 @@ def test_a_better_external_candidate_wins(screener, navigation, make_step):
     assert decision.screening.chosen == 8
     assert decision.action[0] == pytest.approx(0.4), "what is executed, and was screened, keeps to the rate limit"
     np.testing.assert_allclose(decision.screening.actions[8, :, 0], [0.4, 0.7, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["none", "mppi"])
+def test_candidates_from_outside_come_first_and_our_own_are_the_fallback(screener, navigation, make_step, method):
+    """Whatever ``trust`` says: the tiny policy proposes normalised zeros, 0.2 m/s ahead; they turn at full speed."""
+    settings = {"trust": 50.0, "proposals": {"refinement": {"method": method}}}
+
+    def decide(words, forward, **changed):
+        actions = np.tile(np.float32([forward, 2.0]), (1, 3, 1))
+        planner = Planner(screener, navigation, PlannerConfig.model_validate(settings | changed))
+        return planner.decide(
+            make_step(), screener.instruct(words), ExternalCandidates("other", 10**9, actions)
+        ).screening
+
+    assert decide("drive", 0.1).chosen == 256
+    assert decide("drive", 0.1, prefer_external=False).chosen != 256
+    rejected = decide("drive slow", 0.4)  # normalised 0.4 is above tau = 0.25
+    assert rejected.verdict[256] == Verdict.REJECTED_VIOLATION
+    assert rejected.verdict[rejected.chosen] == Verdict.ACCEPTED
+
+
+def test_stopping_is_screened_as_it_is_executed_whatever_the_rate_limit(planner, screener, make_step):
+    """At 0.7 m/s the rate limit lets 0.3 m/s through a period later; to stop is to command 0 at once."""
+    instruction = screener.instruct("drive slow")
+    for t in range(3):
+        planner.decide(make_step(t / 10), screener.instruct("drive"))
+    planner.threshold = -0.3  # normalised speed: 0 m/s is -0.4, the 0.3 m/s that all others begin with are 0.2
+    decision = planner.decide(make_step(0.3), instruction)
+    assert (decision.state, decision.screening.chosen) == (PlannerState.PLANNING, 0)
+    np.testing.assert_array_equal(decision.action, [0, 0])
+    np.testing.assert_array_equal(decision.screening.actions[0], np.zeros((HORIZON, 2)))
+    np.testing.assert_allclose(decision.screening.violation[0], -0.4, atol=1e-6)
+    assert decision.screening.actions[1:, 0, 0].min() > 0.29, "all others keep to the rate limit"
 
 
 @pytest.mark.parametrize("method", ["mppi", "cem"])

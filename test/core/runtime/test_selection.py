@@ -44,6 +44,14 @@ def test_ties_go_to_the_lowest_index():
     assert screened([[9, 9], [0, 0], [0, 0], [0, 0]], [[5, 5], [1, 2], [0, 3], [3, 3]]).chosen == 2
 
 
+def test_an_accepted_preferred_one_comes_before_better_ones_and_a_rejected_one_does_not():
+    verdict = np.uint8([Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.REJECTED_VIOLATION, Verdict.ACCEPTED])
+    scores = np.array([9.0, 1.0, 5.0, 2.0])
+    assert choose(verdict, scores) == 0
+    assert choose(verdict, scores, preferred=range(1, 4)) == 3
+    assert choose(verdict, scores, preferred=range(2, 3)) == 0
+
+
 def test_none_accepted_none_chosen():
     screening = screened([[1, 1], [2, 2]], [[0, 0], [0, 0]])
     assert screening.chosen == -1 and screening.accepted == 0
