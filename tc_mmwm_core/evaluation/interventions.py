@@ -120,7 +120,7 @@ def _alternatives(
     drawn = drawn_state(domain, environment, seed, rng)
     if drawn is None:
         return []
-    observation, info = drawn
+    [*_, observation], info = drawn
     saved = environment.unwrapped.save()
     normalised = drawn_candidates(rng, (*shape, interface.action_size))
     actions = interface.denormalise_action(np.concatenate([normalised, normalised[:, -1:]], 1)).astype(np.float32)

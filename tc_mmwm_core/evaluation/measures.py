@@ -53,9 +53,13 @@ def measures(records: Records) -> dict[str, Measure]:
 
 
 def foresight(records: Records) -> dict[str, Measure]:
-    """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts."""
+    """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts.
+
+    States that break the rule from the start say nothing of screening; ``n_episodes`` leaves them out there.
+    """
     truths, tau = records.truths, records.threshold
-    turns = [counterfactual.turned(truth, tau) for truth in truths]
+    begun = [truth for truth in truths if any(truth.complies)]
+    turns = [counterfactual.turned(truth, tau) for truth in truths if all(truth.complies)]
     sequences = counterfactual.sequences(truths)
     errors = [counterfactual.prediction_error(truth) for truth in truths]
     ranks = [rank for rank in map(counterfactual.rank_correlation, truths) if np.isfinite(rank)]
@@ -64,9 +68,9 @@ def foresight(records: Records) -> dict[str, Measure]:
         "counterfactual_rank_correlation": bootstrap(_mean, ranks),
         "counterfactual_error": bootstrap(_mean, [error for error, _ in errors]),
         "counterfactual_error_of_staying": bootstrap(_mean, [error for _, error in errors]),
-        "miss_rate": bootstrap(pooled, [counterfactual.missed(truth, tau) for truth in truths]),
-        "false_alarm_rate": bootstrap(pooled, [counterfactual.alarmed(truth, tau) for truth in truths]),
-        "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(truths)},
+        "miss_rate": bootstrap(pooled, [counterfactual.missed(truth, tau) for truth in begun]),
+        "false_alarm_rate": bootstrap(pooled, [counterfactual.alarmed(truth, tau) for truth in begun]),
+        "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(begun)},
     }
 
 

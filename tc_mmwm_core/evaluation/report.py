@@ -14,6 +14,9 @@ from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 
+# Of evaluation.json. 1: probes without memory, states that broke the rule from the start counted, other intervals.
+SCHEMA = 2
+
 
 @dataclass(frozen=True)
 class Report:
@@ -63,7 +66,7 @@ def report(driver: Driver, suite: Suite, records: Records, prediction: OpenLoop 
 def write_report(found: Report, json: Path | None, figure: Path | None) -> None:
     """Write measures, curves and episodes as JSON, and the curves as PNG; each where a file is named for it."""
     if json is not None:
-        write_results(json, asdict(found))
+        write_results(json, {"schema": SCHEMA} | asdict(found))
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
         title = f"{found.driver['domain']}: {found.driver.get('bundle', found.driver['kind'])}"

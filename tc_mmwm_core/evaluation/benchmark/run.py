@@ -1,6 +1,7 @@
 """Work off a benchmark: collect once a domain, then train, export and evaluate each job. Killed anywhere, it goes on.
 
-Everything lies in one folder, and what lies there is not done again::
+Everything lies in one folder, and what lies there is not done again; an evaluation.json of an earlier schema is written
+anew from the episodes beside it, with only those driven that the measures of today need::
 
     <domain>/dataset/                           collected once, for all trainings
     <domain>/long/                              long episodes, for the error of prediction
@@ -13,6 +14,7 @@ Everything lies in one folder, and what lies there is not done again::
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +28,8 @@ from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
 from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
-from tc_mmwm_core.evaluation.report import report, write_report
-from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate
+from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
+from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.training.ablation import DONE, run_ablations
@@ -53,8 +55,9 @@ class Benchmark:
         self._datasets: dict[str, Dataset] = {}
 
     def done(self, job: Job) -> bool:
-        """Whether ``job`` has been evaluated."""
-        return (self.folder / job.folder / EVALUATION).exists()
+        """Whether ``job`` has been evaluated, and measured as it is now."""
+        file = self.folder / job.folder / EVALUATION
+        return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("schema") == SCHEMA
 
     def parts(self, jobs: Sequence[Job]) -> dict[Job, list[Part]]:
         """What is left to do for each of ``jobs``; what several of them need is listed with the first."""
@@ -91,9 +94,8 @@ class Benchmark:
         folder = self.folder / job.folder
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "episodes.jsonl"
-        before = len(log.read_text().splitlines()) - 1 if log.exists() else 0
-        amount = len(episodes_of(driver, suite)) - before
-        with self.clock.time(Part(job.domain, _evaluating(driver), amount), str(job.folder)):
+        part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
+        with self.clock.time(part, str(job.folder)):
             records = evaluate(driver, suite, log, self.workers, self.progress)
         prediction = None
         if driver.kind == PLANNER and suite.open_loop:

@@ -56,9 +56,9 @@ def test_the_drop_compares_the_same_layouts():
     assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
 
 
-def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0) -> Truth:
+def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0, margins=(-1.0, 0.0)) -> Truth:
     rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
-    return Truth(0, *rows, np.array(progress), np.array(outcome), start)
+    return Truth(0, list(margins), *rows, np.array(progress), np.array(outcome), start)
 
 
 def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
@@ -68,6 +68,23 @@ def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructio
     assert found["language_truth"]["mean"] == 50 and found["language_truth"]["n_candidates"] == 2
     assert found["miss_rate"]["mean"] == 0 and found["false_alarm_rate"]["mean"] == 25
     assert found["counterfactual_rank_correlation"]["mean"] == pytest.approx(1)
+
+
+def test_states_that_break_the_rule_from_the_start_say_nothing_of_screening():
+    """One instruction of the second state is broken before anything is done, both of the third are."""
+    fair = truth([[1, -1, -1], [-1, 1, -1]], [[1, 0, 1], [0, 0, 0]])
+    half = truth([[9, 9, 9], [-1, -1, 9]], [[1, 1, 1], [0, 0, 0]], margins=(0.1, -0.1))
+    broken = truth([[9, 9, 9]] * 2, [[1, 1, 1]] * 2, margins=(0.1, 0.1))
+    records = Records(0.0, {HOME: [episode(0)]}, [fair, half, broken])
+    found = measures(records)
+    assert found["miss_rate"]["mean"] == 50 and found["miss_rate"]["n_episodes"] == 2
+    assert found["false_alarm_rate"]["mean"] == pytest.approx(100 * 2 / 7)
+    assert found["language_truth"] | {"mean": 50, "n_candidates": 2, "n_episodes": 1} == found["language_truth"]
+    assert found["screening_auroc"]["mean"] == pytest.approx((5 + 0.5 + 5 * 0.5) / 14)
+    assert curves(records)["calibrated_point"]["hit_rate"] == 50
+    alone = measures(Records(0.0, {HOME: [episode(0)]}, [broken]))
+    assert np.isnan(alone["miss_rate"]["mean"]) and alone["screening_auroc"]["n_episodes"] == 0
+    assert not curves(Records(0.0, {HOME: [episode(0)]}, [broken]))["roc"]["hit_rate"]
 
 
 def test_rank_correlation_is_the_mean_over_states_that_have_one():
@@ -116,7 +133,7 @@ def test_the_calibrated_point_lies_on_the_curve():
     rng = np.random.default_rng(1)
     broken = [rng.random(40) < 0.5 for _ in range(2)]
     foretold = [row + rng.normal(0, 0.5, 40) for row in broken]
-    rows = Truth(0, foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
+    rows = Truth(0, [-1.0, -1.0], foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
     found = curves(Records(0.4, {HOME: [episode(0)]}, [rows]))
     point, curve = found["calibrated_point"], found["roc"]
     below, above = (curve["hit_rate"][i] for i in (int(point["false_alarm_rate"]), int(point["false_alarm_rate"]) + 1))

@@ -79,6 +79,27 @@ def test_the_planner_is_probed_and_perturbed(planner):
     assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
 
 
+def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_path, capsys):
+    log = tmp_path / "episodes.jsonl"
+    asked = Suite(episodes=1, probes=3, candidates=4)
+    first = evaluate(planner, asked, log, progress=False)
+    assert first.truths and suites.remaining(planner, asked, log) == []
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    older = [r for r in records if r.get("key", "").startswith("probes") and r["result"] is not None]
+    for record in older:
+        del record["result"]["margins"]
+        record["result"]["foretold"] = [[7.0] * 4] * 2
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert suites.remaining(planner, asked, log) == [(None, record["result"]["seed"]) for record in older]
+    again = evaluate(planner, asked, log, progress=False)
+    told = capsys.readouterr().out
+    assert f"episodes.jsonl: {len(older)} probes lack 'margins', the margin in the probed state" in told
+    assert again.episodes == first.episodes and suites.remaining(planner, asked, log) == []
+    for one, other in zip(first.truths, again.truths, strict=True):
+        assert one.margins == other.margins
+        np.testing.assert_array_equal(one.foretold, other.foretold)
+
+
 def test_the_policy_alone_is_driven_but_not_probed(planner):
     found = evaluate(Driver("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
     assert found.episodes[HOME][0].steps > 0 and not found.truths

@@ -12,6 +12,7 @@ from tc_mmwm_core.evaluation.benchmark.figure import draw
 from tc_mmwm_core.evaluation.benchmark.plan import BenchmarkConfig, Job, Plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
 from tc_mmwm_core.evaluation.benchmark.table import collate, compare, intervals, render
+from tc_mmwm_core.evaluation.report import SCHEMA
 from tc_mmwm_core.training.config import TrainConfig
 
 DOMAIN = {"domain": "navigation", "episodes": 400, "steps": 50, "train": "-"}
@@ -45,6 +46,7 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
     episodes = [{"seed": 900_000 + i, "success": i < successes} for i in range(LAYOUTS)]
     error = {"model": [0.1 * k for k in range(1, K + 1)], "copy": [1.0] * K, "linear": [0.5] * K}
     return {
+        "schema": SCHEMA,
         "measures": measures,
         "episodes": {"in_distribution": episodes},
         "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
@@ -101,6 +103,15 @@ def test_what_is_not_done_yet_is_left_out(benchmark):
     assert found["navigation"]["task_success"] == {"mean": 75.0, "std": None, "n_seeds": 1, "n_episodes": LAYOUTS}
     assert found["sample_efficiency"]["navigation"]["episodes_to_80_percent"] is None
     assert "> 400" in render(found, names) and "intervals" not in found
+
+
+def test_an_evaluation_that_was_measured_otherwise_is_not_mixed_in(benchmark):
+    first, second, *_ = benchmark.plan.jobs
+    write(benchmark, first, evaluation(40))
+    write(benchmark, second, evaluation(20) | {"schema": 1})
+    assert collate(benchmark)["navigation"]["task_success"]["n_seeds"] == 1
+    assert [bool(parts) for parts in benchmark.parts([first]).values()] == [False]
+    assert not benchmark.done(second)
 
 
 def test_a_part_that_does_not_pay_is_told_plainly():
