@@ -1,6 +1,8 @@
 """The measures of docs/benchmark.md, from what episodes and probes left behind. Percent, except where said otherwise.
 
 Each is ``{"mean", "low", "high", "n_episodes"}`` with its 95 % interval; ``n_episodes`` counts what it rests on.
+Retention is cut off at 100 and a drop at 0, but their intervals are of the ratio and of the difference themselves: that
+of a drop may lie below 0, where more succeeded under the perturbation than without it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tc_mmwm_core.evaluation import counterfactual
+from tc_mmwm_core.evaluation import counterfactual, intervals
 from tc_mmwm_core.evaluation.closed_loop import Episode
-from tc_mmwm_core.evaluation.intervals import bootstrap, share
+from tc_mmwm_core.evaluation.intervals import clustered, share
 from tc_mmwm_core.evaluation.perturbations import KINDS
 from tc_mmwm_core.evaluation.suite import HOME, Records
 from tc_mmwm_core.training.validation import area_under_curve
@@ -44,9 +46,9 @@ def measures(records: Records) -> dict[str, Measure]:
     disturbed = {name: episodes for name, episodes in records.episodes.items() if name in KINDS}
     for name, episodes in disturbed.items():
         found[f"success.{name}"] = share([e.success for e in episodes])
-        found[f"drop.{name}"] = bootstrap(drop, paired(home, episodes))
+        found[f"drop.{name}"] = _dropped(home, episodes)
     if disturbed:
-        found["robustness_drop"] = bootstrap(drop, paired(home, *disturbed.values()))
+        found["robustness_drop"] = _dropped(home, *disturbed.values())
     if records.truths:
         found |= foresight(records)
     return found
@@ -64,18 +66,14 @@ def foresight(records: Records) -> dict[str, Measure]:
     errors = [counterfactual.prediction_error(truth) for truth in truths]
     ranks = [rank for rank in map(counterfactual.rank_correlation, truths) if np.isfinite(rank)]
     return {
-        "language_truth": bootstrap(pooled, turns) | {"n_candidates": sum(turn[0] for turn in turns)},
-        "counterfactual_rank_correlation": bootstrap(_mean, ranks),
-        "counterfactual_error": bootstrap(_mean, [error for error, _ in errors]),
-        "counterfactual_error_of_staying": bootstrap(_mean, [error for _, error in errors]),
-        "miss_rate": bootstrap(pooled, [counterfactual.missed(truth, tau) for truth in begun]),
-        "false_alarm_rate": bootstrap(pooled, [counterfactual.alarmed(truth, tau) for truth in begun]),
+        "language_truth": clustered(turns) | {"n_candidates": sum(turn[0] for turn in turns)},
+        "counterfactual_rank_correlation": intervals.mean(ranks),
+        "counterfactual_error": intervals.mean([error for error, _ in errors]),
+        "counterfactual_error_of_staying": intervals.mean([error for _, error in errors]),
+        "miss_rate": clustered([counterfactual.missed(truth, tau) for truth in begun]),
+        "false_alarm_rate": clustered([counterfactual.alarmed(truth, tau) for truth in begun]),
         "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(begun)},
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def cost(records: Records) -> dict[str, float]:
@@ -124,8 +122,8 @@ def retention(home: Sequence[bool], *beyond: Sequence[bool]) -> float:
 
 
 def _retained(home: Sequence[Episode], *beyond: Sequence[Episode]) -> Measure:
-    found = bootstrap(retention, successes(home), *map(successes, beyond))
-    return found | {"n_episodes": sum(map(len, beyond))}
+    at_home, others = successes(home), [successes(episodes) for episodes in beyond]
+    return intervals.ratio(at_home, *others) | {"mean": retention(at_home, *others)}
 
 
 def paired(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> list[tuple[bool, ...]]:
@@ -141,6 +139,11 @@ def drop(rows: Sequence[tuple[bool, ...]]) -> float:
         return np.nan
     home, *disturbed = np.mean(rows, axis=0) * 100
     return float(np.mean([max(0.0, home - each) for each in disturbed]))
+
+
+def _dropped(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> Measure:
+    rows = paired(home, *disturbed)
+    return intervals.difference([row[0] - float(np.mean(row[1:])) for row in rows]) | {"mean": drop(rows)}
 
 
 def success_within(episodes: Sequence[Episode]) -> list[tuple[int, float]]:

@@ -56,6 +56,16 @@ def test_the_drop_compares_the_same_layouts():
     assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
 
 
+def test_what_never_failed_is_at_its_best_but_not_certain():
+    home = [episode(i, i >= 2) for i in range(50)]
+    found = measures(Records(None, {HOME: home, "size": [episode(i) for i in range(30)], "occlusion": home[2:]}))
+    assert found["retention.size"]["mean"] == 100 and found["retention.size"]["low"] < 98
+    assert found["drop.occlusion"]["mean"] == 0 and found["drop.occlusion"]["high"] > 1
+    gained = [episode(i) for i in range(50)]  # two succeed only when disturbed
+    drop = measures(Records(None, {HOME: home, "occlusion": gained}))["robustness_drop"]
+    assert drop["mean"] == 0 and drop["low"] < -4 < drop["high"]
+
+
 def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0, margins=(-1.0, 0.0)) -> Truth:
     rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
     return Truth(0, list(margins), *rows, np.array(progress), np.array(outcome), start)

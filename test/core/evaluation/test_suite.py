@@ -112,7 +112,9 @@ def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
     table = capsys.readouterr().out
     assert table.splitlines()[1].split()[:2] == ["task_success", "100.0"] and "ood_retention" in table
     content = json.loads((tmp_path / "x.json").read_text())
-    assert content["measures"]["ood_retention"] == {"mean": 100.0, "low": 100.0, "high": 100.0, "n_episodes": 2}
+    retention = content["measures"]["ood_retention"]
+    assert retention["mean"] == 100 and retention["n_episodes"] == 2 and retention["low"] < 50  # two episodes
+    assert content["schema"] == 2
     assert content["environment"]["packages"] and len(content["episodes"]["light"]) == 2
     assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
     assert main(command) == 0
