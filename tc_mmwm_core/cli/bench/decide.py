@@ -31,12 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination and print one row each."""
-    import json
     import os
-    import platform
-
-    import numpy
-    import onnxruntime
 
     from tc_mmwm_core.evaluation.decision_speed import PHASES, measure
     from tc_mmwm_core.runtime.bundle import Bundle
@@ -59,16 +54,11 @@ def run(args: argparse.Namespace) -> int:
                 head = f"{bundle.identity[-28:]:<28}{threads:>9}{candidates:>9}{bundle.manifest.horizon:>9}"
                 print(head + "".join(cells), flush=True)
     if args.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "numpy": numpy.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        }
-        partial = args.json.with_name(f".{args.json.name}.partial")
-        partial.write_text(
-            json.dumps({"schema": 1, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8"
-        )
-        partial.replace(args.json)
+        # Imports the training framework: only now, or it would count as memory of the decisions.
+        from tc_mmwm_core.evaluation.results import write_results
+
+        names = ("candidates", "threads", "provider", "refinement", "iterations", "decisions")
+        config = {name: getattr(args, name) for name in names}
+        bundles = [bundle.identity for bundle in bundles]
+        write_results(args.json, {"bundles": bundles, "config": config, "cores": os.cpu_count(), "rows": rows})
     return 0

@@ -37,8 +37,20 @@ def test_rows_and_json_hold_every_combination(bundle, tmp_path):
         assert 20 < row["memory"] < 4000
         assert row["ratio"] == pytest.approx(row["p50"] / row["floor"])
     assert rows[1]["flops"] - rows[0]["flops"] == 2 * 32 * 3 * (2 + 2 + 2) * 2  # two rounds, three products of 2
-    assert content["machine"]["cores"] >= 1
+    assert content["cores"] >= 1 and content["bundles"] == [rows[0]["bundle"]]
+    assert content["config"]["threads"] == [1, 2] and content["config"]["refinement"] == "mppi"
+    made = content["environment"]
+    assert made["command"][1:3] == ["bench", "decide"] and made["packages"]["onnxruntime"] and "git" in made
     assert len(run.stdout.splitlines()) == 2 + len(rows)
+
+
+def test_memory_is_that_of_deciding_without_the_training_framework(bundle, tmp_path):
+    run = bench("--bundle", bundle.path, "--candidates", 32, "--decisions", 5, "--json", tmp_path / "decide.json")
+    assert run.returncode == 0, run.stderr
+    [row] = json.loads((tmp_path / "decide.json").read_text())["rows"]
+    loads = "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    framework = float(subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True).stdout)
+    assert row["memory"] < framework
 
 
 def test_a_missing_bundle_is_named(tmp_path):
