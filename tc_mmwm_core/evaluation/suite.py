@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +277,11 @@ def _key(condition: Condition | None, seed: int) -> str:
     return f"{condition.name if condition else PROBES}/{seed}"
 
 
+def _episode(result: dict[str, Any]) -> Episode:
+    """An episode from its record, which may be older and hold percentiles in place of latencies."""
+    return Episode(**{each.name: result[each.name] for each in fields(Episode) if each.name in result})
+
+
 def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]) -> Records:
     records = Records()
     if driver.learned:
@@ -284,7 +289,7 @@ def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Se
         records.threshold = own if driver.planner.threshold is None else driver.planner.threshold
     for condition, result in zip(whats, results, strict=True):
         if condition is not None:
-            records.episodes.setdefault(condition.name, []).append(Episode(**result))
+            records.episodes.setdefault(condition.name, []).append(_episode(result))
         elif result is not None:
             foretold = [np.array(row, np.float32) for row in result["foretold"]]
             broken = [np.array(row, bool) for row in result["broken"]]

@@ -198,12 +198,17 @@ def _episodes_to_80(curve: Mapping[str, Any] | None) -> str:
 
 
 def _cost(benchmark: Benchmark, domain: str, full: Sequence[Evaluation]) -> dict[str, Summary]:
-    """Of the full model: ms a decision while driving, and minutes of one training."""
+    """Of the full model: ms per decision while driving, and minutes of one training."""
     jobs = [job for job in _done(benchmark) if job.domain == domain and job.name == FULL]
     minutes = [seconds / 60 for job in jobs if (seconds := benchmark.training_seconds(job)) is not None]
-    latencies = {name: [r["cost"][name] for r in full] for name in ("latency_p50_ms", "latency_p99_ms")}
+    latencies = {name: _measured(full, name) for name in ("latency_p50_ms", "latency_p99_ms")}
     columns = {**latencies, "training_minutes": minutes}
     return {name: _summary(values) for name, values in columns.items() if values}
+
+
+def _measured(results: Sequence[Evaluation], cost: str) -> list[float]:
+    """Costs of the evaluations that know them; those with episodes of before latencies were kept do not."""
+    return [result["cost"][cost] for result in results if result["cost"][cost] is not None]
 
 
 def _done(benchmark: Benchmark) -> list[Job]:

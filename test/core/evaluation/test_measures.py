@@ -6,7 +6,7 @@ from scipy.integrate import trapezoid
 
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
-from tc_mmwm_core.evaluation.measures import curves, measures, roc
+from tc_mmwm_core.evaluation.measures import cost, curves, measures, roc
 from tc_mmwm_core.evaluation.suite import HOME, Records
 
 
@@ -21,8 +21,7 @@ def episode(seed: int, success: bool = True, **fields: object) -> Episode:
         "broken": [],
         "stopped": 0,
         "rejected": 0.0,
-        "latency_p50": 1.0,
-        "latency_p99": 2.0,
+        "latencies": [1.0],
         "contributions": [None] * 5,
     }
     return Episode(seed=seed, success=success, **(defaults | fields))
@@ -34,6 +33,17 @@ def test_success_needs_the_goal_and_every_rule():
     assert found["task_success"]["mean"] == 50 and found["goal_reached"]["mean"] == 75
     assert found["constraint_compliance"]["mean"] == 75
     assert found.keys() == {"task_success", "goal_reached", "constraint_compliance"}
+
+
+def test_latencies_are_percentiles_over_all_decisions():
+    """One slow decision of a thousand; the p99 of its own short episode would be slow too."""
+    home = [episode(0, latencies=[10.0] * 960), episode(1, latencies=[10.0] * 39 + [500.0])]
+    found = cost(Records(None, {HOME: home}))
+    assert found["latency_p50_ms"] == found["latency_p99_ms"] == 10
+    slow = [episode(0, latencies=[10.0] * 97), episode(1, latencies=[20.0] * 3)]
+    assert cost(Records(None, {HOME: slow}))["latency_p99_ms"] == 20
+    unknown = cost(Records(None, {HOME: [*home, episode(2, latencies=None)]}))
+    assert np.isnan(unknown["latency_p99_ms"]) and np.isnan(unknown["latency_p50_ms"])
 
 
 def test_retention_is_relative_to_home_and_one_factor_does_not_make_up_for_another():

@@ -76,6 +76,7 @@ def test_the_planner_is_probed_and_perturbed(planner):
     weights = [row for row in found.episodes[HOME][0].contributions if row is not None]
     np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-5)
     assert found.truths and all(len(row) == 6 for truth in found.truths for row in (*truth.foretold, *truth.broken))
+    assert all(len(e.latencies) == e.steps and min(e.latencies) > 0 for e in found.episodes[HOME])
     assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
 
 
@@ -98,6 +99,22 @@ def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_
     for one, other in zip(first.truths, again.truths, strict=True):
         assert one.margins == other.margins
         np.testing.assert_array_equal(one.foretold, other.foretold)
+
+
+def test_episodes_driven_before_latencies_were_kept_are_kept_without(tmp_path):
+    log = tmp_path / "episodes.jsonl"
+    asked = Suite(episodes=2, probes=0)
+    first = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    del records[1]["result"]["latencies"]
+    records[1]["result"] |= {"latency_p50": 1.0, "latency_p99": 2.0}
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    again = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
+    assert timeless(again) == timeless(first)
+    assert [e.latencies for e in again] == [None, first[1].latencies]
+    assert main(["evaluate", "--driver", "expert", "--episodes", "2", "--output", str(tmp_path), "--quiet"]) == 0
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["cost"]["latency_p99_ms"] is None and "latencies" not in content["episodes"][HOME][0]
 
 
 def test_the_policy_alone_is_driven_but_not_probed(planner):

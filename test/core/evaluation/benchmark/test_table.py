@@ -82,6 +82,9 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
     assert found["jobs"] == {"done": 6, "planned": 6}
+    results[1]["cost"] = {"latency_p50_ms": None, "latency_p99_ms": None}  # of before decisions were timed one by one
+    write(benchmark, benchmark.plan.jobs[1], results[1])
+    assert collate(benchmark)["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
 
     draw(found, list(benchmark.plan.config.domains), benchmark.folder / "table.png")
     assert (benchmark.folder / "table.png").read_bytes().startswith(b"\x89PNG")
