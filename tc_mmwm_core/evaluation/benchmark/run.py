@@ -20,19 +20,24 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
+from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.collect import collect
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
-from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
+from tc_mmwm_core.evaluation.benchmark.plan import DomainPlan, Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
 from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
@@ -86,7 +91,8 @@ class Benchmark:
         """Whatever of ``job`` is not done: collect, train, export, evaluate.
 
         Raises:
-            TrainingError, JournalError: the folder holds the work of another configuration; or training failed.
+            TrainingError, DatasetError, JournalError: the folder holds the work of another configuration; or training
+                failed.
         """
         bundle = self._bundle(job) if self.plan.config.variants[job.variant].trained else None
         driver = self._driver(job, bundle)
@@ -140,6 +146,7 @@ class Benchmark:
         run = self._run(job)
         bundle = run / "bundle"
         if (bundle / "bundle.json").exists():
+            _check_training(bundle, self.plan.training_of(job))
             return bundle
         plan = self.plan.config.domains[job.domain]
         dataset = self._dataset(job)
@@ -161,6 +168,7 @@ class Benchmark:
         """What ``job`` is trained on: the dataset, or its first ``job.size`` episodes by layout."""
         if job.domain not in self._datasets:
             plan, folder = self.plan.config.domains[job.domain], self._dataset_folder(job)
+            _check_layouts(folder, plan)
             os.environ.setdefault("MUJOCO_GL", "egl")
             robot = self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
             with (
@@ -195,6 +203,28 @@ def _steps_done(run: Path) -> int:
     for record in read_metrics(run / METRICS) if (run / METRICS).exists() else ():
         last = record["step"]
     return last
+
+
+def _check_training(bundle: Path, asked: TrainConfig) -> None:
+    """Refuse a bundle that was trained otherwise."""
+    file = bundle / "bundle.json"
+    made = parse(yaml.safe_load(Bundle.load(bundle).manifest.training.config), TrainConfig, str(file))
+    if other := [name for name in TrainConfig.model_fields if getattr(made, name) != getattr(asked, name)]:
+        told = "; ".join(f"{name} was {getattr(made, name)!r}, is {getattr(asked, name)!r}" for name in other)
+        raise TrainingError(f"{file}: trained with another configuration: {told}; choose another folder")
+
+
+def _check_layouts(folder: Path, plan: DomainPlan) -> None:
+    """Refuse a dataset with episodes that ``plan`` does not have: all that are there would be trained on."""
+    if not (folder / "dataset.json").exists():
+        return
+    dataset = Dataset.open(folder)
+    last = plan.seed + plan.episodes - 1
+    if other := sorted({_layout(dataset, i) for i in range(len(dataset))} - set(range(plan.seed, last + 1))):
+        raise DatasetError(
+            f"{folder}: holds {len(other)} episodes of other layouts, {other[0]} to {other[-1]}; the plan has "
+            f"{plan.seed} to {last}; choose another folder"
+        )
 
 
 def _layout(dataset: Dataset, index: int) -> int:
