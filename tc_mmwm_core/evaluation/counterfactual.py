@@ -1,4 +1,4 @@
-"""Counterfactual and language truth: restore a state, replay other actions, and ask the oracle what the model foretold.
+"""Counterfactual and language truth: restore a state, replay other actions, compare what came with predictions.
 
 The simulator is put back bit for bit before each candidate, so that nothing but the action differs; the verdicts of two
 instructions are compared on the same state and the same candidates, so that nothing but the words differ.
@@ -28,11 +28,11 @@ HELD_SPREAD = 0.3  # candidates are an action held, drawn uniformly, and this mu
 
 @dataclass(frozen=True)
 class Truth:
-    """Candidates of one state: what was foretold and what came. N candidates, K latent steps, instructions 0 and 1."""
+    """Candidates of one state: what was predicted and what came. N candidates, K latent steps, instructions 0 and 1."""
 
     seed: int
     margins: list[float]  # the oracle's, in the state itself, one per instruction; > 0: the rule is broken already
-    foretold: list[np.ndarray]  # violation [N], max over k, a row an instruction
+    foretold: list[np.ndarray]  # violation [N], max over k, one row per instruction
     broken: list[np.ndarray]  # bool [N]
     progress: np.ndarray  # [N], at step K, under instruction 0
     outcome: np.ndarray  # [N], minus the cost to go after K steps, under instruction 0
@@ -141,17 +141,17 @@ def turned(truth: Truth, threshold: float) -> tuple[int, int]:
 
 
 def rank_correlation(truth: Truth) -> float:
-    """Spearman's correlation between foretold progress and what came; NaN where every outcome is the same."""
+    """Spearman's correlation between predicted progress and what came; NaN where every outcome is the same."""
     return float(spearmanr(truth.progress, truth.outcome).statistic) if np.ptp(truth.outcome) > 0 else float("nan")
 
 
 def prediction_error(truth: Truth) -> tuple[float, float]:
-    """Mean distance, in the unit of the domain's cost, from what came to what was foretold, and to the start."""
+    """Mean distance, in the unit of the domain's cost, from what came to what was predicted, and to the start."""
     return float(np.abs(truth.progress - truth.outcome).mean()), float(np.abs(truth.start - truth.outcome).mean())
 
 
 def sequences(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
-    """Foretold violation [S] and whether the oracle saw one, bool [S], of every candidate.
+    """Predicted violation [S] and whether the oracle saw one, bool [S], of every candidate.
 
     Under every instruction that its state complies with.
     """

@@ -1,4 +1,4 @@
-"""What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its foresight.
+"""What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its predictions.
 
 Every episode and probe is written down as it ends, so that an evaluation killed at any moment goes on where it was.
 Probes that were written down without the margin in their state are of an earlier kind, and are made again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "milliseconds a decision, and where they go"
+HELP = "milliseconds per decision, and where they go"
 EXAMPLES = """\
   tc-mmwm bench decide --bundle bundles/navigation
   tc-mmwm bench decide --bundle k5 k10 --candidates 64 256 1024 --threads 1 2 --json decide.json
@@ -19,14 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, nargs="+", required=True, help="model bundles; each has its own horizon K"
     )
     parser.add_argument(
-        "--candidates", type=int, nargs="+", default=[64, 256, 1024], help="N to try (default: 64 256 1024)"
+        "--candidates",
+        type=int,
+        nargs="+",
+        default=[64, 256, 1024],
+        help="numbers N of candidates to try (default: 64 256 1024)",
     )
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads to try (default: 1)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads to try (default: 1)")
     parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt (default: %(default)s)")
-    parser.add_argument("--refinement", choices=["none", "mppi", "cem"], default="none", help="(default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=1, help="rounds of the refinement (default: %(default)s)")
-    parser.add_argument("--decisions", type=int, default=200, help="measured a row (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument(
+        "--refinement",
+        choices=["none", "mppi", "cem"],
+        default="none",
+        help="how candidates are refined (default: %(default)s)",
+    )
+    parser.add_argument("--iterations", type=int, default=1, help="rounds of refinement (default: %(default)s)")
+    parser.add_argument("--decisions", type=int, default=200, help="decisions to time per row (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     bundles = [Bundle.load(path) for path in args.bundle]
     columns = ["bundle", "threads", "N", "K", "p50", "p99", *PHASES, "floor", "x floor", "MB"]
-    print(
-        "ms a decision; floor: the same FLOPs as plain float32 matrix products, in the same run; MB: most memory held"
-    )
+    print("ms per decision; floor: time of the same FLOPs as plain float32 matrix products; MB: peak memory")
     print(("{:<28}" + "{:>9}" * (len(columns) - 1)).format(*columns))
     rows = []
     for bundle in bundles:

@@ -114,7 +114,7 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith("collect 8 (? min), train 4 (? min), evaluate planner 6 (? min)")
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
-    assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "whose like was not timed" in told[-1]
+    assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
     (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
     assert main([*command, str(finished / "new")]) == 0
     assert "not timed" not in capsys.readouterr().out
