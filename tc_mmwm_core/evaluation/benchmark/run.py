@@ -42,7 +42,7 @@ from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
 
-EVALUATION = "evaluation.json"
+EVALUATION, EPISODES = "evaluation.json", "episodes.jsonl"
 UNCALIBRATED = 0.0  # the threshold where there is nothing to calibrate it on: the sign of v
 PATIENCE = 10.0  # s until work that other processes have in hand is looked at again
 
@@ -99,7 +99,7 @@ class Benchmark:
         suite = self.plan.config.suites[job.suite]
         folder = self.folder / job.folder
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "episodes.jsonl"
+        log = folder / EPISODES
         part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
         with self.clock.time(part, str(job.folder)):
             records = evaluate(driver, suite, log, self.workers, self.progress)
@@ -122,13 +122,16 @@ class Benchmark:
 
     def _parts(self, job: Job, seen: set[Path]) -> Iterator[Part]:
         plan, run = self.plan.config.domains[job.domain], self._run(job)
-        driver = self._driver(job, None)
-        if driver.learned and run not in seen and not (run / DONE).exists():
+        made = (run / "bundle" / "bundle.json").exists()
+        driver = self._driver(job, run / "bundle")
+        if driver.learned and run not in seen and not (made or (run / DONE).exists()):
             if not self._dataset_folder(job).exists() and self._dataset_folder(job) not in seen:
                 yield Part(job.domain, "collect", plan.episodes)
             yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
             seen |= {run, self._dataset_folder(job)}
-        yield Part(job.domain, _evaluating(driver), len(episodes_of(driver, self.plan.config.suites[job.suite])))
+        suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
+        left = remaining(driver, suite, log) if made or not driver.learned else episodes_of(driver, suite)
+        yield Part(job.domain, _evaluating(driver), len(left))
 
     def _driver(self, job: Job, bundle: Path | None) -> Driver:
         plan, variant = self.plan.config.domains[job.domain], self.plan.config.variants[job.variant]

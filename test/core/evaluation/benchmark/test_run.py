@@ -120,6 +120,14 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     assert "not timed" not in capsys.readouterr().out
 
 
+def test_what_is_to_be_measured_anew_is_planned_without_what_was_driven(finished, monkeypatch):
+    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "out", progress=False)
+    monkeypatch.setattr(benchmark, "done", lambda job: False)
+    planned = [[(part.kind, part.amount) for part in parts] for parts in benchmark.parts(benchmark.plan.jobs).values()]
+    kinds = ["evaluate planner", "evaluate random", "evaluate policy", "evaluate planner"]
+    assert planned == [[(kind, 0)] for kind in kinds]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
