@@ -10,7 +10,7 @@ EXAMPLES = """\
   tc-mmwm ablate --config config/train/navigation.yaml --data data/navigation --output runs/ablate
   tc-mmwm ablate --config config/train/navigation.yaml --data data/navigation --output runs/ablate --seeds 0 1 2 \\
     --switch sigreg=off --switch language=off --switch objective.counterfactuals=8 --json docs/results/ablate.json
-  tc-mmwm ablate ... --steps 50                         (a quick look: at most 50 optimizer steps a stage)
+  tc-mmwm ablate ... --steps 50                         (a quick look: at most 50 optimizer steps per stage)
 """
 MEASURES = (
     "loss",
@@ -29,18 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm ablate``."""
     parser.add_argument("--config", type=Path, required=True, help="YAML of the full training")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="dataset folders")
-    parser.add_argument("--output", type=Path, required=True, help="a run folder each in here; done ones are skipped")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder with one run folder per ablation and seed; finished runs are skipped",
+    )
     parser.add_argument("--ablations", type=Path, help="YAML of switches (default: the shipped ablate/default.yaml)")
     parser.add_argument(
         "--switch",
         action="append",
         metavar="NAME=off",
-        help="one of the switches, or dotted.key=value of the configuration; again for more (default: all switches)",
+        help="a switch by name, or dotted.key=value of the configuration; may be repeated (default: all switches)",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default: 0)")
-    parser.add_argument("--steps", type=int, help="at most so many optimizer steps a stage: a quick look")
+    parser.add_argument("--steps", type=int, help="limit each stage to this many optimizer steps, for a quick look")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--json", type=Path, help="write the measures here")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     file = args.ablations or resource("config", "ablate", "default.yaml")
     configs = ablations(base, load(file, Switches), args.switch, str(file))
     rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, progress=not args.quiet)
-    print("loss, prediction_ratio: comparable only where the same terms and weights are on\n")
+    print("loss and prediction_ratio are comparable only between runs with the same terms and weights\n")
     print(table(rows, MEASURES))
     if args.json:
         content = {

@@ -8,12 +8,12 @@ from pathlib import Path
 SHIPPED = ("default", "cpu", "quick")
 HELP = "rerun the whole benchmark: collect, train every variant under every seed, export, evaluate, print the table"
 EXAMPLES = """\
-  tc-mmwm benchmark --quick                   everything in small: minutes, and numbers to match
-  tc-mmwm benchmark --config cpu --plan       what there is to do, what is done, how long the rest takes
-  tc-mmwm benchmark --config cpu --threads 1  a small model, hours on a CPU; killed anywhere, the same command goes on
+  tc-mmwm benchmark --quick                   everything on a small scale: takes minutes, and its numbers mean little
+  tc-mmwm benchmark --config cpu --plan       what is done, what is left, and how long that will take
+  tc-mmwm benchmark --config cpu --threads 1  sized for a CPU (days on 2 cores); after a kill, the same command resumes
   tc-mmwm benchmark --json docs/results/benchmark.json --device cuda
   tc-mmwm benchmark --only navigation/full navigation/expert --seeds 0
-Started several times at once (on cores, GPUs or machines that share the folder), the work is divided.
+Start it several times at once (on cores, GPUs or machines that share the folder) and the processes divide the work.
 """
 
 
@@ -26,15 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(SHIPPED)} (of config/benchmark/), or a YAML file (default: %(default)s)",
     )
     which.add_argument("--quick", dest="config", action="store_const", const="quick", help="short for --config quick")
-    parser.add_argument("--output", type=Path, help="folder of all work (default: runs/benchmark-<name of the config>)")
-    parser.add_argument("--only", nargs="+", metavar="DOMAIN[/VARIANT]", help="of the schedule, only these")
-    parser.add_argument("--seeds", nargs="+", type=int, help="of the schedule, only these training seeds")
-    parser.add_argument("--plan", action="store_true", help="print what is to do and how long it takes, and stop")
+    parser.add_argument(
+        "--output", type=Path, help="folder for everything made (default: runs/benchmark-<name of the config>)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="DOMAIN[/VARIANT]", help="only these parts of the schedule")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these training seeds of the schedule")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what is left to do and how long it will take, then stop"
+    )
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads of training (default: one a core)")
+    parser.add_argument("--threads", type=int, help="CPU threads for training (default: one per core)")
     parser.add_argument("--workers", type=int, default=1, help="processes that collect and evaluate (default: 1)")
     parser.add_argument(
-        "--json", type=Path, help="write the table here, and its figure beside it (default: in the folder)"
+        "--json", type=Path, help="write the table here, with its figure next to it (default: in the output folder)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_plan(benchmark, jobs, whole: bool) -> None:
-    """How much is left; with ``whole`` every job with its parts and minutes."""
+    """Print how much is left; with ``whole``, every job with its parts and their minutes."""
     parts = {job: [(p, benchmark.clock.seconds(p)) for p in each] for job, each in benchmark.parts(jobs).items()}
     for job, each in parts.items() if whole else ():
         told = [f"{p.kind} {p.amount} ({'?' if s is None else f'{s / 60:.1f}'} min)" for p, s in each]
@@ -102,5 +106,5 @@ def _print_plan(benchmark, jobs, whole: bool) -> None:
     untimed = sum(seconds is None for _, seconds in left)
     print(
         f"{benchmark.folder}: {done} of {len(jobs)} evaluations done, {trainings} trainings to do; at the rates so far "
-        f"{minutes:.0f} min for one process" + (f" and {untimed} parts whose like was not timed" if untimed else "")
+        f"{minutes:.0f} min for one process" + (f" and {untimed} parts not timed so far" if untimed else "")
     )

@@ -9,7 +9,7 @@ HELP = "drive fresh layouts with a bundle and measure success, compliance, langu
 EXAMPLES = """\
   tc-mmwm evaluate --bundle bundles/navigation --episodes 50
   tc-mmwm evaluate --bundle bundles/navigation --output runs/navigation/evaluation --workers 4 \\
-    --factor-episodes 50 --perturbed-episodes 50        (OOD retention and robustness; killed, the same command goes on)
+    --factor-episodes 50 --perturbed-episodes 50 (OOD retention and robustness; after a kill, the same command resumes)
   tc-mmwm evaluate --factors wording composition --factor-episodes 100 --json beyond.json --figure beyond.png
   tc-mmwm evaluate --driver expert --episodes 20        (a scripted driver instead, for comparison)
 """
@@ -29,25 +29,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=900_000, help="seed of the first layout (default: %(default)s)")
-    parser.add_argument("--factors", nargs="+", help="factors of variation taken beyond training (default: all)")
-    parser.add_argument("--factor-episodes", type=int, default=0, help="layouts under each factor (default: none)")
+    parser.add_argument("--factors", nargs="+", help="factors of variation to take beyond training (default: all)")
     parser.add_argument(
-        "--perturbed-episodes", type=int, default=0, help="layouts under each perturbation (default: none)"
+        "--factor-episodes", type=int, default=0, help="layouts to drive in under each factor (default: none)"
     )
-    parser.add_argument("--probes", type=int, default=40, help="states for language and counterfactual truth; 0: none")
     parser.add_argument(
-        "--open-loop", type=int, default=80, help="long episodes for the error of prediction at k = 1..50; 0: none"
+        "--perturbed-episodes", type=int, default=0, help="layouts to drive in under each perturbation (default: none)"
     )
-    parser.add_argument("--candidates", type=int, help="candidates a decision (default: the planner's)")
+    parser.add_argument(
+        "--probes", type=int, default=40, help="states to probe for language and counterfactual truth; 0: none"
+    )
+    parser.add_argument(
+        "--open-loop",
+        type=int,
+        default=80,
+        help="long episodes to measure the prediction error at k = 1..50 on; 0: none",
+    )
+    parser.add_argument("--candidates", type=int, help="candidates per decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
     parser.add_argument(
         "--planner",
         type=Path,
-        help="parameter file of the planner, or YAML of its settings alone (default: its defaults; for the shipped "
-        "bundle of a domain, config/planner/<domain>.yaml where it is there)",
+        help="parameter file of the planner, or a YAML of its settings alone (default: for the shipped bundle of a "
+        "domain its config/planner/<domain>.yaml, if there is one; else the planner's own defaults)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that share the episodes (default: 1)")
-    parser.add_argument("--output", type=Path, help="folder of episodes, measures and figure; what is there is kept")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for episodes, measures and figure; episodes already in it are not driven again",
+    )
     parser.add_argument("--json", type=Path, help="write the measures here")
     parser.add_argument("--figure", type=Path, help="write the figure (PNG) here")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -100,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 prediction = long_horizon(driver.bundle, args.domain, long, progress)
             except CheckpointError as error:  # older than this code: its graphs still drive
-                print(f"the error of prediction is not measured: {error}")
+                print(f"the prediction error is not measured: {error}")
     found = report(driver, suite, records, prediction)
     print(found.table())
     if args.output:

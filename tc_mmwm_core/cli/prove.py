@@ -6,14 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
-HELP = "show, by many small trainings, what each part of the method does"
+HELP = "show what each part of the method does, by training many small models"
 EXAMPLES = """\
   tc-mmwm prove collapse           what keeps the latent from collapsing
-  tc-mmwm prove constraint         whether the constraint function means something, and a bundle's bound holds
+  tc-mmwm prove constraint         whether the constraint function is meaningful and a bundle's bound holds
   tc-mmwm prove interventions      whether actions are interventions, and how far ahead the model sees
-  tc-mmwm prove losses             what each loss and each stage of the curriculum is worth
+  tc-mmwm prove losses             what each loss and each stage of the curriculum contributes
   tc-mmwm prove losses --seeds 0 1 2 3 4 --json docs/results/ablation.json
-Killed, the same command goes on. What several of them need (data, runs) is made once, under --output.
+After a kill, the same command resumes. What several of them need (data, runs) is made once, under --output.
 """
 WHAT = ("collapse", "constraint", "interventions", "losses")
 TRAIN_SEED, FRESH_SEED, ALTERNATIVES_SEED, LONG_SEED = 100_000, 300_000, 350_000, 360_000
@@ -67,20 +67,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=WHAT, help="what to show")
     parser.add_argument("--config", type=Path, help="YAML of the full training (default: the shipped train/proof.yaml)")
     parser.add_argument("--variants", type=Path, help="YAML of the variants (default: the shipped ablate/<what>.yaml)")
-    parser.add_argument("--output", type=Path, default=Path("runs/proof"), help="runs and data (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/proof"), help="folder for runs and data (default: %(default)s)"
+    )
     parser.add_argument("--data", type=Path, nargs="+", help="datasets to train on (default: collected in the domain)")
-    parser.add_argument("--episodes", type=int, default=1000, help="episodes to collect for training (%(default)s)")
-    parser.add_argument("--fresh", type=int, default=1200, help="episodes to collect that none trains on (%(default)s)")
-    parser.add_argument("--states", type=int, default=60, help="states to put back and try actions at (%(default)s)")
-    parser.add_argument("--alternatives", type=int, default=16, help="action sequences at each (default: %(default)s)")
-    parser.add_argument("--bundle", type=Path, help="judged beside the variants (default: the domain's shipped one)")
-    parser.add_argument("--alpha", type=float, help="share of violations that may be missed (default: the bundle's)")
-    parser.add_argument("--delta", type=float, help="risk that more are missed (default: the bundle's)")
+    parser.add_argument(
+        "--episodes", type=int, default=1000, help="training episodes to collect (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", type=int, default=1200, help="test episodes to collect (default: %(default)s)")
+    parser.add_argument(
+        "--states", type=int, default=60, help="states to restore and try actions in (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--alternatives", type=int, default=16, help="action sequences to try in each state (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="bundle to compare the variants with (default: the domain's shipped one)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, help="largest share of violations that may be missed (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--delta", type=float, help="probability with which that bound may fail (default: the bundle's)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that collect (default: a core)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that collect (default: one per core)"
+    )
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
-    parser.add_argument("--json", type=Path, help="write what was found here; a figure goes beside it as .png")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+    parser.add_argument("--json", type=Path, help="write the results here, with their figure next to them as .png")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -142,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         measure: proofs.gains(compared, measure, higher, FULL) for measure, higher in JUDGED_BY[args.what].items()
     }
     for measure, gains in found["gains"].items():
-        print(f"\n{measure}: what each part gains, by the variant without it")
+        print(f"\n{measure}: gain from each part, listed by the variant that lacks it")
         for name, each in gains.items():
             print(f"{name:24s} {each['gain']:+8.3f} [{each['low']:+.3f}, {each['high']:+.3f}]  {each['verdict']}")
     if args.json:
@@ -208,7 +224,7 @@ def _constraint(args, base, domain, rows, found):
         print(
             f"{bundle.identity}: over {each['resamples']} resampled calibration sets of "
             f"{each['calibration_trajectories']} trajectories, {each['exceeding']:.1%} miss more than "
-            f"{asked.alpha:.0%} on the rest; at most {asked.delta:.0%} may"
+            f"{asked.alpha:.0%} on the rest; the bound allows {asked.delta:.0%}"
         )
     own = found["bundle"]["at_its_threshold"]
     print(f"at its own threshold: {own['miss_rate']:.2%} missed, {own['false_alarm_rate']:.1%} false alarms")

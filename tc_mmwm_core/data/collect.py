@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, TrajectoryInfo
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -25,10 +25,16 @@ def collect(
 
     Episode ``i`` depends on ``seed + i`` alone, so the data are the same for any number of workers. Episodes that the
     dataset already holds are not collected again. Returns the number collected.
+
+    Raises:
+        DatasetError: an episode that the dataset holds is of another domain, length or robot interface.
     """
     DatasetWriter(output, RobotInterface.load(robot))
-    have = {info.provenance.get("seed") for info in Dataset.open(output).trajectories}
-    wanted = [s for s in range(seed, seed + episodes) if s not in have]
+    held = Dataset.open(output).trajectories
+    have = {info.provenance.get("seed") for info in held}
+    asked = range(seed, seed + episodes)
+    check_settings(held, asked, load_domain(domain).name, steps)
+    wanted = [s for s in asked if s not in have]
     chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
     bar = tqdm(total=episodes, initial=episodes - len(wanted), desc="collect", unit="episode", disable=not progress)
@@ -37,6 +43,24 @@ def collect(
         for done in as_completed(running):
             bar.update(done.result())
     return len(wanted)
+
+
+def check_settings(held: Sequence[TrajectoryInfo], seeds: range, domain: str, steps: int) -> None:
+    """Refuse to take ``held`` episodes of ``seeds`` for those that would be collected in ``domain`` over ``steps``.
+
+    What an episode does not say (``steps`` of those recorded before it was kept) is taken to be as asked.
+
+    Raises:
+        DatasetError: names the folder, the episode, what it was collected with and what is asked for.
+    """
+    asked = {"domain": domain, "steps": steps}
+    for info in (info for info in held if info.provenance.get("seed") in seeds):
+        made = asked | {name: info.provenance[name] for name in asked if name in info.provenance}
+        if other := [f"{name} {made[name]}, asked for is {asked[name]}" for name in asked if made[name] != asked[name]]:
+            raise DatasetError(
+                f"{info.dataset}: episode {info.provenance['seed']} was collected with {'; with '.join(other)}; choose "
+                "another folder, or collect with the settings of this one"
+            )
 
 
 def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], steps: int) -> int:
@@ -76,7 +100,7 @@ def run_episode(domain: Domain, environment, seed: int, steps: int) -> Trajector
         instruction=instruction,
         success=bool(info["success"]),
         source="simulated",
-        provenance={"domain": domain.name, "driver": kind, "seed": seed},
+        provenance={"domain": domain.name, "driver": kind, "seed": seed, "steps": steps},
         scene=scene,
         state=np.stack(states),
     )

@@ -1,4 +1,9 @@
-"""Scores of recorded sequences as a bundle gives them on the robot: through its graphs and its runtime."""
+"""Scores of recorded sequences through a bundle's graphs and its runtime: what a threshold's promise is tested on.
+
+The view is remembered from one latent step to the next, as in training and calibration (``sequence_scores``): a promise
+is tested under the conditions that it was made for. The live planner remembers at every control step, ``frame_skip``
+times as often; what it then makes of a decision is what :mod:`tc_mmwm_core.evaluation.counterfactual` probes.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +36,25 @@ def bundle_scores(
     rng = np.random.default_rng(seed)
     rows: list[tuple[np.float32, bool, int, str]] = []
     for owner in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
-        trajectory, judged = dataset[owner], labels.violation[owner]
+        trajectory, texts = dataset[owner], labels.texts[owner]
         length = len(trajectory.valid) if trajectory.valid.all() else int(np.argmin(trajectory.valid))
         actions = screener.bundle.interface.normalise_action(trajectory.action)
-        for start in range(0, length - horizon * skip, stride * skip):
+        memory = None
+        for latent_step in range(length // skip - horizon):
+            start = latent_step * skip
             images = {name: image[start] for name, image in trajectory.images.items()}
             step = Step(0, images, trajectory.sensor[start], {})
+            seen = screener.encode(step, screener.instruct(texts[0]), memory)  # what is remembered depends on no words
             sequence = actions[start : start + horizon * skip].reshape(1, horizon, skip, -1).mean(2)
-            for text, label in zip(labels.texts[owner], judged, strict=True):
+            for text, label in zip(texts, labels.violation[owner], strict=True) if latent_step % stride == 0 else ():
                 future = label[start + 1 : start + horizon * skip + 1]
                 violating = bool((future == 1).any())
                 wanted = violating or rng.random() < complying_share
                 if label[start] != 0 or (future < 0).any() or not wanted:
                     continue
-                scene = screener.encode(step, screener.instruct(text))
+                scene = screener.encode(step, screener.instruct(text), memory)
                 score = screener.screen(scene, sequence.astype(np.float32)).violation.max()
                 rows.append((score, violating, owner, text))
+            memory = seen.memory
     score, violating, owners, texts = zip(*rows, strict=True)
     return SequenceScores(np.array(score, np.float32), np.array(violating), np.array(owners), np.array(texts))

@@ -1,7 +1,11 @@
-"""Counterfactual and language truth: restore a state, replay other actions, and ask the oracle what the model foretold.
+"""Counterfactual and language truth: restore a state, replay other actions, compare what came with predictions.
 
 The simulator is put back bit for bit before each candidate, so that nothing but the action differs; the verdicts of two
 instructions are compared on the same state and the same candidates, so that nothing but the words differ.
+
+The model sees what the robot would: it has watched the episode up to the state, as the planner does. Screening is
+judged only under instructions that the state itself complies with. Where the rule is broken before anything is done,
+every candidate violates, and a model that rejects them all has screened nothing.
 """
 
 from __future__ import annotations
@@ -24,31 +28,40 @@ HELD_SPREAD = 0.3  # candidates are an action held, drawn uniformly, and this mu
 
 @dataclass(frozen=True)
 class Truth:
-    """Candidates of one state: what was foretold and what came. N candidates, K latent steps, instructions 0 and 1."""
+    """Candidates of one state: what was predicted and what came. N candidates, K latent steps, instructions 0 and 1."""
 
     seed: int
-    foretold: list[np.ndarray]  # violation [N], max over k, a row an instruction
+    margins: list[float]  # the oracle's, in the state itself, one per instruction; > 0: the rule is broken already
+    foretold: list[np.ndarray]  # violation [N], max over k, one row per instruction
     broken: list[np.ndarray]  # bool [N]
     progress: np.ndarray  # [N], at step K, under instruction 0
     outcome: np.ndarray  # [N], minus the cost to go after K steps, under instruction 0
     start: float  # minus the cost to go in the state itself
 
+    @property
+    def complies(self) -> list[bool]:
+        """Whether the state itself complies, one per instruction."""
+        return [margin <= 0 for margin in self.margins]
+
 
 def drawn_state(
     domain: Domain, environment: gymnasium.Env, seed: int, rng: np.random.Generator, factors: Collection[str] = ()
-) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Observation and info some way into a scripted episode in the layout of ``seed``; None where it ended before that.
+) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]] | None:
+    """A state some way into a scripted episode in the layout of ``seed``; None where the episode ended before that.
 
-    The driver is drawn as for collection.
+    The driver is drawn as for collection. Returns every observation from the first to that of the state, and the
+    state's info.
     """
     observation, info = environment.reset(seed=seed, options={"factors": factors})
+    observations = [observation]
     kinds, shares = zip(*domain.drivers(), strict=True)
     drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
     for _ in range(int(rng.integers(1, LATEST))):
         observation, _, terminated, truncated, info = environment.step(drive(environment, info))
         if terminated or truncated:
             return None
-    return observation, info
+        observations.append(observation)
+    return observations, info
 
 
 def drawn_candidates(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
@@ -82,47 +95,68 @@ def probe(
     drawn = drawn_state(domain, environment, seed, rng, factors)
     if drawn is None:
         return None
-    observation, info = drawn
+    observations, info = drawn
     saved = environment.unwrapped.save()
     manifest, interface = screener.bundle.manifest, screener.bundle.interface
     normalised = drawn_candidates(rng, (candidates, manifest.horizon, interface.action_size))
     texts = [info["instruction"], _another(domain, info, rng, factors)]
-    step = step_of(observation, 0)
+    step, memory = step_of(observations[-1], 0), watched(screener, observations[:-1], texts[0])
     actions = interface.denormalise_action(normalised)
     futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
-    foretold, broken = [], []
+    foretold, broken, here = [], [], []
     for text in texts:
-        rollouts = screener.screen(screener.encode(step, screener.instruct(text)), normalised)
+        rollouts = screener.screen(screener.encode(step, screener.instruct(text), memory), normalised)
         foretold.append(rollouts.violation.max(1))
         judged = domain.judge(info["scene"], np.concatenate(futures), text)
         broken.append((judged.margin > 0).reshape(candidates, -1).any(1))
         if text == texts[0]:
             progress = rollouts.progress[:, -1]
             outcome = -judged.cost.reshape(candidates, -1)[:, -1]
-    start = -float(domain.judge(info["scene"], info["state"][None], texts[0]).cost[0])
-    return Truth(seed, foretold, broken, progress, outcome, start)
+        here.append(domain.judge(info["scene"], info["state"][None], text))
+    margins, start = [float(judged.margin[0]) for judged in here], -float(here[0].cost[0])
+    return Truth(seed, margins, foretold, broken, progress, outcome, start)
+
+
+def watched(screener: Screener, observations: Sequence[dict[str, np.ndarray]], text: str) -> np.ndarray | None:
+    """The memory of the view after ``observations``, one per control step, as the planner keeps it; None of none.
+
+    It is of what was seen alone: the same under any instruction.
+    """
+    memory, instruction = None, screener.instruct(text)
+    for observation in observations:
+        memory = screener.encode(step_of(observation, 0), instruction, memory).memory
+    return memory
 
 
 def turned(truth: Truth, threshold: float) -> tuple[int, int]:
-    """Candidates whose oracle verdict differs between the instructions; of them those judged right under both."""
+    """Candidates whose oracle verdict differs between the instructions; of them those judged right under both.
+
+    None of a state that breaks either instruction from the start.
+    """
+    if not all(truth.complies):
+        return 0, 0
     differs = truth.broken[0] != truth.broken[1]
     right = [(foretold > threshold) == broken for foretold, broken in zip(truth.foretold, truth.broken, strict=True)]
     return int(differs.sum()), int((differs & right[0] & right[1]).sum())
 
 
 def rank_correlation(truth: Truth) -> float:
-    """Spearman's correlation between foretold progress and what came; NaN where every outcome is the same."""
+    """Spearman's correlation between predicted progress and what came; NaN where every outcome is the same."""
     return float(spearmanr(truth.progress, truth.outcome).statistic) if np.ptp(truth.outcome) > 0 else float("nan")
 
 
 def prediction_error(truth: Truth) -> tuple[float, float]:
-    """Mean distance, in the unit of the domain's cost, from what came to what was foretold, and to the start."""
+    """Mean distance, in the unit of the domain's cost, from what came to what was predicted, and to the start."""
     return float(np.abs(truth.progress - truth.outcome).mean()), float(np.abs(truth.start - truth.outcome).mean())
 
 
 def sequences(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
-    """Foretold violation [S] and whether the oracle saw one, bool [S], of every candidate under every instruction."""
-    foretold, broken = ([row for t in truths for row in rows(t)] for rows in (lambda t: t.foretold, lambda t: t.broken))
+    """Predicted violation [S] and whether the oracle saw one, bool [S], of every candidate.
+
+    Under every instruction that its state complies with.
+    """
+    rows = [row for t in truths for *row, complies in zip(t.foretold, t.broken, t.complies, strict=True) if complies]
+    foretold, broken = zip(*rows, strict=True) if rows else ([np.zeros(0)], [np.zeros(0, bool)])
     return np.concatenate(foretold), np.concatenate(broken)
 
 

@@ -1,4 +1,4 @@
-"""How long a decision takes and where the time goes, beside a floor measured in the same run.
+"""How long a decision takes and where the time goes, next to a floor measured in the same run.
 
 Milliseconds alone say as much about the machine, and about what else runs on it, as about the code. The floor is the
 time that the model's floating-point operations take as one chain of float32 matrix products, on the same provider and
@@ -40,8 +40,8 @@ def measure(
     Returns:
         JSON-able: bundle, provider, threads, candidates, horizon, refinement; ``p50``, ``p99`` and ``mean`` of the
         whole decision, ``phases`` (median of each), ``floor`` and ``floor_screen``, all in ms; ``gflops`` of the floor;
-        ``flops`` of the model a decision; ``ratio`` of p50 to the floor; ``memory``, MB, the most that this process has
-        held so far, Python and libraries included.
+        ``flops`` of the model per decision; ``ratio`` of p50 to the floor; ``memory``, MB, the most that this process
+        has held so far, Python and libraries included.
     """
     refinement = refinement or {"method": "none"}
     config = PlannerConfig.model_validate(

@@ -1,4 +1,4 @@
-"""L_total as one would first write it: loops over time steps that encode a frame and call g once a step.
+"""L_total as one would first write it: loops over time steps that encode one frame and call g once per step.
 
 The same mathematics as :mod:`tc_mmwm_core.training.objective`, which batches time and candidates: the reference that
 its values and gradients are tested against, and what ``tc-mmwm bench train`` compares its speed with. Windows and their

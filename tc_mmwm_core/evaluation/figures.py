@@ -68,7 +68,7 @@ def _contributions(axes: Axes, phases: Sequence[Sequence[float] | None], modalit
 def _roc(axes: Axes, roc: Mapping[str, Sequence[float]], point: Mapping[str, float]) -> None:
     axes.plot(roc["false_alarm_rate"], roc["hit_rate"], drawstyle="steps-post")
     axes.plot([point["false_alarm_rate"]], [point["hit_rate"]], "o", label=f"τ = {point['threshold']:.3f}")
-    axes.set(xlim=(-1, 101), ylim=(0, 101), title="Violations foretold, replayed candidates")
+    axes.set(xlim=(-1, 101), ylim=(0, 101), title="Violations predicted, replayed candidates")
     axes.set(xlabel="complying sequences rejected, %", ylabel="violating sequences rejected, %")
     axes.legend(loc="lower right")
 

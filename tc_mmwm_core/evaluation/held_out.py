@@ -19,7 +19,7 @@ class SequenceScores:
     """Imagined sequences of K latent steps, each begun from a state that complies.
 
     Attributes:
-        score: float32 [S], max_k v as the model foretold it.
+        score: float32 [S], max_k v as the model predicts it.
         violating: bool [S], whether any control step of the sequence broke the instruction.
         trajectory: int64 [S], which held-out trajectory.
         instruction: str [S].

@@ -1,7 +1,7 @@
 """Whether actions are interventions: one state, put back bit for bit, and what came of each of several actions.
 
 A dataset of alternatives is collected once, in the format of any other: each trajectory is one alternative, and those
-of one state share everything up to the action. Any model can then be asked what it foretold of them.
+of one state share everything up to the action. Any model's predictions can then be compared with them.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def collect_alternatives(
 
 @torch.no_grad()
 def foretold(model: WorldModel, data: LabelledData) -> dict[str, float]:
-    """What ``model`` foretells of alternatives, against what came of them K latent steps later; means over states.
+    """What ``model`` predicts of alternatives, against what came of them K latent steps later; means over states.
 
-    ``outcome_rank``: Spearman's correlation of the progress foretold and minus the cost to go that came.
-    ``violation_auroc``: of the worst violation foretold, over all alternatives that began by complying.
+    ``outcome_rank``: Spearman's correlation of the predicted progress and minus the cost to go that came.
+    ``violation_auroc``: of the worst predicted violation, over all alternatives that began by complying.
     ``latent_match``: how often, of the true latents of all alternatives, the nearest to an imagined one is its own;
     ``latent_match_chance``. ``latent_distance_rank``: Spearman's correlation of the distances between imagined latents
     and between true ones. ``latent_spread``: mean distance between imagined latents over that between true ones.
@@ -121,7 +121,7 @@ def _alternatives(
     drawn = drawn_state(domain, environment, seed, rng)
     if drawn is None:
         return []
-    observation, info = drawn
+    [*_, observation], info = drawn
     saved = environment.unwrapped.save()
     normalised = drawn_candidates(rng, (*shape, interface.action_size))
     actions = interface.denormalise_action(np.concatenate([normalised, normalised[:, -1:]], 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How far ahead a bundle foretells: error of open-loop prediction at k = 1..50, on long episodes in fresh layouts."""
+"""How far ahead a bundle predicts: open-loop error at k = 1..50, on long episodes in fresh layouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_bundle
 
-STEPS = 50  # latent steps foretold
+STEPS = 50  # latent steps predicted
 FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
 
 

@@ -1,6 +1,8 @@
 """The measures of docs/benchmark.md, from what episodes and probes left behind. Percent, except where said otherwise.
 
 Each is ``{"mean", "low", "high", "n_episodes"}`` with its 95 % interval; ``n_episodes`` counts what it rests on.
+Retention is cut off at 100 and a drop at 0, but their intervals are of the ratio and of the difference themselves: that
+of a drop may lie below 0, where more succeeded under the perturbation than without it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tc_mmwm_core.evaluation import counterfactual
+from tc_mmwm_core.evaluation import counterfactual, intervals
 from tc_mmwm_core.evaluation.closed_loop import Episode
-from tc_mmwm_core.evaluation.intervals import bootstrap, share
+from tc_mmwm_core.evaluation.intervals import clustered, share
 from tc_mmwm_core.evaluation.perturbations import KINDS
 from tc_mmwm_core.evaluation.suite import HOME, Records
 from tc_mmwm_core.training.validation import area_under_curve
@@ -44,45 +46,50 @@ def measures(records: Records) -> dict[str, Measure]:
     disturbed = {name: episodes for name, episodes in records.episodes.items() if name in KINDS}
     for name, episodes in disturbed.items():
         found[f"success.{name}"] = share([e.success for e in episodes])
-        found[f"drop.{name}"] = bootstrap(drop, paired(home, episodes))
+        found[f"drop.{name}"] = _dropped(home, episodes)
     if disturbed:
-        found["robustness_drop"] = bootstrap(drop, paired(home, *disturbed.values()))
+        found["robustness_drop"] = _dropped(home, *disturbed.values())
     if records.truths:
         found |= foresight(records)
     return found
 
 
 def foresight(records: Records) -> dict[str, Measure]:
-    """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts."""
+    """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts.
+
+    States that break the rule from the start say nothing of screening; ``n_episodes`` leaves them out there.
+    """
     truths, tau = records.truths, records.threshold
-    turns = [counterfactual.turned(truth, tau) for truth in truths]
+    begun = [truth for truth in truths if any(truth.complies)]
+    turns = [counterfactual.turned(truth, tau) for truth in truths if all(truth.complies)]
     sequences = counterfactual.sequences(truths)
     errors = [counterfactual.prediction_error(truth) for truth in truths]
     ranks = [rank for rank in map(counterfactual.rank_correlation, truths) if np.isfinite(rank)]
     return {
-        "language_truth": bootstrap(pooled, turns) | {"n_candidates": sum(turn[0] for turn in turns)},
-        "counterfactual_rank_correlation": bootstrap(_mean, ranks),
-        "counterfactual_error": bootstrap(_mean, [error for error, _ in errors]),
-        "counterfactual_error_of_staying": bootstrap(_mean, [error for _, error in errors]),
-        "miss_rate": bootstrap(pooled, [counterfactual.missed(truth, tau) for truth in truths]),
-        "false_alarm_rate": bootstrap(pooled, [counterfactual.alarmed(truth, tau) for truth in truths]),
-        "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(truths)},
+        "language_truth": clustered(turns) | {"n_candidates": sum(turn[0] for turn in turns)},
+        "counterfactual_rank_correlation": intervals.mean(ranks),
+        "counterfactual_error": intervals.mean([error for error, _ in errors]),
+        "counterfactual_error_of_staying": intervals.mean([error for _, error in errors]),
+        "miss_rate": clustered([counterfactual.missed(truth, tau) for truth in begun]),
+        "false_alarm_rate": clustered([counterfactual.alarmed(truth, tau) for truth in begun]),
+        "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(begun)},
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
-
-
 def cost(records: Records) -> dict[str, float]:
-    """What decisions cost in distribution, and how often nothing was acceptable."""
+    """What decisions cost in distribution, and how often nothing was acceptable.
+
+    Latencies are percentiles over all decisions; NaN where an episode was driven before they were kept one by one.
+    """
     home = records.episodes[HOME]
+    latencies = [[np.nan] if e.latencies is None else e.latencies for e in home]
+    p50, p99 = np.percentile(np.concatenate(latencies), [50, 99])
     return {
         "steps": float(np.mean([e.steps for e in home])),
         "candidates_rejected": 100 * float(np.mean([e.rejected for e in home])),
         "stopped_decisions": float(np.mean([e.stopped for e in home])),
-        "latency_p50_ms": float(np.median([e.latency_p50 for e in home])),
-        "latency_p99_ms": float(np.max([e.latency_p99 for e in home])),
+        "latency_p50_ms": float(p50),
+        "latency_p99_ms": float(p99),
     }
 
 
@@ -120,8 +127,8 @@ def retention(home: Sequence[bool], *beyond: Sequence[bool]) -> float:
 
 
 def _retained(home: Sequence[Episode], *beyond: Sequence[Episode]) -> Measure:
-    found = bootstrap(retention, successes(home), *map(successes, beyond))
-    return found | {"n_episodes": sum(map(len, beyond))}
+    at_home, others = successes(home), [successes(episodes) for episodes in beyond]
+    return intervals.ratio(at_home, *others) | {"mean": retention(at_home, *others)}
 
 
 def paired(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> list[tuple[bool, ...]]:
@@ -137,6 +144,11 @@ def drop(rows: Sequence[tuple[bool, ...]]) -> float:
         return np.nan
     home, *disturbed = np.mean(rows, axis=0) * 100
     return float(np.mean([max(0.0, home - each) for each in disturbed]))
+
+
+def _dropped(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> Measure:
+    rows = paired(home, *disturbed)
+    return intervals.difference([row[0] - float(np.mean(row[1:])) for row in rows]) | {"mean": drop(rows)}
 
 
 def success_within(episodes: Sequence[Episode]) -> list[tuple[int, float]]:

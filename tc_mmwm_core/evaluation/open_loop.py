@@ -23,7 +23,7 @@ is not a prediction: its state error is what the probe itself costs."""
 
 
 class OpenLoopError(ValueError):
-    """There is nothing to foretell so far ahead."""
+    """Nothing reaches that far ahead."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Latents:
 
 
 def open_loop(model: WorldModel, fitted: LabelledData, held_out: LabelledData, steps: int) -> OpenLoop:
-    """Errors over windows of ``held_out`` with ``steps`` latent steps to foretell, one or more of each trajectory.
+    """Errors over windows of ``held_out`` with ``steps`` latent steps to predict, one or more of each trajectory.
 
     ``fitted``: simulated trajectories that the linear map and the probe are fitted to; not the held-out ones.
 

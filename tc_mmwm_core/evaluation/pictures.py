@@ -60,7 +60,7 @@ class Layout:
 
 
 def draw_layouts(layouts: Sequence[Layout], instructions: Sequence[str], view: float, file: Path) -> None:
-    """Write one column a layout: the paths of all drives, then one decision for each instruction.
+    """Write one column per layout: the paths of all drives, then one decision for each instruction.
 
     Args:
         layouts: at least one, each with a drive for each of ``instructions``.

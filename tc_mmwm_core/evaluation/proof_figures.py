@@ -23,7 +23,7 @@ COLLAPSE = (
 
 
 def collapse_figure(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
-    """Held-out measures over training; a colour a variant, a line a seed.
+    """Held-out measures over training; one colour per variant, one line per seed.
 
     ``runs``: variant of each run, and its validations, see :func:`tc_mmwm_core.evaluation.proofs.over_training`.
     """

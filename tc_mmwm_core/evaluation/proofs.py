@@ -13,7 +13,7 @@ from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.constraint import calibrated, discrimination
 from tc_mmwm_core.evaluation.held_out import sequence_scores
-from tc_mmwm_core.evaluation.intervals import student
+from tc_mmwm_core.evaluation.intervals import paired
 from tc_mmwm_core.evaluation.interventions import foretold
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop, open_loop
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -114,12 +114,13 @@ def gains(rows: Sequence[Row], measure: str, higher_is_better: bool, full: str) 
     "pays" where the interval lies above 0, "costs" where below, and makes "no clear difference" else; from one seed
     alone nothing is clear.
     """
-    values = {(row.ablation, row.seed): row.measures.get(measure, np.nan) for row in rows}
+    values: dict[str, dict[int, float]] = {}
+    for row in rows:
+        values.setdefault(row.ablation, {})[row.seed] = row.measures.get(measure, np.nan)
     found = {}
-    for name in dict.fromkeys(row.ablation for row in rows if row.ablation != full):
-        seeds = [seed for variant, seed in values if variant == name and (full, seed) in values]
-        gain = np.array([values[full, seed] - values[name, seed] for seed in seeds]) * (1 if higher_is_better else -1)
-        low, high = student(gain)
-        said = "pays" if low > 0 else "costs" if high < 0 else "no clear difference"
-        found[name] = {"gain": float(gain.mean()), "low": low, "high": high, "seeds": len(seeds), "verdict": said}
+    for name in (name for name in values if name != full):
+        better, worse = (values[full], values[name]) if higher_is_better else (values[name], values[full])
+        gain = paired(better, worse)
+        said = "pays" if gain["low"] > 0 else "costs" if gain["high"] < 0 else "no clear difference"
+        found[name] = {"gain": gain.pop("mean"), **gain, "verdict": said}
     return found

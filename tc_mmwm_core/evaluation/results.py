@@ -11,8 +11,9 @@ from tc_mmwm_core.utils.reproducibility import environment
 
 
 def write_results(path: Path, measured: dict[str, Any]) -> None:
-    """Write ``measured`` with versions, revision and machine to ``path``, whole or not at all.
+    """Write ``measured`` with versions, revision, command and machine to ``path``, whole or not at all.
 
+    ``schema`` is 1 where ``measured`` does not say otherwise.
     Numbers that are not finite become null, which JSON has, and not NaN, which it has not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its foresight.
+"""What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its predictions.
 
 Every episode and probe is written down as it ends, so that an evaluation killed at any moment goes on where it was.
+Probes that were written down without the margin in their state are of an earlier kind, and are made again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,15 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
             other factors, go on with it; another driver or other layouts do not.
 
     Raises:
-        EvaluationError: no such factor, or ``log`` is of something else.
+        EvaluationError: no such factor.
+        JournalError: ``log`` is of something else.
     """
     wanted = jobs(driver, suite)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(log, _identity(driver, suite)))
-        left = [job for job in wanted if _key(*job) not in journal.lines]
+        left = _left(wanted, journal)
+        if again := sum(_key(*job) in journal.lines for job in left):
+            print(f"{log}: {again} probes lack 'margins', the margin in the probed state: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
         stack.enter_context(bar)
         for (condition, seed), result in zip(left, _carry_out(driver, suite, left, workers), strict=True):
@@ -192,6 +196,23 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
             bar.set_description(condition.name if condition else PROBES)
             bar.update()
     return _records(driver, [journal.lines[_key(*job)] for job in wanted], [job[0] for job in wanted])
+
+
+def remaining(driver: Driver, suite: Suite, log: Path) -> list[Job]:
+    """What :func:`evaluate` would still have to do; raises as it does."""
+    if not log.exists():
+        return jobs(driver, suite)
+    with Journal(log, _identity(driver, suite)) as journal:
+        return _left(jobs(driver, suite), journal)
+
+
+def _left(wanted: Sequence[Job], journal: Journal) -> list[Job]:
+    return [job for job in wanted if (key := _key(*job)) not in journal.lines or _outdated(job, journal.lines[key])]
+
+
+def _outdated(job: Job, result: dict[str, Any] | None) -> bool:
+    """Whether a probe is of the earlier kind; a layout that gave no state to probe gives none now."""
+    return job[0] is None and result is not None and "margins" not in result
 
 
 _bench: Bench | None = None  # of a worker process
@@ -232,6 +253,7 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
         return None
     return {
         "seed": seed,
+        "margins": truth.margins,
         "foretold": [row.tolist() for row in truth.foretold],
         "broken": [row.tolist() for row in truth.broken],
         "progress": truth.progress.tolist(),
@@ -255,6 +277,11 @@ def _key(condition: Condition | None, seed: int) -> str:
     return f"{condition.name if condition else PROBES}/{seed}"
 
 
+def _episode(result: dict[str, Any]) -> Episode:
+    """An episode from its record, which may be older and hold percentiles in place of latencies."""
+    return Episode(**{each.name: result[each.name] for each in fields(Episode) if each.name in result})
+
+
 def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]) -> Records:
     records = Records()
     if driver.learned:
@@ -262,10 +289,11 @@ def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Se
         records.threshold = own if driver.planner.threshold is None else driver.planner.threshold
     for condition, result in zip(whats, results, strict=True):
         if condition is not None:
-            records.episodes.setdefault(condition.name, []).append(Episode(**result))
+            records.episodes.setdefault(condition.name, []).append(_episode(result))
         elif result is not None:
             foretold = [np.array(row, np.float32) for row in result["foretold"]]
             broken = [np.array(row, bool) for row in result["broken"]]
             progress, outcome = np.array(result["progress"]), np.array(result["outcome"])
-            records.truths.append(Truth(result["seed"], foretold, broken, progress, outcome, result["start"]))
+            start, margins = result["start"], result["margins"]
+            records.truths.append(Truth(result["seed"], margins, foretold, broken, progress, outcome, start))
     return records

@@ -86,14 +86,19 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     """``base`` with ``change`` merged into it.
 
     ``stages`` of it names the stages of the world model that are left, as a list or with what changes in each; a stage
-    of the policy stays.
+    of the policy stays, unless the change switches off the one term that it learns by. A weight in ``change`` holds in
+    every stage, also in those with a weight of their own for that term, except where ``stages`` sets it for one stage.
     """
     change = dict(change)
-    if stages := change.get("stages"):
-        stages = stages if isinstance(stages, Mapping) else {name: {} for name in stages}
-        stages |= {stage.name: stages.get(stage.name, {}) for stage in base.stages if stage.name == "policy"}
-        left = select_stages(base.stages, list(stages))
-        change["stages"] = [_merged(stage.model_dump(mode="json"), stages[stage.name]) for stage in left]
+    weights, stages = change.get("weights"), change.get("stages")
+    weights = weights if isinstance(weights, Mapping) else {}  # anything else is refused below, by its name
+    left, own = base.stages, {}
+    if stages:
+        own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
+        if weights.get("proposal") != 0:
+            own |= {stage.name: own.get(stage.name, {}) for stage in base.stages if stage.name == "policy"}
+        left = select_stages(base.stages, list(own))
+    change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)
 
 
@@ -175,11 +180,17 @@ class _Trained:
         return measures
 
     def _labelled(self, config: TrainConfig) -> tuple[LabelledData, LabelledData]:
-        key = (config.seed, config.data, config.model.max_tokens)
+        key = (config.seed, config.data, config.model.max_tokens, config.model.bodies)
         if self.labels is None or self.labels[0] != key:
             self.labels = key, label_data(config, self.datasets, self.progress)
         first, second = self.labels[1]
         return first.under(config), second.under(config)
+
+
+def _stage(stage: dict[str, Any], change: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """``stage`` under the run's changed ``weights``, which its own give way to, and with its own ``change``."""
+    held = {name: weights.get(name, value) for name, value in stage["weights"].items()}
+    return _merged(stage | {"weights": held}, change)
 
 
 def _merged(base: Any, change: Any) -> Any:

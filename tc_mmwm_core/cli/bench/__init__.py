@@ -6,7 +6,7 @@ import argparse
 import importlib
 import pkgutil
 
-HELP = "measure speed, beside a floor measured in the same run"
+HELP = "measure speed, next to a reference measured in the same run"
 EXAMPLES = """\
   tc-mmwm bench decide --bundle bundles/navigation
   tc-mmwm bench decide --help
@@ -14,7 +14,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-command a benchmark."""
+    """One sub-command per benchmark."""
     subparsers = parser.add_subparsers(dest="benchmark", metavar="<benchmark>", required=True)
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         benchmark = importlib.import_module(f"{__name__}.{module.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "milliseconds a decision, and where they go"
+HELP = "milliseconds per decision, and where they go"
 EXAMPLES = """\
   tc-mmwm bench decide --bundle bundles/navigation
   tc-mmwm bench decide --bundle k5 k10 --candidates 64 256 1024 --threads 1 2 --json decide.json
@@ -19,33 +19,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, nargs="+", required=True, help="model bundles; each has its own horizon K"
     )
     parser.add_argument(
-        "--candidates", type=int, nargs="+", default=[64, 256, 1024], help="N to try (default: 64 256 1024)"
+        "--candidates",
+        type=int,
+        nargs="+",
+        default=[64, 256, 1024],
+        help="numbers N of candidates to try (default: 64 256 1024)",
     )
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads to try (default: 1)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads to try (default: 1)")
     parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt (default: %(default)s)")
-    parser.add_argument("--refinement", choices=["none", "mppi", "cem"], default="none", help="(default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=1, help="rounds of the refinement (default: %(default)s)")
-    parser.add_argument("--decisions", type=int, default=200, help="measured a row (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument(
+        "--refinement",
+        choices=["none", "mppi", "cem"],
+        default="none",
+        help="how candidates are refined (default: %(default)s)",
+    )
+    parser.add_argument("--iterations", type=int, default=1, help="rounds of refinement (default: %(default)s)")
+    parser.add_argument("--decisions", type=int, default=200, help="decisions to time per row (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination and print one row each."""
-    import json
     import os
-    import platform
-
-    import numpy
-    import onnxruntime
 
     from tc_mmwm_core.evaluation.decision_speed import PHASES, measure
     from tc_mmwm_core.runtime.bundle import Bundle
 
     bundles = [Bundle.load(path) for path in args.bundle]
     columns = ["bundle", "threads", "N", "K", "p50", "p99", *PHASES, "floor", "x floor", "MB"]
-    print(
-        "ms a decision; floor: the same FLOPs as plain float32 matrix products, in the same run; MB: most memory held"
-    )
+    print("ms per decision; floor: time of the same FLOPs as plain float32 matrix products; MB: peak memory")
     print(("{:<28}" + "{:>9}" * (len(columns) - 1)).format(*columns))
     rows = []
     for bundle in bundles:
@@ -59,16 +61,11 @@ def run(args: argparse.Namespace) -> int:
                 head = f"{bundle.identity[-28:]:<28}{threads:>9}{candidates:>9}{bundle.manifest.horizon:>9}"
                 print(head + "".join(cells), flush=True)
     if args.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "numpy": numpy.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        }
-        partial = args.json.with_name(f".{args.json.name}.partial")
-        partial.write_text(
-            json.dumps({"schema": 1, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8"
-        )
-        partial.replace(args.json)
+        # Imports the training framework: only now, or it would count as memory of the decisions.
+        from tc_mmwm_core.evaluation.results import write_results
+
+        names = ("candidates", "threads", "provider", "refinement", "iterations", "decisions")
+        config = {name: getattr(args, name) for name in names}
+        bundles = [bundle.identity for bundle in bundles]
+        write_results(args.json, {"bundles": bundles, "config": config, "cores": os.cpu_count(), "rows": rows})
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "prove that a training run killed at random moments ends with the weights of an unbroken one, bit for bit"
+HELP = "prove that a training run killed at random moments ends with the weights of an uninterrupted one, bit for bit"
 EXAMPLES = """\
   tc-mmwm bench resume --data data/navigation --json docs/results/resume.json
   tc-mmwm bench resume --data data/navigation --kills 3 --steps 12
@@ -16,12 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm bench resume``."""
     parser.add_argument("--config", type=Path, help="training configuration (default: the shipped navigation.yaml)")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="dataset folders")
-    parser.add_argument("--kills", type=int, default=10, help="SIGKILLs at random moments (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=10, help="how often to kill it, at random moments (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each stage (default: %(default)s)")
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=0.5, help="checkpoints at least this often (default: %(default)s)"
+        "--checkpoint-seconds",
+        type=float,
+        default=0.5,
+        help="longest time between checkpoints, s (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws the moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="keep both runs here (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the findings here")
 

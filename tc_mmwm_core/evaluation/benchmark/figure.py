@@ -15,7 +15,7 @@ from tc_mmwm_core.training.ablation import FULL
 
 
 def draw(content: Mapping[str, Any], domains: Sequence[str], file: Path) -> None:
-    """Write what :func:`tc_mmwm_core.evaluation.benchmark.table.collate` gives as PNG, a row a domain."""
+    """Write what :func:`tc_mmwm_core.evaluation.benchmark.table.collate` gives as PNG, one row per domain."""
     shown = [domain for domain in domains if domain in content]
     if not shown:
         return

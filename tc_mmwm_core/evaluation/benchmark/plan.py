@@ -27,7 +27,9 @@ class DomainPlan(Config):
     seed: int = Field(100_000, ge=0, description="layout of the first episode collected; evaluation has others")
     robot: str | None = Field(None, description="robot interface, relative to this file; unset: the domain's, shipped")
     train: str = Field(description="YAML of the full training, relative to this file")
-    stage_steps: int | None = Field(None, ge=1, description="at most so many optimizer steps a stage: a quick look")
+    stage_steps: int | None = Field(
+        None, ge=1, description="limits each stage to this many optimizer steps, for a quick look"
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="calibration: at most this share of violations is accepted ...")
     delta: float = Field(0.05, gt=0, lt=1, description="... except with this probability over the calibration draw")
     planner: PlannerConfig = PlannerConfig()
@@ -54,7 +56,7 @@ class Round(Config):
     domains: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds")
     suite: str
-    sizes: tuple[int, ...] | None = Field(None, description="train on so many episodes only: sample efficiency")
+    sizes: tuple[int, ...] | None = Field(None, description="train on only this many episodes: sample efficiency")
 
 
 class Variants(Config):

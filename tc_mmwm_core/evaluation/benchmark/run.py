@@ -1,6 +1,7 @@
-"""Work off a benchmark: collect once a domain, then train, export and evaluate each job. Killed anywhere, it goes on.
+"""Work off a benchmark: collect once per domain, then train, export and evaluate each job. Killed anywhere, it goes on.
 
-Everything lies in one folder, and what lies there is not done again::
+Everything lies in one folder, and what lies there is not done again; an evaluation.json of an earlier schema is written
+anew from the episodes beside it, with only those driven that the measures of today need::
 
     <domain>/dataset/                           collected once, for all trainings
     <domain>/long/                              long episodes, for the error of prediction
@@ -13,29 +14,35 @@ Everything lies in one folder, and what lies there is not done again::
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
+from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.collect import collect
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
-from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
+from tc_mmwm_core.evaluation.benchmark.plan import DomainPlan, Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
-from tc_mmwm_core.evaluation.report import report, write_report
-from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate
+from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
+from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
 
-EVALUATION = "evaluation.json"
+EVALUATION, EPISODES = "evaluation.json", "episodes.jsonl"
 UNCALIBRATED = 0.0  # the threshold where there is nothing to calibrate it on: the sign of v
 PATIENCE = 10.0  # s until work that other processes have in hand is looked at again
 
@@ -53,8 +60,9 @@ class Benchmark:
         self._datasets: dict[str, Dataset] = {}
 
     def done(self, job: Job) -> bool:
-        """Whether ``job`` has been evaluated."""
-        return (self.folder / job.folder / EVALUATION).exists()
+        """Whether ``job`` has been evaluated, and measured as it is now."""
+        file = self.folder / job.folder / EVALUATION
+        return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("schema") == SCHEMA
 
     def parts(self, jobs: Sequence[Job]) -> dict[Job, list[Part]]:
         """What is left to do for each of ``jobs``; what several of them need is listed with the first."""
@@ -83,17 +91,17 @@ class Benchmark:
         """Whatever of ``job`` is not done: collect, train, export, evaluate.
 
         Raises:
-            TrainingError, JournalError: the folder holds the work of another configuration; or training failed.
+            TrainingError, DatasetError, JournalError: the folder holds the work of another configuration; or training
+                failed.
         """
         bundle = self._bundle(job) if self.plan.config.variants[job.variant].trained else None
         driver = self._driver(job, bundle)
         suite = self.plan.config.suites[job.suite]
         folder = self.folder / job.folder
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "episodes.jsonl"
-        before = len(log.read_text().splitlines()) - 1 if log.exists() else 0
-        amount = len(episodes_of(driver, suite)) - before
-        with self.clock.time(Part(job.domain, _evaluating(driver), amount), str(job.folder)):
+        log = folder / EPISODES
+        part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
+        with self.clock.time(part, str(job.folder)):
             records = evaluate(driver, suite, log, self.workers, self.progress)
         prediction = None
         if driver.kind == PLANNER and suite.open_loop:
@@ -114,13 +122,16 @@ class Benchmark:
 
     def _parts(self, job: Job, seen: set[Path]) -> Iterator[Part]:
         plan, run = self.plan.config.domains[job.domain], self._run(job)
-        driver = self._driver(job, None)
-        if driver.learned and run not in seen and not (run / DONE).exists():
+        made = (run / "bundle" / "bundle.json").exists()
+        driver = self._driver(job, run / "bundle")
+        if driver.learned and run not in seen and not (made or (run / DONE).exists()):
             if not self._dataset_folder(job).exists() and self._dataset_folder(job) not in seen:
                 yield Part(job.domain, "collect", plan.episodes)
             yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
             seen |= {run, self._dataset_folder(job)}
-        yield Part(job.domain, _evaluating(driver), len(episodes_of(driver, self.plan.config.suites[job.suite])))
+        suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
+        left = remaining(driver, suite, log) if made or not driver.learned else episodes_of(driver, suite)
+        yield Part(job.domain, _evaluating(driver), len(left))
 
     def _driver(self, job: Job, bundle: Path | None) -> Driver:
         plan, variant = self.plan.config.domains[job.domain], self.plan.config.variants[job.variant]
@@ -138,6 +149,7 @@ class Benchmark:
         run = self._run(job)
         bundle = run / "bundle"
         if (bundle / "bundle.json").exists():
+            _check_training(bundle, self.plan.training_of(job))
             return bundle
         plan = self.plan.config.domains[job.domain]
         dataset = self._dataset(job)
@@ -159,6 +171,7 @@ class Benchmark:
         """What ``job`` is trained on: the dataset, or its first ``job.size`` episodes by layout."""
         if job.domain not in self._datasets:
             plan, folder = self.plan.config.domains[job.domain], self._dataset_folder(job)
+            _check_layouts(folder, plan)
             os.environ.setdefault("MUJOCO_GL", "egl")
             robot = self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
             with (
@@ -193,6 +206,28 @@ def _steps_done(run: Path) -> int:
     for record in read_metrics(run / METRICS) if (run / METRICS).exists() else ():
         last = record["step"]
     return last
+
+
+def _check_training(bundle: Path, asked: TrainConfig) -> None:
+    """Refuse a bundle that was trained otherwise."""
+    file = bundle / "bundle.json"
+    made = parse(yaml.safe_load(Bundle.load(bundle).manifest.training.config), TrainConfig, str(file))
+    if other := [name for name in TrainConfig.model_fields if getattr(made, name) != getattr(asked, name)]:
+        told = "; ".join(f"{name} was {getattr(made, name)!r}, is {getattr(asked, name)!r}" for name in other)
+        raise TrainingError(f"{file}: trained with another configuration: {told}; choose another folder")
+
+
+def _check_layouts(folder: Path, plan: DomainPlan) -> None:
+    """Refuse a dataset with episodes that ``plan`` does not have: all that are there would be trained on."""
+    if not (folder / "dataset.json").exists():
+        return
+    dataset = Dataset.open(folder)
+    last = plan.seed + plan.episodes - 1
+    if other := sorted({_layout(dataset, i) for i in range(len(dataset))} - set(range(plan.seed, last + 1))):
+        raise DatasetError(
+            f"{folder}: holds {len(other)} episodes of other layouts, {other[0]} to {other[-1]}; the plan has "
+            f"{plan.seed} to {last}; choose another folder"
+        )
 
 
 def _layout(dataset: Dataset, index: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tc_mmwm_core.evaluation.benchmark.plan import Job
 from tc_mmwm_core.evaluation.benchmark.run import EVALUATION, Benchmark
-from tc_mmwm_core.evaluation.intervals import bootstrap, student
+from tc_mmwm_core.evaluation.intervals import difference, paired, student
 from tc_mmwm_core.evaluation.measures import FRACTIONS
 from tc_mmwm_core.evaluation.open_loop import HORIZONS
 from tc_mmwm_core.evaluation.suite import HOME
@@ -28,6 +28,7 @@ CLAIMS: dict[str, tuple[float | None, str]] = {
 RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by perturbation are called
 RETAINED_GOAL = "≥ 75"
 EPISODES_TO_80 = 50  # published
+ONE_SEED = "one seed: no verdict"
 VARIANT_COLUMNS = (
     "task_success",
     "constraint_compliance",
@@ -52,21 +53,24 @@ def collate(benchmark: Benchmark) -> dict[str, Any]:
     found = {job: json.loads((benchmark.folder / job.folder / EVALUATION).read_text()) for job in _done(benchmark)}
     content: dict[str, Any] = {}
     for domain in plan.config.domains:
-        by_name: dict[str, list[Evaluation]] = {}
+        by_name: dict[str, dict[int, Evaluation]] = {}
         for job, result in found.items():
             if job.domain == domain:
-                by_name.setdefault(job.name, []).append(result)
+                by_name.setdefault(job.name, {})[job.seed] = result
         sizes = {job.name: job.size for job in plan.jobs if job.domain == domain and job.size is not None}
-        full = by_name.get(FULL, [])
+        seeded = by_name.get(FULL, {})
+        full = list(seeded.values())
         others = {name: rows for name, rows in by_name.items() if name != FULL and name not in sizes}
-        parts: dict[str, Any] = {"variants": {name: summarise(rows) for name, rows in others.items()}}
+        parts: dict[str, Any] = {"variants": {name: summarise(list(rows.values())) for name, rows in others.items()}}
         if full:
             content[domain] = summarise(full)
             parts["intervals"] = intervals(full)
-            parts["comparisons"] = {name: compare(full, rows) for name, rows in others.items()}
+            parts["comparisons"] = {
+                name: compare(seeded, rows, plan.config.variants[name].trained) for name, rows in others.items()
+            }
             parts["open_loop"] = open_loop(full)
             parts["cost"] = _cost(benchmark, domain, full)
-        curve = {sizes[name]: rows for name, rows in by_name.items() if name in sizes}
+        curve = {sizes[name]: list(rows.values()) for name, rows in by_name.items() if name in sizes}
         if curve:
             whole = {plan.config.domains[domain].episodes: full} if full else {}
             parts["sample_efficiency"] = sample_efficiency(curve | whole)
@@ -87,29 +91,29 @@ def intervals(results: Sequence[Evaluation]) -> dict[str, tuple[float, float]]:
     return {name: each for name, each in found.items() if np.isfinite(each[0])}
 
 
-def compare(full: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[str, Any]:
+def compare(full: Mapping[int, Evaluation], other: Mapping[int, Evaluation], trained: bool = True) -> dict[str, Any]:
     """Points of task success that the full model is ahead of another, in the layouts that all of them drove.
 
-    The interval resamples layouts and, of each of the two, training seeds.
+    Both by training seed, compared seed by seed; a driver that is not ``trained`` stands beside every seed of the full
+    model. The interval is the wider of Student's over the seeds and that over the layouts. From one seed there is none,
+    and no verdict: what a training owes to its seed cannot be told from what it owes to its variant.
     """
-    mine, theirs = ([_success_by_layout(result) for result in results] for results in (full, other))
-    layouts = sorted(set.intersection(*(set(row) for row in mine + theirs)))
+    seeds = [seed for seed in full if seed in other or not trained]
+    mine = {seed: _success_by_layout(full[seed]) for seed in seeds}
+    theirs = {seed: _success_by_layout(other[seed] if trained else next(iter(other.values()))) for seed in seeds}
+    layouts = sorted(set.intersection(*map(set, (*mine.values(), *theirs.values())))) if seeds else []
+    found = {"points_ahead": None, "low": None, "high": None, "n_seeds": len(seeds), "n_episodes": len(layouts)}
     if not layouts:
-        return {"points_ahead": None, "low": None, "high": None, "n_episodes": 0, "verdict": "no layout in common"}
-    a, b = (np.array([[row[layout] for layout in layouts] for row in rows], float) * 100 for rows in (mine, theirs))
-
-    def ahead(seeds_a: list[int], seeds_b: list[int], where: list[int]) -> float:
-        return float(a[np.ix_(seeds_a, where)].mean() - b[np.ix_(seeds_b, where)].mean())
-
-    found = bootstrap(ahead, range(len(a)), range(len(b)), range(len(layouts)))
-    verdict = "full model better" if found["low"] > 0 else "full model worse" if found["high"] < 0 else None
-    return {
-        "points_ahead": found["mean"],
-        "low": found["low"],
-        "high": found["high"],
-        "n_episodes": len(layouts),
-        "verdict": verdict or "no clear difference",
-    }
+        return found | {"verdict": f"no {'layout' if seeds else 'seed'} in common"}
+    a, b = (np.array([[rows[seed][layout] for layout in layouts] for seed in seeds], float) for rows in (mine, theirs))
+    rates = (dict(zip(seeds, (100 * each.mean(1)).tolist(), strict=True)) for each in (a, b))
+    over_seeds, over_layouts = paired(*rates), difference((a - b).mean(0))
+    found["points_ahead"] = over_seeds["mean"]
+    if len(seeds) < 2:
+        return found | {"verdict": ONE_SEED}
+    low, high = min(over_seeds["low"], over_layouts["low"]), max(over_seeds["high"], over_layouts["high"])
+    verdict = "full model better" if low > 0 else "full model worse" if high < 0 else "no clear difference"
+    return found | {"low": low, "high": high, "verdict": verdict}
 
 
 def sample_efficiency(curve: Mapping[int, Sequence[Evaluation]]) -> dict[str, Any]:
@@ -172,7 +176,8 @@ def _variants(content: Mapping[str, Any], domain: str) -> list[str]:
         line = f"{name:20}" + "".join(f"{_cell(column, row.get(column)):>16}" for column in VARIANT_COLUMNS)
         if name in ahead and ahead[name]["n_episodes"]:
             one = ahead[name]
-            line += f"   {one['points_ahead']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}], {one['verdict']}"
+            interval = "" if one["low"] is None else f" [{one['low']:+.1f}, {one['high']:+.1f}]"
+            line += f"   {one['points_ahead']:+.1f}{interval}, {one['verdict']}"
         lines.append(line)
     return lines
 
@@ -193,12 +198,17 @@ def _episodes_to_80(curve: Mapping[str, Any] | None) -> str:
 
 
 def _cost(benchmark: Benchmark, domain: str, full: Sequence[Evaluation]) -> dict[str, Summary]:
-    """Of the full model: ms a decision while driving, and minutes of one training."""
+    """Of the full model: ms per decision while driving, and minutes of one training."""
     jobs = [job for job in _done(benchmark) if job.domain == domain and job.name == FULL]
     minutes = [seconds / 60 for job in jobs if (seconds := benchmark.training_seconds(job)) is not None]
-    latencies = {name: [r["cost"][name] for r in full] for name in ("latency_p50_ms", "latency_p99_ms")}
+    latencies = {name: _measured(full, name) for name in ("latency_p50_ms", "latency_p99_ms")}
     columns = {**latencies, "training_minutes": minutes}
     return {name: _summary(values) for name, values in columns.items() if values}
+
+
+def _measured(results: Sequence[Evaluation], cost: str) -> list[float]:
+    """Costs of the evaluations that know them; those with episodes of before latencies were kept do not."""
+    return [result["cost"][cost] for result in results if result["cost"][cost] is not None]
 
 
 def _done(benchmark: Benchmark) -> list[Job]:

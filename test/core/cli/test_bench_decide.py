@@ -37,8 +37,20 @@ def test_rows_and_json_hold_every_combination(bundle, tmp_path):
         assert 20 < row["memory"] < 4000
         assert row["ratio"] == pytest.approx(row["p50"] / row["floor"])
     assert rows[1]["flops"] - rows[0]["flops"] == 2 * 32 * 3 * (2 + 2 + 2) * 2  # two rounds, three products of 2
-    assert content["machine"]["cores"] >= 1
+    assert content["cores"] >= 1 and content["bundles"] == [rows[0]["bundle"]]
+    assert content["config"]["threads"] == [1, 2] and content["config"]["refinement"] == "mppi"
+    made = content["environment"]
+    assert made["command"][1:3] == ["bench", "decide"] and made["packages"]["onnxruntime"] and "git" in made
     assert len(run.stdout.splitlines()) == 2 + len(rows)
+
+
+def test_decisions_are_measured_without_the_training_framework_in_memory(bundle):
+    """Only what is written at the end may load it."""
+    code = "import sys; from tc_mmwm_core.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    few = ["--candidates", "32", "--decisions", "5"]
+    command = [sys.executable, "-c", code, "bench", "decide", "--bundle", str(bundle.path), *few]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
 
 
 def test_a_missing_bundle_is_named(tmp_path):

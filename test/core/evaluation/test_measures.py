@@ -6,7 +6,7 @@ from scipy.integrate import trapezoid
 
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
-from tc_mmwm_core.evaluation.measures import curves, measures, roc
+from tc_mmwm_core.evaluation.measures import cost, curves, measures, roc
 from tc_mmwm_core.evaluation.suite import HOME, Records
 
 
@@ -21,8 +21,7 @@ def episode(seed: int, success: bool = True, **fields: object) -> Episode:
         "broken": [],
         "stopped": 0,
         "rejected": 0.0,
-        "latency_p50": 1.0,
-        "latency_p99": 2.0,
+        "latencies": [1.0],
         "contributions": [None] * 5,
     }
     return Episode(seed=seed, success=success, **(defaults | fields))
@@ -34,6 +33,17 @@ def test_success_needs_the_goal_and_every_rule():
     assert found["task_success"]["mean"] == 50 and found["goal_reached"]["mean"] == 75
     assert found["constraint_compliance"]["mean"] == 75
     assert found.keys() == {"task_success", "goal_reached", "constraint_compliance"}
+
+
+def test_latencies_are_percentiles_over_all_decisions():
+    """One slow decision of a thousand; the p99 of its own short episode would be slow too."""
+    home = [episode(0, latencies=[10.0] * 960), episode(1, latencies=[10.0] * 39 + [500.0])]
+    found = cost(Records(None, {HOME: home}))
+    assert found["latency_p50_ms"] == found["latency_p99_ms"] == 10
+    slow = [episode(0, latencies=[10.0] * 97), episode(1, latencies=[20.0] * 3)]
+    assert cost(Records(None, {HOME: slow}))["latency_p99_ms"] == 20
+    unknown = cost(Records(None, {HOME: [*home, episode(2, latencies=None)]}))
+    assert np.isnan(unknown["latency_p99_ms"]) and np.isnan(unknown["latency_p50_ms"])
 
 
 def test_retention_is_relative_to_home_and_one_factor_does_not_make_up_for_another():
@@ -56,9 +66,19 @@ def test_the_drop_compares_the_same_layouts():
     assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
 
 
-def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0) -> Truth:
+def test_what_never_failed_is_at_its_best_but_not_certain():
+    home = [episode(i, i >= 2) for i in range(50)]
+    found = measures(Records(None, {HOME: home, "size": [episode(i) for i in range(30)], "occlusion": home[2:]}))
+    assert found["retention.size"]["mean"] == 100 and found["retention.size"]["low"] < 98
+    assert found["drop.occlusion"]["mean"] == 0 and found["drop.occlusion"]["high"] > 1
+    gained = [episode(i) for i in range(50)]  # two succeed only when disturbed
+    drop = measures(Records(None, {HOME: home, "occlusion": gained}))["robustness_drop"]
+    assert drop["mean"] == 0 and drop["low"] < -4 < drop["high"]
+
+
+def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0, margins=(-1.0, 0.0)) -> Truth:
     rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
-    return Truth(0, *rows, np.array(progress), np.array(outcome), start)
+    return Truth(0, list(margins), *rows, np.array(progress), np.array(outcome), start)
 
 
 def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
@@ -68,6 +88,23 @@ def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructio
     assert found["language_truth"]["mean"] == 50 and found["language_truth"]["n_candidates"] == 2
     assert found["miss_rate"]["mean"] == 0 and found["false_alarm_rate"]["mean"] == 25
     assert found["counterfactual_rank_correlation"]["mean"] == pytest.approx(1)
+
+
+def test_states_that_break_the_rule_from_the_start_say_nothing_of_screening():
+    """One instruction of the second state is broken before anything is done, both of the third are."""
+    fair = truth([[1, -1, -1], [-1, 1, -1]], [[1, 0, 1], [0, 0, 0]])
+    half = truth([[9, 9, 9], [-1, -1, 9]], [[1, 1, 1], [0, 0, 0]], margins=(0.1, -0.1))
+    broken = truth([[9, 9, 9]] * 2, [[1, 1, 1]] * 2, margins=(0.1, 0.1))
+    records = Records(0.0, {HOME: [episode(0)]}, [fair, half, broken])
+    found = measures(records)
+    assert found["miss_rate"]["mean"] == 50 and found["miss_rate"]["n_episodes"] == 2
+    assert found["false_alarm_rate"]["mean"] == pytest.approx(100 * 2 / 7)
+    assert found["language_truth"] | {"mean": 50, "n_candidates": 2, "n_episodes": 1} == found["language_truth"]
+    assert found["screening_auroc"]["mean"] == pytest.approx((5 + 0.5 + 5 * 0.5) / 14)
+    assert curves(records)["calibrated_point"]["hit_rate"] == 50
+    alone = measures(Records(0.0, {HOME: [episode(0)]}, [broken]))
+    assert np.isnan(alone["miss_rate"]["mean"]) and alone["screening_auroc"]["n_episodes"] == 0
+    assert not curves(Records(0.0, {HOME: [episode(0)]}, [broken]))["roc"]["hit_rate"]
 
 
 def test_rank_correlation_is_the_mean_over_states_that_have_one():
@@ -116,7 +153,7 @@ def test_the_calibrated_point_lies_on_the_curve():
     rng = np.random.default_rng(1)
     broken = [rng.random(40) < 0.5 for _ in range(2)]
     foretold = [row + rng.normal(0, 0.5, 40) for row in broken]
-    rows = Truth(0, foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
+    rows = Truth(0, [-1.0, -1.0], foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
     found = curves(Records(0.4, {HOME: [episode(0)]}, [rows]))
     point, curve = found["calibrated_point"], found["roc"]
     below, above = (curve["hit_rate"][i] for i in (int(point["false_alarm_rate"]), int(point["false_alarm_rate"]) + 1))

@@ -38,7 +38,7 @@ def test_what_was_seen_is_what_decides_while_it_is_hidden(screener):
         drawn = drawn_state(domain, environment, seed, rng)
         if drawn is None:
             continue
-        observation, info = drawn
+        [*_, observation], info = drawn
         instruction, candidates = screener.instruct(info["instruction"]), drawn_candidates(rng, shape)
         here = domain.judge(info["scene"], info["state"][None], info["instruction"]).place[0, :2]
         hidden = observation | {"image.overhead": behind_a_box(observation["image.overhead"], *here)}

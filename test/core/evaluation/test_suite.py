@@ -76,7 +76,45 @@ def test_the_planner_is_probed_and_perturbed(planner):
     weights = [row for row in found.episodes[HOME][0].contributions if row is not None]
     np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-5)
     assert found.truths and all(len(row) == 6 for truth in found.truths for row in (*truth.foretold, *truth.broken))
+    assert all(len(e.latencies) == e.steps and min(e.latencies) > 0 for e in found.episodes[HOME])
     assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
+
+
+def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_path, capsys):
+    log = tmp_path / "episodes.jsonl"
+    asked = Suite(episodes=1, probes=3, candidates=4)
+    first = evaluate(planner, asked, log, progress=False)
+    assert first.truths and suites.remaining(planner, asked, log) == []
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    older = [r for r in records if r.get("key", "").startswith("probes") and r["result"] is not None]
+    for record in older:
+        del record["result"]["margins"]
+        record["result"]["foretold"] = [[7.0] * 4] * 2
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert suites.remaining(planner, asked, log) == [(None, record["result"]["seed"]) for record in older]
+    again = evaluate(planner, asked, log, progress=False)
+    told = capsys.readouterr().out
+    assert f"episodes.jsonl: {len(older)} probes lack 'margins', the margin in the probed state" in told
+    assert again.episodes == first.episodes and suites.remaining(planner, asked, log) == []
+    for one, other in zip(first.truths, again.truths, strict=True):
+        assert one.margins == other.margins
+        np.testing.assert_array_equal(one.foretold, other.foretold)
+
+
+def test_episodes_driven_before_latencies_were_kept_are_kept_without(tmp_path):
+    log = tmp_path / "episodes.jsonl"
+    asked = Suite(episodes=2, probes=0)
+    first = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    del records[1]["result"]["latencies"]
+    records[1]["result"] |= {"latency_p50": 1.0, "latency_p99": 2.0}
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    again = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
+    assert timeless(again) == timeless(first)
+    assert [e.latencies for e in again] == [None, first[1].latencies]
+    assert main(["evaluate", "--driver", "expert", "--episodes", "2", "--output", str(tmp_path), "--quiet"]) == 0
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["cost"]["latency_p99_ms"] is None and "latencies" not in content["episodes"][HOME][0]
 
 
 def test_the_policy_alone_is_driven_but_not_probed(planner):
@@ -91,7 +129,9 @@ def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
     table = capsys.readouterr().out
     assert table.splitlines()[1].split()[:2] == ["task_success", "100.0"] and "ood_retention" in table
     content = json.loads((tmp_path / "x.json").read_text())
-    assert content["measures"]["ood_retention"] == {"mean": 100.0, "low": 100.0, "high": 100.0, "n_episodes": 2}
+    retention = content["measures"]["ood_retention"]
+    assert retention["mean"] == 100 and retention["n_episodes"] == 2 and retention["low"] < 50  # two episodes
+    assert content["schema"] == 2
     assert content["environment"]["packages"] and len(content["episodes"]["light"]) == 2
     assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
     assert main(command) == 0

@@ -11,8 +11,9 @@ import yaml
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.config import ConfigError, load
+from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.resources import resource
-from tc_mmwm_core.training.ablation import Row, Switches, ablated, ablations, table
+from tc_mmwm_core.training.ablation import Row, Switches, _Trained, ablated, ablations, table
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
 
 
@@ -47,6 +48,56 @@ def test_fewer_stages_of_the_world_model_leave_the_policys_own(config):
     assert ablated(base, {"stages": {"full": {}, "policy": {"passes": 2}}}, "test").stages[1].passes == 2
     with pytest.raises(ConfigError, match="stage policy learns by the term proposal alone, whose weight is 0"):
         ablated(base, {"weights": {"proposal": 0}}, "test")
+
+
+@pytest.mark.parametrize("file", ["default.yaml", "cpu.yaml"])
+def test_what_a_variant_of_the_benchmark_weighs_at_zero_is_zero_in_every_stage(shipped, file):
+    plan = read_plan(resource("config", "benchmark", file))
+    seen = set()
+    for (domain, name), config in plan.training.items():
+        variant = plan.config.variants[name]
+        switched = shipped.switches[variant.switch].get("weights", {}) if variant.switch else {}
+        for term, value in (switched | variant.change.get("weights", {})).items():
+            found = {stage.name: getattr(stage.loss_weights(config.weights), term) for stage in config.stages}
+            assert set(found.values()) == {value}, f"{domain}, {name}: {term} is {found}"
+            seen.add(name)
+    assert seen == {"behaviour_cloning", "conventional", "no_counterfactual", "no_collapse_guard"}
+
+
+def test_every_weight_of_a_shipped_switch_holds_in_every_stage_that_stays(shipped):
+    for path in sorted(resource("config", "train").glob("*.yaml")):
+        base = load(path, TrainConfig)
+        for name, change in shipped.switches.items():
+            if not set(change.get("stages", ())) <= {stage.name for stage in base.stages}:
+                continue
+            config = ablated(base, change, name)
+            for term, value in change.get("weights", {}).items():
+                assert {getattr(stage.loss_weights(config.weights), term) for stage in config.stages} == {value}
+
+
+def test_a_change_of_one_stage_s_weight_goes_before_that_of_the_run_s(config):
+    stages = [stage.model_copy(update={"weights": {"place": 3.0, "field": 2.0}}) for stage in config.stages]
+    base = config.model_copy(update={"stages": tuple(stages)})
+    change = {"weights": {"place": 0}, "stages": {"world_model": {"weights": {"place": 1}}, "full": {}}}
+    assert [stage.weights for stage in ablated(base, change, "test").stages] == [
+        {"place": 1.0, "field": 2.0},
+        {"place": 0.0, "field": 2.0},
+    ]
+
+
+def test_a_policy_that_is_not_to_learn_has_no_stage(config):
+    policy = StageConfig(name="policy", epochs=1, weights={"proposal": 1.0})
+    base = config.model_copy(update={"stages": (*config.stages, policy)})
+    left = ablated(base, {"weights": {"proposal": 0}, "stages": ["full"]}, "test").stages
+    assert [stage.name for stage in left] == ["full"]
+
+
+def test_labels_are_made_anew_where_the_bodies_differ(config, dataset):
+    trained = _Trained([dataset], "cpu", progress=False)
+    for bodies in (1, 2, 1):
+        changed = config.model_copy(update={"model": config.model.model_copy(update={"bodies": bodies})})
+        labelled, _ = trained._labelled(changed)
+        assert {place.shape[1] for place in labelled.labels[0].place} == {2 * bodies}
 
 
 def test_unknown_switches_and_bad_changes_are_refused_by_name(shipped, config):

@@ -8,13 +8,20 @@ import pytest
 import torch
 import yaml
 
+from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.evaluation.calibration import CalibrationError, hoeffding_bentkus_p_value, miss_rate
+from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle, Calibration
 from tc_mmwm_core.runtime.screener import Screener
-from tc_mmwm_core.training.export import export_bundle
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.data import LabelledData, split
+from tc_mmwm_core.training.export import export_bundle, export_run
+from tc_mmwm_core.training.trainer import build_model, train
+from tc_mmwm_core.training.weights import load_run
 
 TEXTS = ("stop", "drive to the green pad, never enter the blue zone", "go slowly to the red pad")
 CALIBRATION = Calibration(alpha=0.1, delta=0.05, n_trajectories=40, dataset="0" * 64, method="by hand")
@@ -133,6 +140,36 @@ def test_the_manifest_tells_what_was_trained_and_calibrated(bundle, model, confi
     np.testing.assert_allclose(manifest.normalisation.std, model.sensor.scale, rtol=1e-6)
     assert type(config).model_validate(yaml.safe_load(manifest.training.config)) == config
     assert manifest.versions["torch"] == torch.__version__
+
+
+def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tmp_path):
+    collect("navigation", robot_file("navigation.yaml"), tmp_path / "data", 30, 24, seed=0, workers=1, progress=False)
+    dataset = Dataset.open(tmp_path / "data")
+    held_out = config.data.model_copy(update={"holdout": 0.5})
+    config = config.model_copy(update={"data": held_out, "stages": config.stages[:1]})
+    train(config, [dataset], tmp_path / "run", progress=False)
+    alpha, delta = 0.3, 0.3
+    made, words = export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=alpha, delta=delta, progress=False)
+
+    _, model = load_run(tmp_path / "run", dataset.interface)
+    [held] = split(dataset, 0.5, config.seed)[1:]
+    assert len(held) == 15
+    data = LabelledData([held], config, domain, progress=False)
+    scores, owners = sequence_scores(model, data, progress=False).violations
+    tau, bound = np.float32(made.manifest.threshold), made.manifest.calibration
+    assert (bound.alpha, bound.delta, bound.method) == (alpha, delta, "hoeffding-bentkus")
+    assert bound.n_trajectories == len(set(owners.tolist())) > 5 and bound.dataset == dataset.digest
+    # The largest threshold whose p-value is at most delta: one more sequence accepted is one too many.
+    above = np.min(scores[scores > tau])
+    for threshold, holds in ((tau, True), (above, False)):
+        risk = miss_rate(scores, owners, threshold)
+        assert (hoeffding_bentkus_p_value(risk, bound.n_trajectories, alpha) <= delta) == holds
+    assert tau == np.nextafter(above, np.float32(-np.inf))
+    told = f"threshold {tau:.4f}: at most 30% of violating sequences are accepted, with confidence 70%; "
+    assert words.startswith(f"{told}{bound.n_trajectories} held-out trajectories, {len(scores)} violating sequences")
+    assert Bundle.load(tmp_path / "b").manifest.threshold == tau and made.manifest.name == "b"
+    with pytest.raises(CalibrationError, match="at least 459 are needed"):
+        export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=0.01, delta=0.01, progress=False)
 
 
 def test_a_failed_export_leaves_the_bundle_that_was_there(bundle, model, config, interface, monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import DatasetError
 from tc_mmwm_core.evaluation.benchmark import run as running
 from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
@@ -112,10 +114,47 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith("collect 8 (? min), train 4 (? min), evaluate planner 6 (? min)")
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
-    assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "whose like was not timed" in told[-1]
+    assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
     (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
     assert main([*command, str(finished / "new")]) == 0
     assert "not timed" not in capsys.readouterr().out
+
+
+def test_what_is_to_be_measured_anew_is_planned_without_what_was_driven(finished, monkeypatch):
+    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "out", progress=False)
+    monkeypatch.setattr(benchmark, "done", lambda job: False)
+    planned = [[(part.kind, part.amount) for part in parts] for parts in benchmark.parts(benchmark.plan.jobs).values()]
+    kinds = ["evaluate planner", "evaluate random", "evaluate policy", "evaluate planner"]
+    assert planned == [[(kind, 0)] for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"episodes": 4}, "holds 4 episodes of other layouts, 100004 to 100007; the plan has 100000 to 100003"),
+        ({"seed": 100002}, "holds 2 episodes of other layouts, 100000 to 100001; the plan has 100002 to 100009"),
+        ({"steps": 30}, "episode 10000[0-7] was collected with steps 24, asked for is 30"),
+    ],
+)
+def test_a_dataset_of_another_plan_is_refused(finished, change, told):
+    plan = read_plan(finished / "tiny.yaml")
+    asked = plan.config.domains["navigation"].model_copy(update=change)
+    other = replace(plan, config=plan.config.model_copy(update={"domains": {"navigation": asked}}))
+    with pytest.raises(DatasetError, match=told):
+        Benchmark(other, finished / "out", progress=False)._dataset(plan.jobs[0])
+    same = Benchmark(plan, finished / "out", progress=False)
+    assert len(same._dataset(plan.jobs[0])) == 8
+
+
+def test_a_bundle_of_another_training_is_refused(finished):
+    plan = read_plan(finished / "tiny.yaml")
+    job = plan.jobs[0]
+    kept = Benchmark(plan, finished / "out", progress=False)._bundle(job)
+    assert kept.name == "bundle"
+    changed = {key: config.model_copy(update={"ema_decay": 0.5}) for key, config in plan.training.items()}
+    other = Benchmark(replace(plan, training=changed), finished / "out", progress=False)
+    with pytest.raises(TrainingError, match=r"bundle.json: trained with .*: ema_decay was 0.998, is 0.5; choose"):
+        other._bundle(job)
 
 
 def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypatch):

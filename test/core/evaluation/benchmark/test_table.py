@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from tc_mmwm_core.config import parse
@@ -12,6 +13,7 @@ from tc_mmwm_core.evaluation.benchmark.figure import draw
 from tc_mmwm_core.evaluation.benchmark.plan import BenchmarkConfig, Job, Plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
 from tc_mmwm_core.evaluation.benchmark.table import collate, compare, intervals, render
+from tc_mmwm_core.evaluation.report import SCHEMA
 from tc_mmwm_core.training.config import TrainConfig
 
 DOMAIN = {"domain": "navigation", "episodes": 400, "steps": 50, "train": "-"}
@@ -45,6 +47,7 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
     episodes = [{"seed": 900_000 + i, "success": i < successes} for i in range(LAYOUTS)]
     error = {"model": [0.1 * k for k in range(1, K + 1)], "copy": [1.0] * K, "linear": [0.5] * K}
     return {
+        "schema": SCHEMA,
         "measures": measures,
         "episodes": {"in_distribution": episodes},
         "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
@@ -79,6 +82,9 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
     assert found["jobs"] == {"done": 6, "planned": 6}
+    results[1]["cost"] = {"latency_p50_ms": None, "latency_p99_ms": None}  # of before decisions were timed one by one
+    write(benchmark, benchmark.plan.jobs[1], results[1])
+    assert collate(benchmark)["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
 
     draw(found, list(benchmark.plan.config.domains), benchmark.folder / "table.png")
     assert (benchmark.folder / "table.png").read_bytes().startswith(b"\x89PNG")
@@ -86,7 +92,8 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert lines[0].split() == ["published", "to", "reach", "navigation"]
     assert lines[1].split() == ["task_success", "92.4", "≥", "95", "95.0", "±", "7.1"]
     assert any(line.split() == ["retention.size", "≥", "75", "80.0", "±", "0.0"] for line in lines)
-    assert any(line.startswith("worse ") and "+70.0 [" in line and line.endswith("full model better") for line in lines)
+    [worse] = [line for line in lines if line.startswith("worse ")]
+    assert "+70.0 [+6.5, +133.5]" in worse and worse.endswith("full model better")  # 75 and 65 points
 
 
 def test_what_is_not_done_yet_is_left_out(benchmark):
@@ -96,39 +103,80 @@ def test_what_is_not_done_yet_is_left_out(benchmark):
     assert not (benchmark.folder / "nothing.png").exists()
     assert len(render(collate(benchmark), names).splitlines()) == 8
     write(benchmark, benchmark.plan.jobs[0], evaluation(30))
+    write(benchmark, benchmark.plan.jobs[2], evaluation(10))
     write(benchmark, benchmark.plan.jobs[4], evaluation(20))
     found = collate(benchmark)
     assert found["navigation"]["task_success"] == {"mean": 75.0, "std": None, "n_seeds": 1, "n_episodes": LAYOUTS}
     assert found["sample_efficiency"]["navigation"]["episodes_to_80_percent"] is None
+    assert any(line.endswith("+50.0, one seed: no verdict") for line in render(found, names).splitlines())
     assert "> 400" in render(found, names) and "intervals" not in found
 
 
+def test_an_evaluation_that_was_measured_otherwise_is_not_mixed_in(benchmark):
+    first, second, *_ = benchmark.plan.jobs
+    write(benchmark, first, evaluation(40))
+    write(benchmark, second, evaluation(20) | {"schema": 1})
+    assert collate(benchmark)["navigation"]["task_success"]["n_seeds"] == 1
+    assert [bool(parts) for parts in benchmark.parts([first]).values()] == [False]
+    assert not benchmark.done(second)
+
+
+def seeded(*successes: int) -> dict[int, dict]:
+    return {seed: evaluation(count) for seed, count in enumerate(successes)}
+
+
 def test_a_part_that_does_not_pay_is_told_plainly():
-    same, better, worse = ([evaluation(n)] for n in (20, 35, 5))
+    same, better, worse = seeded(20, 21, 19), seeded(35, 36, 34), seeded(5, 6, 4)
     assert compare(same, same)["verdict"] == "no clear difference"
     assert compare(worse, better)["verdict"] == "full model worse"
-    assert compare(better, worse) == {
-        "points_ahead": 75.0,
-        "low": pytest.approx(60, abs=5),
-        "high": pytest.approx(87.5, abs=5),
-        "n_episodes": LAYOUTS,
-        "verdict": "full model better",
-    }
+    found = compare(better, worse)
+    assert found["verdict"] == "full model better" and (found["n_seeds"], found["n_episodes"]) == (3, LAYOUTS)
+    assert found["points_ahead"] == pytest.approx(75) and found["low"] < 62 and found["high"] > 82  # 30 of 40 layouts
+
+
+@pytest.mark.parametrize(("full", "other"), [((40,), (5,)), ((40, 39, 38), (5,)), ((40,), (5, 6, 7))])
+def test_one_seed_shows_a_difference_and_no_verdict(full, other):
+    found = compare(seeded(*full), seeded(*other))
+    assert found["points_ahead"] == pytest.approx(87.5) and found["n_seeds"] == 1
+    assert found["verdict"] == "one seed: no verdict" and found["low"] is None and found["high"] is None
+    assert compare(seeded(40), {7: evaluation(5)})["verdict"] == "no seed in common"
+
+
+def test_a_scripted_driver_has_no_seed_to_be_paired_with():
+    found = compare(seeded(30, 31, 29), {5: evaluation(5)}, trained=False)
+    assert found["verdict"] == "full model better" and found["n_seeds"] == 3
+    assert found["points_ahead"] == pytest.approx(62.5)
+    assert compare(seeded(30), {0: evaluation(5)}, trained=False)["verdict"] == "one seed: no verdict"
 
 
 def test_luck_with_training_seeds_is_no_difference():
     """One of two seeds carries all of the advantage: layouts alone would call it clear."""
-    lucky, other = [evaluation(40), evaluation(10)], [evaluation(10), evaluation(12)]
-    found = compare(lucky, other)
+    found = compare(seeded(40, 10), seeded(10, 12))
     assert found["points_ahead"] == pytest.approx(35) and found["verdict"] == "no clear difference"
+
+
+def test_seeds_that_happen_to_agree_are_no_certainty():
+    """Both seeds are one layout ahead: Student's interval alone would have no width."""
+    found = compare(seeded(21, 31), seeded(20, 30))
+    assert found["points_ahead"] == pytest.approx(2.5) and found["verdict"] == "no clear difference"
+
+
+def test_one_training_is_seldom_called_better_than_another_of_its_kind():
+    """Seeds that differ by 10 points, of one and the same variant: a verdict is wrong, and may be in 5 % of cases."""
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(100):
+        full, other = (seeded(*np.clip(rng.normal(28, 4, 3), 0, LAYOUTS).round().astype(int)) for _ in range(2))
+        told.append(compare(full, other)["verdict"] != "no clear difference")
+    assert np.mean(told) < 0.1
 
 
 def test_only_layouts_that_all_drove_are_compared():
     few = evaluation(5)
     few["episodes"]["in_distribution"] = few["episodes"]["in_distribution"][:10]
-    assert compare([evaluation(10)], [few])["n_episodes"] == 10
+    assert compare(seeded(10), {0: few})["n_episodes"] == 10
     few["episodes"]["in_distribution"] = [{"seed": 1, "success": True}]
-    assert compare([evaluation(10)], [few])["verdict"] == "no layout in common"
+    assert compare(seeded(10), {0: few})["verdict"] == "no layout in common"
 
 
 def test_intervals_need_two_seeds():
