@@ -288,7 +288,7 @@ def _meaning(interface: RobotInterface) -> dict[str, Any]:
     meaning["sensors"] = [f"{sensor.name}.{field.name}" for sensor in interface.sensors for field in sensor.fields]
     for sensor in interface.sensors:
         for field in sensor.fields:
-            keys = ("size", "unit", "transform", "clip")
+            keys = ("size", "unit", "transform", "clip", "non_finite", "nan_as")
             meaning |= {f"sensors.{sensor.name}.{field.name}.{key}": getattr(field, key) for key in keys}
     meaning["action"] = interface.action_names
     for field in interface.action.fields:
