@@ -320,7 +320,9 @@ def _episodes(
 
 def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:
     """Episodes from START to END, cut where the instruction changed; only the last piece has the outcome."""
-    judging = any(event.kind == VIOLATION_BEGIN or event.success in VERDICT for _, event in events)
+    judging = any(
+        event.kind == VIOLATION_BEGIN or (event.kind == END and event.success in VERDICT) for _, event in events
+    )
     episodes: list[_Episode] = []
     current: _Episode | None = None
     broken_since: int | None = None

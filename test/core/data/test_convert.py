@@ -85,6 +85,15 @@ def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
     assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
 
 
+def test_only_the_verdict_at_the_end_judges(run):
+    """An EpisodeEvent that leaves `success` out holds 0, FALSE: at START that says nothing."""
+    drive = Drive()
+    drive.event(0.0, START, success=0)
+    drive.event(4.5, END)
+    _, [trajectory] = run(drive)
+    assert (trajectory.violation == -1).all() and trajectory.success is None
+
+
 def test_a_violation_between_two_ticks_is_not_lost(run):
     drive = Drive()
     drive.event(0.0, START)
