@@ -73,13 +73,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=50, help="number of layouts to drive in (default: %(default)s)")
     parser.add_argument(
         "--instruction", default="", help="the same in every layout (default: another is drawn for each)"
     )
     parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
-    parser.add_argument("--seed", type=int, default=FIRST_LAYOUT, help="first layout to look at (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write figures and episodes to this file too")
+    parser.add_argument(
+        "--seed", type=int, default=FIRST_LAYOUT, help="seed of the first layout to consider (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="also write figures and episodes to this file")
     args = parser.parse_args(arguments)
     if args.episodes < 1:
         parser.error(f"--episodes {args.episodes}: at least 1")

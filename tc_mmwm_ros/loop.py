@@ -318,7 +318,7 @@ class Loop:
         self._image = message
 
     def _on_command(self, message: TwistStamped) -> None:
-        if self._record is not None:  # one a decision, be it the safe action
+        if self._record is not None:  # one per decision, even if it is the safe action
             self._decided.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
 
     def _on_state(self, message: PlannerState) -> None:
