@@ -265,7 +265,7 @@ class RobotInterface(_Section):
         return self.observation_topics() | {spec.topic: spec.type for spec in others}
 
     def differences(self, other: RobotInterface) -> list[str]:
-        """Everything that would change what a model trained for ``self`` sees or means on ``other``, one line per field.
+        """All that would change what a model trained for ``self`` sees or means on ``other``, one line per field.
 
         Topic names, message types and paths, maximum ages, sensor limits, safe values and rate limits may differ from
         robot to robot without changing the meaning of any number, so they are not compared.
