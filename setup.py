@@ -9,9 +9,12 @@ ROOT = Path(__file__).parent
 
 
 def requirements(name: str) -> list[str]:
-    """Lines of ``requirements/<name>`` without comments."""
-    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
-    return [line for line in (line.split("#")[0].strip() for line in lines) if line]
+    """Lines of ``requirements/<name>`` and of the files that it includes, without comments."""
+    found = []
+    for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        found += requirements(line.removeprefix("-r").strip()) if line.startswith("-r") else [line] * bool(line)
+    return found
 
 
 def shipped(folder: str) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@
 ``--show-args`` describes all arguments.
 """
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_path
@@ -85,6 +86,12 @@ def generate_launch_description() -> LaunchDescription:
             "sim", default_value="false", choices=TRUTH, description="Start the simulated differential-drive robot"
         ),
         DeclareLaunchArgument(
+            "transports",
+            default_value=os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT"),
+            description="FASTDDS_BUILTIN_TRANSPORTS of all nodes. LARGE_DATA carries best-effort images beyond 512 KB, "
+            "but only between nodes that all use it: set it for the camera's driver too",
+        ),
+        DeclareLaunchArgument(
             "log_level",
             default_value="info",
             choices=["debug", "info", "warn", "error", "fatal"],
@@ -92,9 +99,9 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
     environment = [
-        # Fast DDS loses camera images with its default transports; drawing without a screen needs EGL.
-        SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
-        for name, value in {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA", "MUJOCO_GL": "egl"}.items()
+        SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", LaunchConfiguration("transports")),
+        # drawing without a screen needs EGL
+        SetEnvironmentVariable("MUJOCO_GL", EnvironmentVariable("MUJOCO_GL", default_value="egl")),
     ]
 
     params_file, namespace = LaunchConfiguration("params_file"), LaunchConfiguration("namespace")

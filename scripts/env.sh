@@ -9,6 +9,5 @@ if [[ -f "$_root/install/local_setup.bash" ]]; then
     source "$_root/install/local_setup.bash"
 fi
 unset _root
-export MUJOCO_GL="${MUJOCO_GL:-egl}"                                    # OSMesa drew garbage, GLFW needs a screen
-export FASTDDS_BUILTIN_TRANSPORTS="${FASTDDS_BUILTIN_TRANSPORTS:-LARGE_DATA}" # the default loses camera images
+export MUJOCO_GL="${MUJOCO_GL:-egl}" # OSMesa drew garbage, GLFW needs a screen
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"

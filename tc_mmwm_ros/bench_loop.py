@@ -6,9 +6,7 @@ ros2 run tc_mmwm_ros bench_loop --help
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +19,6 @@ import numpy as np
 from tc_mmwm_core.domains.navigation import instructions
 from tc_mmwm_core.resources import ResourceError, resource
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
-from tc_mmwm_ros.demo import INSTRUCTION
 from tc_mmwm_ros.loop import EpisodeRecord, Loop, find_layouts, in_own_domain
 
 FIRST_LAYOUT = 700_000  # beyond all training data and the demo
@@ -29,7 +26,7 @@ EXAMPLES = """\
 examples:
   ros2 run tc_mmwm_ros bench_loop
   ros2 run tc_mmwm_ros bench_loop --episodes 10 --instruction "go to the red pad, keep out of the orange area"
-  ros2 run tc_mmwm_ros bench_loop --instruction "" --json docs/results/closed_loop.json
+  ros2 run tc_mmwm_ros bench_loop --json docs/results/closed_loop.json
 """
 
 
@@ -78,15 +75,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--episodes", type=int, default=50, help="number of layouts to drive in (default: %(default)s)")
     parser.add_argument(
-        "--instruction",
-        default=INSTRUCTION,
-        help='what the robot is told; empty: another is drawn for each layout (default: "%(default)s")',
+        "--instruction", default="", help="the same in every layout (default: another is drawn for each)"
     )
     parser.add_argument("--bundle", type=Path, help="model bundle (default: the shipped one)")
     parser.add_argument(
         "--seed", type=int, default=FIRST_LAYOUT, help="seed of the first layout to consider (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures and episodes to this file")
+    parser.add_argument("--json", type=Path, help="also write figures and episodes to this file")
     args = parser.parse_args(arguments)
     if args.episodes < 1:
         parser.error(f"--episodes {args.episodes}: at least 1")
@@ -107,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """One episode a layout; prints each as it ends, then the figures."""
+    """One episode per layout; prints each as it ends, then the figures."""
     if args.instruction:
         seeds = find_layouts(args.episodes, args.seed, [args.instruction], across=False)
     else:
@@ -127,23 +122,23 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, summary: Summary, records: Sequence[EpisodeRecord]) -> None:
-    """Figures and episodes as JSON, without the paths driven; replaces the file at once."""
+    """Figures and episodes with versions and machine as JSON, without the paths driven; replaces the file at once."""
+    from tc_mmwm_core.evaluation.intervals import share
+    from tc_mmwm_core.evaluation.results import write_results  # loads torch, which must not run beside the robot
+
     episodes = [record.to_dict() for record in records]
     for episode in episodes:
         del episode["path"], episode["scene"]
     content = {
-        "schema": 1,
-        "command": f"ros2 run tc_mmwm_ros bench_loop {' '.join(sys.argv[1:])}".rstrip(),
+        "command": f"ros2 run tc_mmwm_ros bench_loop {shlex.join(sys.argv[1:])}".rstrip(),
         "bundle": args.identity,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "instruction": args.instruction or "drawn for each layout",
+        "success": share([record.success for record in records]),
         "summary": {field.name: getattr(summary, field.name) for field in fields(summary)},
         "episodes": episodes,
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.json.with_name(f".{args.json.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(args.json)
+    write_results(args.json, content)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def demonstrate(args: argparse.Namespace) -> None:
 
 
 def drive(loop: Loop, seeds: Sequence[int], instruction: str) -> list[EpisodeRecord]:
-    """One episode a layout, with what was said before and what came of it after."""
+    """One episode per layout, printing the instruction before it and the outcome after."""
     print(f"\n  “{instruction}”")
     records = loop.drive(seeds, instruction)
     good = sum(record.success for record in records)

@@ -109,7 +109,6 @@ class EpisodeRecord:
 
 def in_own_domain(program: str, work: Callable[[], None]) -> int:
     """Do ``work`` in a ROS domain of its own. Exit codes: 0 done, 1 something died or refused, 130 interrupted."""
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the children are stopped then too
     try:

@@ -6,7 +6,6 @@ writes. A flag also makes a second Ctrl-C harmless. SIGHUP comes when the termin
 
 from __future__ import annotations
 
-import os
 import signal
 from threading import Event
 
@@ -18,7 +17,6 @@ from rclpy.signals import SignalHandlerOptions
 
 def init(arguments: list[str] | None = None) -> Event:
     """Initialise rclpy; the event is set once a signal has come."""
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")  # default transports drop camera images
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: is to outlive its terminal

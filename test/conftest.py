@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA"  # the default transports lose camera images
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,21 @@ def test_importing_loads_no_torch(folder):
         "    importlib.import_module(name)\n"
         "    assert 'torch' not in sys.modules, f'importing {name} loads torch'\n"
     )
+    run = subprocess.run([sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", script],
+                         cwd=ROOT / "test", capture_output=True, text=True)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("module", ["tc_mmwm_ros.planner", "tc_mmwm_ros.recorder", "tc_mmwm_core.data.convert"])
+def test_a_robot_needs_requirements_robot_txt_alone(module):
+    """What core.txt adds, training and simulation, cannot be imported there."""
+    if module.startswith("tc_mmwm_ros") and importlib.util.find_spec("rclpy") is None:
+        pytest.skip("rclpy is not installed")
+    lines = (ROOT / "requirements" / "core.txt").read_text(encoding="utf-8").splitlines()
+    packages = [re.split(r"[<>=]", line)[0] for line in lines if not line.startswith(("#", "-r"))]
+    absent = [{"scikit-fmm": "skfmm"}.get(name, name) for name in packages]
+    assert "torch" in absent and all(importlib.util.find_spec(name) for name in absent)
+    script = f"import sys; sys.modules |= dict.fromkeys({absent!r}); import {module}"
     run = subprocess.run([sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", script],
                          cwd=ROOT / "test", capture_output=True, text=True)  # fmt: skip
     assert run.returncode == 0, run.stderr

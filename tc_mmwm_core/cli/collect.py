@@ -22,11 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the domain's own)")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument(
-        "--episodes", type=int, default=200, help="episodes that it holds in the end (default: %(default)s)"
+        "--episodes",
+        type=int,
+        default=200,
+        help="episodes in the dataset at the end, those already there included (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, default=60, help="longest episode, control steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; the next has one more")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; each further one adds 1")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> int:

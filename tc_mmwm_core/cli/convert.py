@@ -22,17 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="input",
-        help="bag: rosbag2 folder, .mcap file (cut-off ones too) or .db3 file; or what --from and --to say",
+        help="bag: rosbag2 folder, .mcap file (cut-off ones too) or .db3 file; or, with --from or --to, a dataset",
     )
     parser.add_argument("--from", dest="origin", choices=["bag", "lerobot"], default="bag", help="what the inputs are")
     parser.add_argument("--to", choices=["dataset", "lerobot"], default="dataset", help="lerobot: input is a dataset")
     parser.add_argument("--robot", type=Path, help="robot interface YAML, or the file name of a shipped one")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
-    parser.add_argument("--instruction", help="what the robot was told, where the bag does not say it")
+    parser.add_argument("--instruction", help="what the robot was told, for bags that do not hold it")
     parser.add_argument("--source", choices=["simulated", "real"], help="default: simulated where a scene was recorded")
-    parser.add_argument("--force", action="store_true", help="append a bag that the dataset holds already")
-    parser.add_argument("--report", type=Path, help="write the reports there as JSON too")
+    parser.add_argument("--force", action="store_true", help="append even if the dataset already holds this bag")
+    parser.add_argument("--report", type=Path, help="also write the reports to this JSON file")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.output}: {export_lerobot(Dataset.open(*args.inputs), args.output)} episodes")
         return 0
     if args.robot is None:
-        raise ConversionError("--robot is missing: which topics or features are what is in the robot interface")
+        raise ConversionError("--robot is missing: the robot interface says which topics or features are which fields")
     interface = RobotInterface.load(args.robot if args.robot.exists() else robot_file(str(args.robot)))
     if args.origin == "lerobot":
         for path in args.inputs:

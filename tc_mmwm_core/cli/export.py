@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.training.export import export_run
 
     if args.data is None and args.threshold is None:
-        raise OSError("give --data to calibrate the threshold on its held-out share, or --threshold to set it")
+        raise OSError("give --data to calibrate the threshold on its held-out share, or --threshold to set it by hand")
     datasets = [Dataset.open(path) for path in args.data or []]
     bundle, rests_on = export_run(
         args.run,

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-HELP = "say what a dataset, bag, bundle or checkpoint is and what is in it"
+HELP = "describe a dataset, bag, bundle or checkpoint and what is in it"
 EXAMPLES = """\
   tc-mmwm inspect data/navigation --figure data/navigation.png
   tc-mmwm inspect rosbag2_2025_06_01-12_00_00
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="dataset folder, bag, bundle folder or checkpoint file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--all", action="store_true", help=f"every trajectory, not only the first {SHOWN}")
-    parser.add_argument("--verify", action="store_true", help="of a dataset, read every image and check its checksum")
-    parser.add_argument("--figure", type=Path, help="of a dataset, draw frames of its trajectories to this PNG")
+    parser.add_argument("--verify", action="store_true", help="datasets only: read every image and check its checksum")
+    parser.add_argument("--figure", type=Path, help="datasets only: draw frames of its trajectories to this PNG")
 
 
 def run(args: argparse.Namespace) -> int:

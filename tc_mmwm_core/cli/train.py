@@ -18,13 +18,15 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm train``."""
     parser.add_argument("--config", type=Path, required=True, help="YAML with every hyperparameter")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="dataset folders, mixed by source")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="dataset folders; simulated and real are mixed by weight"
+    )
     parser.add_argument("--output", type=Path, required=True, help="run folder; a run that is there is continued")
     parser.add_argument("--init", type=Path, help="bundle or run to start from; its model configuration is used")
     parser.add_argument("--stages", nargs="+", help="only these stages, in this order (default: all of the config)")
     parser.add_argument("--seed", type=int, help="overrides the config's")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

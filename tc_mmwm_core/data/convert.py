@@ -1,8 +1,9 @@
 """From a bag to trajectories, through the same stream-to-step path that the planner uses live.
 
 Two passes over the bag. The first reads what was said and done (events, instructions, commands) and finds the episodes.
-The second feeds the observations to one StepStream an episode, in the order in which they were received, and steps it
-at the interface's rate, a little behind, when everything stamped before the tick has arrived.
+The second feeds the observations to one StepStream per episode, in the order in which they were received, and steps it
+at the interface's rate. As in the planner, a step holds what had been received by its tick: a camera that is late live
+is as late in the dataset.
 
 Ticks lie just before the commands where those come at the control rate: a command is decided on what was seen right
 before it, so its effect shows in the following step and not in the one after that.
@@ -33,10 +34,8 @@ from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)  # EpisodeEvent.kind
 VERDICT = {0: False, 1: True}  # EpisodeEvent.success; 2 is unknown
 
-SETTLE_NS = 2 * SECOND  # how late a message may arrive and still be seen by the tick it was stamped for
 CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from different clocks
 LEAD = 0.1  # of a period: how far ticks lie before the commands
-HISTORY = 1_000_000  # messages a topic; what a tick no longer needs is dropped anyway
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
@@ -300,7 +299,10 @@ def _episodes(
     instruction: str | None,
     report: ConversionReport,
 ) -> list[_Episode]:
-    first_ns, last_ns = bag.start_ns - offset_ns - SECOND, bag.end_ns - offset_ns + SECOND
+    if offset_ns:  # the bag's clock may run at another speed than the stamps'
+        first_ns, last_ns = timeline.command_ns[0] - SECOND, timeline.command_ns[-1] + SECOND
+    else:
+        first_ns, last_ns = bag.start_ns - SECOND, bag.end_ns + SECOND
     if any(event.kind == START for _, event in timeline.events):
         episodes = _by_events(timeline.events, last_ns, report)
     else:
@@ -318,7 +320,9 @@ def _episodes(
 
 def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:
     """Episodes from START to END, cut where the instruction changed; only the last piece has the outcome."""
-    judging = any(event.kind == VIOLATION_BEGIN or event.success in VERDICT for _, event in events)
+    judging = any(
+        event.kind == VIOLATION_BEGIN or (event.kind == END and event.success in VERDICT) for _, event in events
+    )
     episodes: list[_Episode] = []
     current: _Episode | None = None
     broken_since: int | None = None
@@ -419,14 +423,13 @@ def _observe(
 ) -> Iterator[_Episode]:
     """Make the steps of every episode, and yield each when it is complete.
 
-    A tick is made once everything that was received until SETTLE_NS after it, by the bag's clock, was added.
+    A tick is made when something is received after it. Where the bag's clock is not that of the stamps, the two may run
+    at different speeds, so a message counts as received at the newest stamp that had come by then.
     """
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
-    settling: deque[tuple[int, int]] = deque()  # (bag time, newest stamp by then)
-    newest_ns = 0
-    last_ns: dict[str, int] = {}  # newest stamp of each topic
+    newest_ns = received_ns = 0
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
@@ -440,24 +443,16 @@ def _observe(
     for raw in tqdm(bag.messages(set(topics)), total=total, unit="msg", desc=bag.path.name, disable=not progress):
         message = bag.deserialize(raw)
         stamp_ns = message_time(message, raw.log_ns)
+        newest_ns = max(newest_ns, stamp_ns)
+        received_ns = newest_ns if offset_ns else raw.log_ns
+        yield from advance(received_ns)
         while waiting and waiting[0].start_ns <= stamp_ns:
-            running.append((waiting.popleft(), StepStream(interface, HISTORY)))
+            running.append((waiting.popleft(), StepStream(interface)))
         for episode, stream in running:
             if stamp_ns >= episode.start_ns:
-                stream.add(topics[raw.topic], message, raw.log_ns)
-        if stamp_ns <= raw.log_ns - offset_ns + SECOND:  # else its clock is wrong, and the stream refuses it
-            newest_ns = max(newest_ns, stamp_ns)
-            last_ns[raw.topic] = max(last_ns.get(raw.topic, 0), stamp_ns)
-        settling.append((raw.log_ns, newest_ns))
-        settled_ns = None
-        while settling[0][0] < raw.log_ns - SETTLE_NS:
-            settled_ns = settling.popleft()[1]
-        if settled_ns is not None:
-            yield from advance(settled_ns)
-    # What came after the end of the bag is not known: no tick lies beyond the last message of a topic that still lived.
-    end_ns = min((stamp for stamp in last_ns.values() if stamp > newest_ns - SECOND), default=0)
-    for episode, _ in running:
-        episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, end_ns), len(episode.steps))]
+                stream.add(topics[raw.topic], message, received_ns)
+    for episode, _ in running:  # what came after the end of the bag is not known
+        episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns), len(episode.steps))]
     yield from advance(float("inf"))
     for episode in waiting:
         report.notes.append(f"episode {episode.name}: nothing was observed in it")

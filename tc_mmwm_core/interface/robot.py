@@ -1,6 +1,6 @@
 """The robot interface: which topics, of which type, map to which named model inputs and outputs (contract 1).
 
-One YAML file a robot, read by the recorder, the converter and the planner. ``config/robots/navigation.yaml`` is a
+One YAML file per robot, read by the recorder, the converter and the planner. ``config/robots/navigation.yaml`` is a
 commented example.
 """
 
@@ -265,7 +265,7 @@ class RobotInterface(_Section):
         return self.observation_topics() | {spec.topic: spec.type for spec in others}
 
     def differences(self, other: RobotInterface) -> list[str]:
-        """What a model trained for ``self`` would see or mean otherwise on ``other``, one line a field.
+        """All that would change what a model trained for ``self`` sees or means on ``other``, one line per field.
 
         Topic names, message types and paths, maximum ages, sensor limits, safe values and rate limits may differ from
         robot to robot without changing the meaning of any number, so they are not compared.
@@ -288,7 +288,7 @@ def _meaning(interface: RobotInterface) -> dict[str, Any]:
     meaning["sensors"] = [f"{sensor.name}.{field.name}" for sensor in interface.sensors for field in sensor.fields]
     for sensor in interface.sensors:
         for field in sensor.fields:
-            keys = ("size", "unit", "transform", "clip")
+            keys = ("size", "unit", "transform", "clip", "non_finite", "nan_as")
             meaning |= {f"sensors.{sensor.name}.{field.name}.{key}": getattr(field, key) for key in keys}
     meaning["action"] = interface.action_names
     for field in interface.action.fields:

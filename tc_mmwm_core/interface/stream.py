@@ -1,7 +1,8 @@
 """From messages to model inputs: the one path, live in the planner and offline in the converter.
 
 Callbacks ``add`` messages, which only stores them; ``step`` reads what one decision needs. A step is a function of the
-messages and the tick alone, so the planner and the converter make the same arrays, bit for bit, from the same messages.
+messages, of when they were received and of the tick, so the planner and the converter make the same arrays, bit for
+bit: a message that was still on its way at a tick is not part of the tick's step, whenever the step is made.
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ class Step:
 
 
 class _Entry:
-    """A message with its time and, once a step asked for it, what was read from it."""
+    """A message with its times and, once a step asked for it, what was read from it."""
 
-    __slots__ = ("message", "stamp_ns", "value")
+    __slots__ = ("message", "received_ns", "stamp_ns", "value")
 
-    def __init__(self, stamp_ns: int, message: Any):
+    def __init__(self, stamp_ns: int, received_ns: int, message: Any):
         self.stamp_ns = stamp_ns
+        self.received_ns = received_ns
         self.message = message
         self.value: np.ndarray | Fault | None = None
+
+    def known_at(self, now_ns: int) -> bool:
+        return self.stamp_ns <= now_ns and self.received_ns <= now_ns
 
 
 class _Topic:
@@ -67,8 +72,8 @@ class StepStream:
 
     Args:
         interface: which topics and what of them.
-        history: messages kept a topic until a step has been made from them; the converter, which steps behind, keeps
-            more than the planner.
+        history: messages kept per topic until a step is made from them; more are needed only where steps are made
+            long after their ticks.
         clock_tolerance: s: how far a stamp may be after the time of reception before the clocks are said to differ.
     """
 
@@ -97,12 +102,12 @@ class StepStream:
             elif newest_ns is not None and stamp_ns < newest_ns:
                 late = (newest_ns - stamp_ns) / SECOND
                 reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
-                heard.refused.append((newest_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
+                heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
             else:
-                heard.entries.append(_Entry(stamp_ns, message))
+                heard.entries.append(_Entry(stamp_ns, received_ns, message))
 
     def step(self, now_ns: int) -> Step | Fault:
-        """The step of tick ``now_ns``: of each topic the newest message stamped at or before it.
+        """The step of tick ``now_ns``: of each topic the newest message stamped and received at or before it.
 
         The first thing that is wrong, in the order of the interface, is returned as a Fault instead.
         """
@@ -129,7 +134,7 @@ class StepStream:
 
     def _choose(self, heard: _Topic, now_ns: int) -> _Entry | Fault:
         entries = heard.entries
-        while len(entries) > 1 and entries[1].stamp_ns <= now_ns:
+        while len(entries) > 1 and entries[1].known_at(now_ns):
             entries.popleft()
         fault = None
         while heard.refused and heard.refused[0][0] <= now_ns:
@@ -137,13 +142,15 @@ class StepStream:
         if fault is not None:
             return fault
         spec = heard.spec
-        if not entries or entries[0].stamp_ns > now_ns:
+        if not entries or not entries[0].known_at(now_ns):
             return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type})")
         age_ns = now_ns - entries[0].stamp_ns
         if age_ns > heard.max_age_ns:
             reason = f"{spec.topic}: newest message is {age_ns / SECOND:.3f} s old, allowed are {spec.max_age} s"
             if entries[0].stamp_ns == 0:
                 reason += "; its header.stamp is 0: does the driver fill it in?"
+            elif (latency_ns := entries[0].received_ns - entries[0].stamp_ns) > heard.max_age_ns:
+                reason += f"; it came {latency_ns / SECOND:.3f} s after its stamp: a slow sensor, or clocks that differ"
             return Fault(FaultKind.STALE, spec.name, reason)
         return entries[0]
 

@@ -96,7 +96,7 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
         if weights.get("proposal") != 0:
-            own |= {stage.name: own.get(stage.name, {}) for stage in base.stages if stage.name == "policy"}
+            own |= {stage.name: own.get(stage.name, {}) for stage in base.stages if stage.one_head}
         left = select_stages(base.stages, list(own))
     change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)

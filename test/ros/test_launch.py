@@ -27,7 +27,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 LAUNCH = ["ros2", "launch", "tc_mmwm_ros", "planner.launch.py"]
-ARGUMENTS = ["model", "robot", "params_file", "namespace", "use_sim_time", "autostart", "record", "sim", "log_level"]
+ARGUMENTS = [
+    *("model", "robot", "params_file", "namespace", "use_sim_time"),
+    *("autostart", "record", "sim", "transports", "log_level"),
+]
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -26,7 +26,7 @@ from tc_mmwm_core.data.convert import convert
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.interface.fault import Fault
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step, StepStream
+from tc_mmwm_core.interface.stream import Step, StepStream, message_time
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_ros.message_definition import message_class
 from tc_mmwm_ros.processes import Processes, executable
@@ -139,9 +139,16 @@ def test_live_and_offline_agree_bit_for_bit(scene, tmp_path):
     dataset = Dataset.open(tmp_path / "dataset")
     assert report.valid_steps > 30 and dataset.trajectories[0].scene is not None, report.table()
 
+    # Each process hears a message at a moment of its own: when the recorder did counts for both.
+    recorded = Bag(bag)
+    topics = {driver.node.resolve_topic_name(topic): topic for topic in dataset.interface.observation_topics()}
+    received = {
+        (topics[raw.topic], message_time(recorded.deserialize(raw), -1)): raw.log_ns
+        for raw in recorded.messages(set(topics))
+    }
     stream = StepStream(dataset.interface, history=10_000)
     for topic, message, received_ns in driver.heard:
-        stream.add(topic, message, received_ns)
+        stream.add(topic, message, received.get((topic, message_time(message, received_ns)), received_ns))
     assert assert_same_steps(dataset, stream, unstamped="bumper") > 0.8 * report.valid_steps
 
     told = driver.told()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import deque
 
 import numpy as np
 import pytest
 from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
-from robot_messages import boolean, image, odometry, types
+from robot_messages import SECOND, boolean, image, odometry, types
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
 from tc_mmwm_core.data.convert import ConversionError, convert
 from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import StepStream
 
 
 @pytest.fixture
@@ -82,6 +85,15 @@ def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
     assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
 
 
+def test_only_the_verdict_at_the_end_judges(run):
+    """An EpisodeEvent that leaves `success` out holds 0, FALSE: at START that says nothing."""
+    drive = Drive()
+    drive.event(0.0, START, success=0)
+    drive.event(4.5, END)
+    _, [trajectory] = run(drive)
+    assert (trajectory.violation == -1).all() and trajectory.success is None
+
+
 def test_a_violation_between_two_ticks_is_not_lost(run):
     drive = Drive()
     drive.event(0.0, START)
@@ -135,12 +147,37 @@ def test_bad_steps_stay_in_place_invalid_and_counted_by_reason(run):
     assert np.isnan(trajectory.state[15]).all()
 
 
-def test_late_messages_are_seen_by_the_tick_they_were_stamped_for(run):
-    drive = episode()
-    late = [(received + 0.8 * (topic == "/camera/image_raw"), topic, m) for received, topic, m in drive.entries]
-    drive.entries = late
+def with_latency(drive: Drive, seconds: float) -> Drive:
+    """The same drive with a camera whose frames arrive ``seconds`` late."""
+    drive.entries = [
+        (received + seconds * (topic == "/camera/image_raw"), topic, m) for received, topic, m in drive.entries
+    ]
+    return drive
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.06, 0.2])
+def test_a_late_camera_is_as_late_in_the_dataset_as_it_is_live(run, navigation, latency):
+    """Live as the planner does it: messages are added as they come, and each tick steps before later ones do."""
+    drive = with_latency(episode(), latency)
     _, [trajectory] = run(drive)
-    np.testing.assert_array_equal(trajectory.images["overhead"][:, 0, 0, 0], np.arange(len(trajectory)) * 2)
+    stream, coming = StepStream(navigation), deque(sorted(drive.entries, key=lambda entry: entry[0]))
+    for index, pixels in enumerate(trajectory.images["overhead"]):
+        tick = trajectory.provenance["start_ns"] / SECOND + index / 10
+        while coming and coming[0][0] <= tick:
+            received, topic, message = coming.popleft()
+            if topic.lstrip("/") in navigation.observation_topics():
+                stream.add(topic.lstrip("/"), message, round(received * SECOND))
+        step = stream.step(round(tick * SECOND))
+        np.testing.assert_array_equal(pixels, step.images["overhead"])
+        np.testing.assert_array_equal(trajectory.sensor[index], step.sensor)
+        assert tick - drive.start - pixels[0, 0, 0] / 20 >= latency
+    assert len(trajectory) >= 42 and trajectory.valid.all()
+
+
+def test_frames_that_come_too_late_to_drive_by_are_not_learned_from(run):
+    report, dataset = run(with_latency(episode(), 0.8))
+    assert len(dataset) == 0 and report.faults == {"overhead: stale": 37, "overhead: waiting": 8}
+    assert "it came 0.802 s after its stamp: a slow sensor, or clocks that differ" in report.table()
 
 
 def test_simulated_time_with_bags_in_wall_time(navigation, tmp_path):
@@ -150,13 +187,22 @@ def test_simulated_time_with_bags_in_wall_time(navigation, tmp_path):
         convert(bag, tmp_path / "dataset", navigation)
 
 
-def test_stamped_topics_alone_convert_whatever_the_bag_clock(robot, tmp_path):
-    from tc_mmwm_core.interface.robot import RobotInterface
-
+@pytest.mark.parametrize("speed", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("latency", [0.0, 0.23])
+def test_stamped_topics_alone_convert_whatever_the_bag_clock(robot, tmp_path, speed, latency):
+    """The bag in wall time, the stamps in the time of a simulation that is slower or faster: latency is seen still."""
     del robot["sensors"][2]
-    bag = episode(start=5.0).write(tmp_path / "bag", bag_time_offset=1.7e9)
-    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "test"))
-    assert report.steps == 45 and report.valid_steps == 45
+    drive = with_latency(episode(start=5.0), latency)
+    drive.entries = [(received / speed, topic, m) for received, topic, m in drive.entries]
+    report = convert(
+        drive.write(tmp_path / "bag", bag_time_offset=1.7e9),
+        tmp_path / "dataset",
+        RobotInterface.from_dict(robot, "test"),
+    )
+    late = round(latency * 10)  # steps
+    assert report.steps == report.valid_steps == 45 - late
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    np.testing.assert_array_equal(trajectory.images["overhead"][:, 0, 0, 0], np.arange(45 - late) * 2)
 
 
 def test_a_namespaced_robot_is_found(run):

@@ -35,6 +35,7 @@ def test_differences_name_what_a_model_would_see_otherwise(robot, navigation):
     robot["images"][0]["height"] = robot["images"][0]["width"] = 96
     robot["images"][0]["topic"] = "front/image"  # where it comes from does not matter
     robot["sensors"][0]["fields"][4]["unit"] = "km/h"
+    robot["sensors"][1]["fields"][0] |= {"non_finite": "refuse", "nan_as": 3.0}
     robot["action"]["fields"][0]["limits"] = [-0.3, 1.0]
     robot["action"]["fields"][0]["max_rate"] = 1.0
     del robot["sensors"][2]
@@ -45,6 +46,8 @@ def test_differences_name_what_a_model_would_see_otherwise(robot, navigation):
         "images.overhead.height",
         "images.overhead.width",
         "sensors.odometry.forward_speed.unit",
+        "sensors.lidar.ranges.non_finite",
+        "sensors.lidar.ranges.nan_as",
         "action.forward.limits",
         "sensors",
     }

@@ -71,6 +71,14 @@ def test_newest_message_at_or_before_the_tick_even_if_newer_ones_arrived(navigat
     assert stream.step(ns(1.2)).sensor[0] == np.float32(1.2)
 
 
+def test_a_message_that_is_still_on_its_way_is_not_seen_yet(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0)
+    stream.add("odom", odometry(1.1, x=9.0), ns(1.25))
+    assert stream.step(ns(1.2)).sensor[0] == np.float32(1.5)
+    assert stream.step(ns(1.25)).sensor[0] == np.float32(9.0)
+
+
 def test_stale_input_and_recovery(navigation):
     stream = StepStream(navigation)
     feed(stream, 1.0)

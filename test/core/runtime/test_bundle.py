@@ -6,6 +6,7 @@ import yaml
 from tiny_bundle import ROBOT, tiny_files, tiny_manifest, write_tiny_bundle
 
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.resources import resource, robot_file
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_bundle
 
 
@@ -108,8 +109,15 @@ def test_check_lists_every_field_that_differs_and_lets_topics_be(bundle):
     bundle.check(RobotInterface.from_dict(content, "robot"))
     content["images"][0]["height"] = 96
     content["action"]["fields"][1]["limits"] = [-1.0, 1.0]
+    content["sensors"][1]["fields"][0]["nan_as"] = 3.0
     with pytest.raises(BundleError) as error:
         bundle.check(RobotInterface.from_dict(content, "robot"))
     assert "images.overhead.height: 64" in str(error.value)
     assert "action.turn.limits: [-2.5, 2.5]" in str(error.value)
+    assert "sensors.lidar.ranges.nan_as: None in 'navigation', 3.0 in 'navigation'" in str(error.value)
     assert "topic" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["navigation", "manipulation"])
+def test_shipped_bundles_fit_the_shipped_robot_interfaces(name):
+    Bundle.load(resource("bundles", name)).check(RobotInterface.load(robot_file(f"{name}.yaml")))
