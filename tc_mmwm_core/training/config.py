@@ -63,6 +63,11 @@ class StageConfig(Config):
         return self.name in ("world_model", "full")
 
     @property
+    def needs(self) -> str | None:
+        """The term that this stage cannot do without, if there is one."""
+        return {"grounding": "referring", "judge": "margin", "policy": "proposal"}.get(self.name)
+
+    @property
     def one_head(self) -> bool:
         """Whether it trains one head, with all else at rest."""
         return self.name in ("judge", "policy")
@@ -122,7 +127,8 @@ class TrainConfig(Config):
                     f"stage judge: min_length {stage.min_length} must be above model.horizon {self.model.horizon}, "
                     "so that every latent that is imagined has a label"
                 )
-            only = {"grounding": "referring", "judge": "margin", "policy": "proposal"}.get(stage.name)
-            if only and not getattr(stage.loss_weights(self.weights), only):
-                raise ValueError(f"stage {stage.name} learns by the term {only} alone, whose weight is 0: leave it out")
+            if stage.needs and not getattr(stage.loss_weights(self.weights), stage.needs):
+                raise ValueError(
+                    f"stage {stage.name} learns nothing without the term {stage.needs}, whose weight is 0: leave it out"
+                )
         return self
