@@ -564,6 +564,14 @@ def test_a_system_clock_that_is_set_back_does_not_hold_the_planner_up(driving):
     spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def hangup():
+    """Under nohup SIGHUP is ignored, and what is ignored stays so in every process that is started from here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def process(model):
     """The planner as its own process, autostarted."""

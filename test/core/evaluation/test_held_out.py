@@ -89,7 +89,7 @@ class Oracle:
     def rollout(self, z, actions):
         return torch.stack([z + torch.tensor([k * SKIP, 0.0]) for k in range(1, HORIZON + 1)], -2)
 
-    def judge(self, z, context):
+    def judge(self, z, context, action):
         v = torch.empty(z.shape[:-1])
         for row, sequence in enumerate(z.long().tolist()):
             for k, (until, owner) in enumerate(sequence):

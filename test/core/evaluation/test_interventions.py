@@ -90,7 +90,7 @@ def test_the_outcome_is_the_oracles_cost_to_go(model, data, monkeypatch):
     costs = np.array([data.labels[0].cost[t][0, HORIZON * SKIP] for t in range(len(data.datasets[0]))])
     state = iter(range(3))
 
-    def judge(z, context):
+    def judge(z, context, action):
         rows = slice((first := next(state) * COUNT), first + COUNT)
         progress = torch.from_numpy(-costs[rows])[:, None].expand(z.shape[:2])
         return torch.zeros(z.shape[:2]), progress

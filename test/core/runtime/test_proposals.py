@@ -65,7 +65,8 @@ def test_same_seed_same_candidates():
 
 def test_broken_proposal_spoils_only_its_own_share():
     actions, sources = propose(ProposalConfig(), np.full((5, 2), np.nan, np.float32), PLAN, SAFE, VELOCITIES, rng())
-    assert np.isnan(actions).any((1, 2)).sum() == dict(sources)["policy"]
+    spoilt = dict(sources)
+    assert np.isnan(actions).any((1, 2)).sum() == spoilt["policy"] + spoilt["slowed"]
 
 
 def test_fan_covers_the_box_with_its_ends_and_its_middle():

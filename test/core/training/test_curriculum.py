@@ -35,7 +35,5 @@ def test_grounding_without_the_term_that_it_learns_by_is_refused(config):
     content = config.model_dump(mode="json") | {"stages": stages}
     assert TrainConfig(**content).stages[0].name == "grounding"
     content["weights"] |= {"referring": 0}
-    with pytest.raises(
-        ValueError, match="stage grounding learns nothing without the term referring"
-    ):
+    with pytest.raises(ValueError, match="stage grounding learns nothing without the term referring"):
         TrainConfig(**content)

@@ -152,7 +152,7 @@ def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tm
     made, words = export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=alpha, delta=delta, progress=False)
 
     _, model = load_run(tmp_path / "run", dataset.interface)
-    [held] = split(dataset, 0.5, config.seed)[1:]
+    [held] = split(dataset, 0.5)[1:]
     assert len(held) == 15
     data = LabelledData([held], config, domain, progress=False)
     scores, owners = sequence_scores(model, data, progress=False).violations

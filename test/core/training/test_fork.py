@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from batches import noise_batch, tiny_model
 
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.ablation import ablated, run_ablations, run_folder
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.fork import UNCOMPUTED, beginning, fork, shared_stages
+from tc_mmwm_core.training.head_stage import ENCODED
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.trainer import train
 
@@ -51,7 +53,10 @@ def test_what_a_stage_does_not_read_does_not_divide_runs(config):
 def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     batch = noise_batch(cameras=2, bodies=2)
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
-    objective = Objective(tiny_model(cameras=2, bodies=2, keypoints=True), ObjectiveConfig(), LossWeights())
+    model = tiny_model(cameras=2, bodies=2, keypoints=True)
+    objective = Objective(model, ObjectiveConfig(), LossWeights())
+    if stage.one_head:
+        batch = ENCODED[name][1](model, batch, stage, torch.Generator().manual_seed(0))
     assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
 
 

@@ -61,7 +61,7 @@ def test_collected_episodes_hold_both_cameras_and_follow_from_the_seed(environme
     for name in one.images:
         np.testing.assert_array_equal(one.images[name], again.images[name])
     np.testing.assert_array_equal(one.action, again.action)
-    assert one.provenance == {"domain": "manipulation", "driver": one.provenance["driver"], "seed": 7}
+    assert one.provenance == {"domain": "manipulation", "driver": one.provenance["driver"], "seed": 7, "steps": 6}
 
 
 def test_the_state_has_named_columns_with_units(recorded):
