@@ -153,12 +153,12 @@ def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tm
 
     _, model = load_run(tmp_path / "run", dataset.interface)
     [held] = split(dataset, 0.5)[1:]
-    assert len(held) == 15
+    assert 8 <= len(held) <= 22  # of 30, each by its content
     data = LabelledData([held], config, domain, progress=False)
     scores, owners = sequence_scores(model, data, progress=False).violations
     tau, bound = np.float32(made.manifest.threshold), made.manifest.calibration
     assert (bound.alpha, bound.delta, bound.method) == (alpha, delta, "hoeffding-bentkus")
-    assert bound.n_trajectories == len(set(owners.tolist())) > 5 and bound.dataset == dataset.digest
+    assert bound.n_trajectories == len(set(owners.tolist())) > 3 and bound.dataset == dataset.digest
     # The largest threshold whose p-value is at most delta: one more sequence accepted is one too many.
     above = np.min(scores[scores > tau])
     for threshold, holds in ((tau, True), (above, False)):
