@@ -31,7 +31,7 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 bundle: bundle-navigation bundle-manipulation ## retrain the shipped bundles from nothing: collect, train, export, evaluate (hours on 2 cores)
 
 bundle-navigation: LENGTH := --episodes 4000 --steps 50
-bundle-manipulation: LENGTH := --episodes 2000 --steps 80
+bundle-manipulation: LENGTH := --episodes 4000 --steps 80
 bundle-%: build
 	@$(IN_VENV) \
 	  tc-mmwm collect --domain $* $(LENGTH) --seed 100000 --output data/$* --workers $$(nproc); \

@@ -15,7 +15,7 @@ def reconstruction(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     The mean over elements (pixels, sensor fields) keeps an image from outweighing a sensor vector by its size alone.
 
     Args:
-        predicted, target: [B, T, ...]: images in [0, 1] or normalised sensor vectors.
+        predicted, target: [B, T, ...]: images in [-1, 1] or normalised sensor vectors.
         mask: bool [B, T], valid steps.
     """
     elements = prod(predicted.shape[mask.dim() :])
