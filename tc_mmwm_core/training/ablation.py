@@ -86,17 +86,17 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     """``base`` with ``change`` merged into it.
 
     ``stages`` of it names the stages of the world model that are left, as a list or with what changes in each; a stage
-    of one head stays, unless the change switches off the term that it learns by. A weight in ``change`` holds in
+    of heads alone stays, unless the change switches off the term that it learns by. A weight in ``change`` holds in
     every stage, also in those with a weight of their own for that term, except where ``stages`` sets it for one stage.
     """
     change = dict(change)
     weights, stages = change.get("weights"), change.get("stages")
     weights = weights if isinstance(weights, Mapping) else {}  # anything else is refused below, by its name
-    left = [stage for stage in base.stages if not stage.one_head or weights.get(stage.needs) != 0]
+    left = [stage for stage in base.stages if not stage.heads_only or weights.get(stage.needs) != 0]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
-        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.one_head}
+        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.heads_only}
         left = select_stages(base.stages, list(own))
     change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)

@@ -51,7 +51,7 @@ class StageConfig(Config):
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
         if self.dynamics and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
-        if self.passes > 1 and not self.one_head:
+        if self.passes > 1 and not self.heads_only:
             raise ValueError(
                 f"stage {self.name} has passes {self.passes}: only stages judge and policy go over what they encoded"
             )
@@ -68,8 +68,8 @@ class StageConfig(Config):
         return {"grounding": "referring", "judge": "margin", "policy": "proposal"}.get(self.name)
 
     @property
-    def one_head(self) -> bool:
-        """Whether it trains one head, with all else at rest."""
+    def heads_only(self) -> bool:
+        """Whether it trains heads alone, with all else at rest."""
         return self.name in ("judge", "policy")
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:

@@ -1,8 +1,8 @@
-"""Stages ``judge`` and ``policy``: a head alone, on what the trained encoders made of decisions, once.
+"""Stages ``judge`` and ``policy``: heads alone, on what the trained encoders made of decisions, once.
 
 Encoding is nine tenths of a training step, and heads need many more decisions than the encoders do: what is sharp in an
-expert (when to close a gripper, which way around), and how a rule on speed differs from a rule on places, is learnt
-last. With encoders and dynamics at rest each decision is encoded once and learnt from many times.
+expert (when to close a gripper, which way around) is learnt last. With encoders and dynamics at rest each decision is
+encoded once and learnt from many times.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HeadStage(Stage):
 
     def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
         """See :class:`Stage`."""
-        if start.stage_step == 0:  # the head is to fit the encoders that are exported: the averaged ones
+        if start.stage_step == 0:  # heads are to fit the encoders that are exported: the averaged ones
             self.model.load_state_dict(self.ema.module.state_dict())
         self.show = run is not None and run.progress
         return super().run(output, run, start)

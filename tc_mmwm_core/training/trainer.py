@@ -88,7 +88,7 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                kind = HeadStage if config.stages[index].one_head else Stage
+                kind = HeadStage if config.stages[index].heads_only else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
                 if index == position.stage and position.step:
                     load_checkpoint(output / LAST, stage.parts)

@@ -55,7 +55,7 @@ def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
     model = tiny_model(cameras=2, bodies=2, keypoints=True)
     objective = Objective(model, ObjectiveConfig(), LossWeights())
-    if stage.one_head:
+    if stage.heads_only:
         batch = ENCODED[name][1](model, batch, stage, torch.Generator().manual_seed(0))
     assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
 
