@@ -40,7 +40,7 @@ class LatentHead(nn.Module):
 class ConstraintFunction(LatentHead):
     """v_{t+1} = constraint_function(ẑ_{t+1}, z_l): > 0 means that the instruction is broken (method, section 6).
 
-    With ``actions``, it sees a_t too: what a rule on motion is about (DESIGN: the model).
+    With ``actions``, it sees a_t too: what a rule on motion is about.
     """
 
     def __init__(self, latent: int, context: int, channels: int, hidden: int, actions: int = 0) -> None:
