@@ -9,14 +9,16 @@ Learn then Test (Angelopoulos, Bates, Candès, Jordan & Lei, 2021) with fixed-se
 scores while a valid p-value of the hypothesis R(τ) > α stays at most δ, and stops at the first that does not. As the
 risk is monotone, no correction for testing many thresholds is needed (Bates et al., "Distribution-free,
 risk-controlling prediction sets", 2021). The p-value is exact binomial where each trajectory gives one sequence, and
-Hoeffding and Bentkus's where it gives several. What is independent is the trajectory, never the window: windows of one
+one by betting (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", 2024) where it gives
+several: shares of trajectories vary less than hits and misses do, which a bet adapts to and Hoeffding and Bentkus's
+p-value does not. What is independent is the trajectory, never the window: windows of one
 trajectory resemble each other, and counting them singly would promise far too much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, e, exp, log
+from collections.abc import Iterator, Sequence
+from math import ceil, exp, log
 from typing import Literal
 
 import numpy as np
@@ -39,7 +41,7 @@ class Calibration(Config):
     delta: float = Field(gt=0, lt=1, description="... except with this probability over the calibration draw")
     n: int = Field(ge=1, description="held-out trajectories with violating sequences that this rests on")
     sequences: int = Field(ge=1, description="violating sequences in them")
-    method: Literal["binomial", "hoeffding-bentkus"] = Field(description="the p-value's kind")
+    method: Literal["binomial", "betting"] = Field(description="the p-value's kind")
     empirical_miss: float = Field(ge=0, le=1, description="share accepted at tau in the calibration set itself")
 
 
@@ -58,35 +60,33 @@ def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha
             raise CalibrationError(f"{name} is {value}, a number between 0 and 1 is needed")
     values, owners = _sequences(scores, trajectories)
     n = int(owners.max()) + 1 if len(owners) else 0
-    needed = trajectories_needed(alpha, delta)
-    if n < needed:
+    single = n == len(values)
+    p_value = binomial_p_value if single else betting_p_value
+
+    # Just below a score everything smaller is accepted and it is not; between two scores nothing changes.
+    share = 1.0 / np.bincount(owners)[owners]
+    losses = np.zeros(n)  # of each trajectory, with everything below the score accepted
+    tau, empirical = None, 0.0
+    for score, those in _by_score(values):
+        if p_value(losses, alpha, delta) > delta:
+            break
+        tau, empirical = np.nextafter(score, np.float32(-np.inf)), losses.mean()
+        np.add.at(losses, owners[those], share[those])
+        losses = np.minimum(losses, 1.0)  # a sum of shares may come out a rounding error above 1
+    if tau is None:
+        needed = trajectories_needed(alpha, delta, single)
         raise CalibrationError(
             f"{n} held-out trajectories with violations cannot bound the miss rate by {alpha} with confidence "
             f"{1 - delta:g}: at least {needed} are needed, even if none is missed"
         )
-    single = n == len(values)
-    p_value = binomial_p_value if single else hoeffding_bentkus_p_value
-
-    # Just below a score everything smaller is accepted and it is not; between two scores nothing changes.
-    share = 1.0 / np.bincount(owners)[owners]
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    missed = np.concatenate([[0.0], np.cumsum(share[order])]) / n  # risk with the smallest 0, 1, ... scores accepted
-    tau, empirical = None, 0.0
-    for score in np.unique(ordered):
-        below = missed[np.searchsorted(ordered, score, side="left")]
-        if p_value(below, n, alpha) > delta:
-            break
-        tau, empirical = np.nextafter(score, np.float32(-np.inf)), below
-    assert tau is not None  # with nothing missed the p-value is (1 - alpha)^n, which `needed` has seen to
     return Calibration(
         tau=float(tau),
         alpha=alpha,
         delta=delta,
         n=n,
         sequences=len(values),
-        method="binomial" if single else "hoeffding-bentkus",
-        empirical_miss=float(min(1.0, empirical)),
+        method="binomial" if single else "betting",
+        empirical_miss=float(empirical),
     )
 
 
@@ -99,29 +99,47 @@ def miss_rate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, tau: 
     return float(np.mean(accepted / np.bincount(owners)))
 
 
-def trajectories_needed(alpha: float, delta: float) -> int:
-    """Least n that can give the bound, with no violating sequence accepted: (1 − α)^n ≤ δ."""
-    return ceil(log(delta) / log(1 - alpha))
+def trajectories_needed(alpha: float, delta: float, single: bool = True) -> int:
+    """Least n that can give the bound, with no violating sequence accepted.
 
-
-def binomial_p_value(risk: float, n: int, alpha: float) -> float:
-    """P(at most n · ``risk`` of n trajectories are missed), were each missed with probability α (Clopper & Pearson).
-
-    ``risk`` is the share missed of n trajectories with one sequence each.
+    (1 − α)^n ≤ δ where each trajectory gives a ``single`` sequence; a little more where it gives several.
     """
-    return float(binom.cdf(round(n * risk), n, alpha))
+    needed = ceil(log(delta) / log(1 - alpha))
+    while not single and betting_p_value(np.zeros(needed), alpha, delta) > delta:
+        needed += 1
+    return needed
 
 
-def hoeffding_bentkus_p_value(risk: float, n: int, alpha: float) -> float:
-    """The same bound where a trajectory's loss may be any share in [0, 1]: the smaller of Hoeffding's and Bentkus's.
+def binomial_p_value(losses: NDArray, alpha: float, delta: float = 0.0) -> float:
+    """P(at most as many misses of n), were each trajectory missed with probability α (Clopper & Pearson).
 
-    exp(−n h(min(risk, α), α)) with h(a, b) = a log(a/b) + (1 − a) log((1 − a)/(1 − b)), and
-    e · P(Bin(n, α) ≤ ⌈n risk⌉).
+    ``losses`` are 0 or 1, [n]; ``delta`` is not used.
     """
-    below = min(risk, alpha)
-    divergence = (1 - below) * log((1 - below) / (1 - alpha)) + (below * log(below / alpha) if below > 0 else 0.0)
-    # A sum of shares may come out a rounding error above a whole number; the ceiling must not jump.
-    return min(exp(-n * divergence), e * float(binom.cdf(ceil(n * risk - 1e-9), n, alpha)), 1.0)
+    return float(binom.cdf(round(losses.sum()), len(losses), alpha))
+
+
+def betting_p_value(losses: NDArray, alpha: float, delta: float) -> float:
+    """The same bound where losses [n] may be any share in [0, 1]: 1 / max_i Π_{j ≤ i} (1 − ν_j (L_j − α)).
+
+    Were the mean loss above α, each factor were at most 1 in expectation whatever is bet, and such a product exceeds
+    1/p with probability p at most (Ville). The bet ν_j rests on the losses before: the Waudby-Smith and
+    Ramdas bound of Bates et al., 2021. ``delta`` tunes it; any makes a valid p-value.
+    """
+    n = len(losses)
+    count = np.arange(1, n + 1)
+    mean = (0.5 + np.cumsum(losses)) / (1 + count)
+    variance = (0.25 + np.cumsum(np.square(losses - mean))) / (1 + count)
+    before = np.concatenate([[0.25], variance[:-1]])
+    bet = np.minimum(1.0, np.sqrt(2 * log(1 / delta) / (n * before)))
+    wealth = np.cumsum(np.log1p(-bet * (losses - alpha)))
+    return min(1.0, exp(-wealth.max(initial=0.0)))
+
+
+def _by_score(values: NDArray) -> Iterator[tuple[np.float32, NDArray]]:
+    """Each score, rising, and the indices of the sequences that have it."""
+    order = np.argsort(values, kind="stable")
+    scores, first = np.unique(values[order], return_index=True)
+    yield from zip(scores, np.split(order, first)[1:], strict=True)
 
 
 def _sequences(scores: ArrayLike, trajectories: Sequence[object] | NDArray) -> tuple[NDArray, NDArray]:

@@ -28,6 +28,9 @@ from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, 
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
+STILL = (
+    0.15  # of the normalised range: with no velocity farther than this from the safe action's, the robot stands still
+)
 
 
 class PlannerState(IntEnum):
@@ -55,6 +58,12 @@ class PlannerConfig(Config):
     caution: float = Field(0.2, ge=0, description="progress subtracted per unit of violation score above tau - 1")
     trust: float = Field(
         0.0, ge=0, description="progress subtracted per unit of mean squared distance (normalised) from the proposal"
+    )
+    patience: float = Field(
+        0.0,
+        ge=0,
+        description="s; trust halves with each time that long for which the robot stands still though the policy would "
+        "move it, and returns as it moves. 0: trust stays",
     )
     prefer_external: bool = Field(
         True,
@@ -101,9 +110,10 @@ class Decision:
 class Planner:
     """Decides, once per control period.
 
-    Remembers the last action (for the rate limit), the last plan (to shift it) and what was seen (for where the view is
-    hidden); without an observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is
-    drawn from the seed and the step's stamp alone: the same steps give the same decisions.
+    Remembers the last action (for the rate limit), the last plan (to shift it), how long it was held up (to trust the
+    policy less) and what was seen (for where the view is hidden); without an observation for as long as a plan lasts,
+    what was seen is forgotten. The noise of a decision is drawn from the seed and the step's stamp alone: the same
+    steps give the same decisions.
     """
 
     def __init__(self, screener: Screener, interface: RobotInterface, config: PlannerConfig | None = None) -> None:
@@ -120,6 +130,7 @@ class Planner:
     def reset(self) -> None:
         """Forget everything: a new episode."""
         self._halt()
+        self._held_up = 0.0  # s
         self._memory: np.ndarray | None = None
         self._seen_ns = 0
 
@@ -186,6 +197,7 @@ class Planner:
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
             chosen, state, reason = self._choose(screening)
+            self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0])
         if chosen < 0:
             return self.stop(state, reason, screening=screening, scene=scene, timings=timings)
         screening = replace(screening, chosen=chosen)
@@ -205,6 +217,26 @@ class Planner:
             return way_out, PlannerState.ALL_REJECTED, reason
         stopped, there = screening.violation[0, -1], screening.violation[way_out, -1]
         return way_out, PlannerState.RETREATING, f"{reason}; goes where it is {there:.3f}, stopping it is {stopped:.3f}"
+
+    def _count_time_held_up(self, action: np.ndarray, proposal: np.ndarray) -> None:
+        """One period more where ``action`` (units) stands still and ``proposal`` (normalised) does not, else half less.
+
+        What the policy proposes and variants of it may all be rejected, and what is accepted strays farther from it
+        than standing still does: with much trust the robot would stand there for ever.
+        """
+        period = 1 / self.interface.rate
+        held_up = self._stands_still(self.interface.normalise_action(action)) and not self._stands_still(proposal)
+        self._held_up = self._held_up + period if held_up else max(0.0, self._held_up - period / 2)
+
+    def _stands_still(self, action: np.ndarray) -> bool:
+        """Whether ``action`` [A], normalised, hardly moves the robot."""
+        return bool((np.abs(action - self._safe)[self._velocities] <= STILL).all())
+
+    @property
+    def _trust(self) -> float:
+        """The trust in the policy at present."""
+        patience = self.config.patience
+        return self.config.trust * 2 ** -(self._held_up / patience) if patience else self.config.trust
 
     @property
     def _rounds(self) -> int:
@@ -265,7 +297,7 @@ class Planner:
                 violation=rollouts.violation,
                 progress=rollouts.progress,
                 verdict=selection.judge(actions, outside, rollouts, self.threshold),
-                score=selection.score(rollouts, strayed, config.progress, self.threshold, config.caution, config.trust),
+                score=selection.score(rollouts, strayed, config.progress, self.threshold, config.caution, self._trust),
                 threshold=self.threshold,
                 fields=interface.action_names,
                 limits=interface.action_limits,

@@ -9,9 +9,9 @@ from scipy.stats import beta, binom, norm
 from tc_mmwm_core.evaluation.calibration import (
     Calibration,
     CalibrationError,
+    betting_p_value,
     binomial_p_value,
     calibrate,
-    hoeffding_bentkus_p_value,
     miss_rate,
     trajectories_needed,
 )
@@ -43,7 +43,7 @@ def test_grouped_sequences_the_bound_holds_where_counting_windows_singly_breaks_
         owners = np.repeat(np.arange(100), rng.integers(1, 21, size=100))
         scores = rng.normal(0, trajectory_std, 100)[owners] + rng.normal(0, window_std, len(owners))
         calibration = calibrate(scores, owners, ALPHA, DELTA)
-        assert calibration.method == "hoeffding-bentkus"
+        assert calibration.method == "betting"
         assert (calibration.n, calibration.sequences) == (100, len(owners))
         grouped.append(norm.cdf(calibration.tau, 0, spread))
         single.append(norm.cdf(calibrate(scores, np.arange(len(owners)), ALPHA, DELTA).tau, 0, spread))
@@ -75,14 +75,39 @@ def test_the_threshold_is_the_order_statistic_of_clopper_and_pearson():
 
 
 def test_p_values_are_their_formulas():
-    n, alpha, misses = 60, 0.1, 2
-    exact = sum(comb(n, k) * alpha**k * (1 - alpha) ** (n - k) for k in range(misses + 1))
-    assert binomial_p_value(misses / n, n, alpha) == pytest.approx(exact)
-    risk = 2 / n
-    h = risk * np.log(risk / alpha) + (1 - risk) * np.log((1 - risk) / (1 - alpha))
-    assert hoeffding_bentkus_p_value(risk, n, alpha) == pytest.approx(min(np.exp(-n * h), np.e * exact))
-    assert hoeffding_bentkus_p_value(0.0, n, alpha) == pytest.approx((1 - alpha) ** n)
-    assert hoeffding_bentkus_p_value(0.5, n, alpha) == 1.0
+    n, alpha, delta = 60, 0.1, 0.05
+    losses = np.zeros(n)
+    losses[[3, 40]] = 1
+    exact = sum(comb(n, k) * alpha**k * (1 - alpha) ** (n - k) for k in range(3))
+    assert binomial_p_value(losses, alpha) == pytest.approx(exact)
+    losses[3] = 0.25
+    wealth, highest, square, mean = 1.0, 1.0, 0.25, 0.5
+    for i, loss in enumerate(losses, start=1):
+        variance = square / i
+        wealth *= 1 - min(1, np.sqrt(2 * np.log(1 / delta) / (n * variance))) * (loss - alpha)
+        highest = max(highest, wealth)
+        mean = (0.5 + losses[:i].sum()) / (1 + i)
+        square += (loss - mean) ** 2
+    assert betting_p_value(losses, alpha, delta) == pytest.approx(1 / highest)
+    assert betting_p_value(np.full(n, 0.5), alpha, delta) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (0.1, 0.9), (4, 36)])
+def test_betting_is_a_p_value_whatever_the_losses_are_distributed_like(shape):
+    """Losses of mean α: p ≤ δ in no more than δ of all draws."""
+    rng = np.random.default_rng(7)
+    draws = rng.beta(*shape, size=(2 * SETS, 120))
+    wrong = sum(betting_p_value(losses, ALPHA, DELTA) <= DELTA for losses in draws)
+    assert wrong <= binom.ppf(0.999, 2 * SETS, DELTA)
+    assert all(betting_p_value(losses, ALPHA, DELTA) <= DELTA for losses in draws[:20] / 10)
+
+
+def test_shares_that_vary_little_leave_more_room_than_hits_and_misses_do():
+    """Half of the windows of one trajectory in five missed: as large a risk as one in ten missed whole."""
+    whole = np.tile([1.0] + [0.0] * 19, 20)
+    shares = np.tile([0.25] + [0.0] * 4, 80)
+    assert whole.mean() == shares.mean() == 0.05
+    assert betting_p_value(shares, 0.075, DELTA) < betting_p_value(whole, 0.075, DELTA) / 4
 
 
 def test_too_few_trajectories_are_refused_with_how_many_are_needed():
@@ -97,6 +122,11 @@ def test_too_few_trajectories_are_refused_with_how_many_are_needed():
     calibration = calibrate(np.append(scores, 3), np.arange(59), 0.05, 0.05)
     assert calibration.tau < 1.0
     assert calibration.empirical_miss == 0.0
+    several = trajectories_needed(0.05, 0.05, single=False)
+    assert 59 < several < 80
+    with pytest.raises(CalibrationError, match=f"{several - 1} held-out .* at least {several} are needed"):
+        calibrate(np.ones(2 * several - 2), np.arange(2 * several - 2) // 2, 0.05, 0.05)
+    calibrate(np.ones(2 * several), np.arange(2 * several) // 2, 0.05, 0.05)
 
 
 def test_more_trajectories_never_need_a_stricter_bound_than_fewer_of_the_same_scores():

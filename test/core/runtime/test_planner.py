@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_bundle import FRAME_SKIP, HORIZON
@@ -7,7 +9,7 @@ from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState, read_planner
-from tc_mmwm_core.runtime.screener import InstructionError
+from tc_mmwm_core.runtime.screener import InstructionError, Screener
 from tc_mmwm_core.runtime.selection import Verdict
 
 
@@ -53,6 +55,31 @@ def test_where_even_stopping_is_rejected_it_retreats_to_what_is_foreseen_to_be_b
     screening = retreating.screening
     assert screening.accepted == 0 and (screening.violation[screening.chosen] <= screening.violation[0]).all()
     assert "all 256 candidates rejected" in retreating.reason and "stopping it is -0.400" in retreating.reason
+
+
+def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(bundle, navigation, make_step):
+    """The policy would turn right on the spot, which is forbidden: whatever drives strays farther from it than rest."""
+
+    class Turning(Screener):
+        def encode(self, *args):
+            scene = super().encode(*args)
+            return replace(scene, proposal=np.broadcast_to(np.float32(proposal), scene.proposal.shape))
+
+    def speeds(patience):
+        few = {"candidates": 11, "policy": 0.0, "slowed": 0, "shifted": 0.0}  # a fan of 3 x 3, rest and the policy's
+        planner = Planner(Turning(bundle), navigation, PlannerConfig(trust=100, patience=patience, proposals=few))
+        instruction = planner.screener.instruct("drive right")
+        return [float(planner.decide(make_step(t / 10), instruction).action[0]) for t in range(60)]
+
+    rest = navigation.normalise_action(navigation.action_safe)[0]
+    proposal = (rest, 1.0)
+    assert max(speeds(0.0)) == 0
+    patient = np.array(speeds(0.5))
+    first = int(np.argmax(patient > 0))
+    assert 5 < first < 40 and not patient[:first].any()
+    assert (patient[first:] == 0).any(), "trust returns as it moves"
+    proposal = (rest, 0.0)
+    assert max(speeds(0.5)) == 0, "where the policy stands still, nothing holds it up"
 
 
 def test_what_was_seen_is_kept_while_it_decides_and_forgotten_after_a_gap(planner, screener, make_step):

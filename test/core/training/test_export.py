@@ -10,7 +10,7 @@ import yaml
 
 from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.evaluation.calibration import CalibrationError, hoeffding_bentkus_p_value, miss_rate
+from tc_mmwm_core.evaluation.calibration import CalibrationError, betting_p_value, trajectories_needed
 from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
@@ -157,18 +157,18 @@ def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tm
     data = LabelledData([held], config, domain, progress=False)
     scores, owners = sequence_scores(model, data, progress=False).violations
     tau, bound = np.float32(made.manifest.threshold), made.manifest.calibration
-    assert (bound.alpha, bound.delta, bound.method) == (alpha, delta, "hoeffding-bentkus")
+    assert (bound.alpha, bound.delta, bound.method) == (alpha, delta, "betting")
     assert bound.n_trajectories == len(set(owners.tolist())) > 3 and bound.dataset == dataset.digest
     # The largest threshold whose p-value is at most delta: one more sequence accepted is one too many.
     above = np.min(scores[scores > tau])
     for threshold, holds in ((tau, True), (above, False)):
-        risk = miss_rate(scores, owners, threshold)
-        assert (hoeffding_bentkus_p_value(risk, bound.n_trajectories, alpha) <= delta) == holds
+        losses = np.array([(scores[owners == owner] <= threshold).mean() for owner in np.unique(owners)])
+        assert (betting_p_value(losses, alpha, delta) <= delta) == holds
     assert tau == np.nextafter(above, np.float32(-np.inf))
     told = f"threshold {tau:.4f}: at most 30% of violating sequences are accepted, with confidence 70%; "
     assert words.startswith(f"{told}{bound.n_trajectories} held-out trajectories, {len(scores)} violating sequences")
     assert Bundle.load(tmp_path / "b").manifest.threshold == tau and made.manifest.name == "b"
-    with pytest.raises(CalibrationError, match="at least 459 are needed"):
+    with pytest.raises(CalibrationError, match=f"at least {trajectories_needed(0.01, 0.01, False)} are needed"):
         export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=0.01, delta=0.01, progress=False)
 
 
