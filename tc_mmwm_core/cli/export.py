@@ -8,6 +8,7 @@ from pathlib import Path
 HELP = "export a run to a model bundle that the planner loads, with a calibrated threshold"
 EXAMPLES = """\
   tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation
+  tc-mmwm export runs/navigation --data data/navigation data/never_trained_on --output bundles/navigation
   tc-mmwm export runs/new --data data/new data/old --output bundles/new --alpha 0.1 --delta 0.1
   tc-mmwm export runs/navigation --threshold 0.0 --output bundles/uncalibrated
 """
@@ -17,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm export``."""
     parser.add_argument("run", type=Path, help="run folder of tc-mmwm train")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder; one that is there is replaced")
-    parser.add_argument("--data", type=Path, nargs="+", help="the datasets trained on: their held-out share calibrates")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", help="datasets: every trajectory that was not trained on calibrates"
+    )
     parser.add_argument("--name", help="name of the bundle (default: the output folder's)")
     parser.add_argument(
         "--alpha", type=float, default=0.05, help="accept at most this share of violating sequences ..."
@@ -35,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.training.export import export_run
 
     if args.data is None and args.threshold is None:
-        raise OSError("give --data to calibrate the threshold on its held-out share, or --threshold to set it by hand")
+        raise OSError(
+            "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
+        )
     datasets = [Dataset.open(path) for path in args.data or []]
     bundle, rests_on = export_run(
         args.run,

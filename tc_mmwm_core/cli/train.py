@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         config = config.model_copy(update={"seed": args.seed})
     init = None
     if args.init is not None:
-        model_config, init = read_weights(args.init)
-        config = config.model_copy(update={"model": model_config})
+        init = read_weights(args.init)
+        config = config.model_copy(update={"model": init.model})
     datasets = [Dataset.open(path) for path in args.data]
     for dataset in datasets if is_first() else ():
         for shard, trajectory, why in dataset.skipped:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tc_mmwm_core.utils.reproducibility import random_state, restore_random_state
 
-FORMAT = 1
+FORMAT = 2
 LAST = "last.pt"
 BEST = "best.pt"
 SHOWN = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,6 +193,36 @@ def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
     held = sum(int(dataset.trajectories[index].identity[:13], 16) < holdout * 16**13 for index in order)
     held = max(1, min(held, len(order) - 1))  # those of the smallest identities; never none, never all of several
     return dataset.subset(order[held:]), dataset.subset(order[:held])
+
+
+class TrainedOn:
+    """Which trajectories weights were fitted to, these or those that they started from: a part of every checkpoint.
+
+    A threshold must not be calibrated on any of them, and a run goes on with the same ones only.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], before: Iterable[str] = ()) -> None:
+        """``datasets`` are fitted to now, trajectories of the identities ``before`` were until now."""
+        self.identities = sorted({*before, *(info.identity for data in datasets for info in data.trajectories)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Their identities."""
+        return {"identities": self.identities}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, where ``state`` is of the same trajectories. ValueError: it is of others; says how many."""
+        theirs, ours = set(state["identities"]), set(self.identities)
+        if theirs != ours:
+            raise ValueError(
+                f"trained on {len(theirs)} trajectories, {len(theirs - ours)} of which are not among these now, "
+                f"which are {len(ours)}"
+            )
+
+
+def unseen(dataset: Dataset, trained_on: frozenset[str]) -> Dataset:
+    """The trajectories whose identities are not in ``trained_on``, in the order of their identities."""
+    known = [(info.identity, index) for index, info in enumerate(dataset.trajectories)]
+    return dataset.subset([index for identity, index in sorted(known) if identity not in trained_on])
 
 
 def prefetch(

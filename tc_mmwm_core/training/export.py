@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.calibration import calibrate
+from tc_mmwm_core.evaluation.calibration import CalibrationError, calibrate
 from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.composition import MODALITIES
@@ -31,9 +31,9 @@ from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime import bundle as bundles
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.data import LabelledData, split
+from tc_mmwm_core.training.data import LabelledData, unseen
 from tc_mmwm_core.training.trainer import build_model
-from tc_mmwm_core.training.weights import WEIGHTS, read_weights
+from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
@@ -158,8 +158,9 @@ def export_bundle(
     name: str,
     threshold: float,
     calibration: bundles.Calibration | None,
+    trained_on: Collection[str] = (),
 ) -> bundles.Bundle:
-    """Write the bundle to ``output``, whole or not at all."""
+    """Write the bundle to ``output``, whole or not at all. ``trained_on``: identities of trajectories."""
     model = model.eval()
     record = environment()
     revision = record["git"]["commit"] if record["git"] else "unknown"
@@ -170,6 +171,7 @@ def export_bundle(
             files[file] = Path(folder) / file
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, Path(folder) / WEIGHTS)
         files[WEIGHTS] = Path(folder) / WEIGHTS
+        files[TRAINED_ON] = "".join(f"{identity}\n" for identity in sorted(trained_on)).encode()
         files["robot.yaml"] = yaml.safe_dump(interface.to_dict(), sort_keys=False).encode()
         manifest = bundles.BundleManifest(
             name=name,
@@ -208,24 +210,31 @@ def export_run(
     """Write the averaged weights of a run folder as a bundle, by default under the name of the ``output`` folder.
 
     Args:
-        datasets: those trained on: their held-out share calibrates the threshold for the bound of ``alpha`` and
-            ``delta`` (see :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
+        datasets: every trajectory of them that was not trained on (the held-out share of the training data, and all of
+            any others) calibrates the threshold for the bound of ``alpha`` and ``delta`` (see
+            :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
 
     Returns:
         The bundle, and what its threshold rests on, in words.
 
     Raises:
-        CalibrationError: the held-out share is too small for the bound.
+        CalibrationError: what was not trained on is too little for the bound.
         CheckpointError: ``run`` holds no run.
     """
     config = parse(read_checkpoint(run / LAST)["config"], TrainConfig, str(run / LAST))
     interface = datasets[0].interface if datasets else RobotInterface.load(robot_file(f"{config.data.domain}.yaml"))
     model = build_model(config, interface)
-    model.load_state_dict(read_weights(run)[1])
+    weights = read_weights(run)
+    model.load_state_dict(weights.tensors)
     calibration, words = None, "threshold set by hand"
     if threshold is None:
         domain = load_domain(config.data.domain) if config.data.domain else None
-        held = [split(dataset, config.data.holdout)[1] for dataset in datasets]
+        held = [unseen(dataset, weights.trained_on) for dataset in datasets]
+        held = [dataset for dataset in held if len(dataset)]
+        if not held:
+            raise CalibrationError(
+                f"{run} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
+            )
         scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
         violating = scores.violating
         found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
@@ -244,4 +253,4 @@ def export_run(
             method=found.method,
         )
     name = name or output.resolve().name
-    return export_bundle(model, interface, config, output, name, threshold, calibration), words
+    return export_bundle(model, interface, config, output, name, threshold, calibration, weights.trained_on), words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.data import LabelledData, split
+from tc_mmwm_core.training.data import LabelledData, TrainedOn, split
 from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.head_stage import HeadStage
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
+
+if TYPE_CHECKING:
+    from tc_mmwm_core.training.weights import Weights
 
 __all__ = ["TrainingError", "build_model", "label_data", "train"]
 
@@ -33,7 +36,7 @@ def train(
     config: TrainConfig,
     datasets: Sequence[Dataset],
     output: Path,
-    init: dict[str, torch.Tensor] | None = None,
+    init: Weights | None = None,
     device: str = "cpu",
     progress: bool = True,
     labelled: tuple[LabelledData, LabelledData] | None = None,
@@ -46,7 +49,7 @@ def train(
         config: everything but the data.
         datasets: trajectories of one robot interface; a share of each is held out.
         output: run folder: checkpoints, resolved config, metrics, figure.
-        init: weights to start from in place of random ones, e.g. a bundle's; a started run's own checkpoint wins.
+        init: what to start from in place of random weights, e.g. a bundle's; a started run's own checkpoint wins.
         device: where to train.
         progress: show progress bars.
         labelled: what :func:`label_data` gives, where it is there already.
@@ -56,20 +59,22 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
-            ``output`` holds a run of another config; ``init`` is of another model.
+            ``output`` holds a run of another config or of other data; ``init`` is of another model.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
     with processes(device) as those:
         seed_everything(config.seed)
         use_deterministic_algorithms()
-        position = _position_of(output, config)
+        fitted = [split(dataset, config.data.holdout)[0] for dataset in datasets]
+        trained_on = TrainedOn(fitted, init.trained_on if init else ())
+        position = _position_of(output, config, trained_on)
         progress = progress and those.first
         data, held_out = labelled or label_data(config, datasets, progress)
         model = build_model(config, datasets[0].interface)
         if init is None:
             fit_sensor_normalisation(model, data.datasets)
         else:
-            _load(model, init)
+            _load(model, init.tensors)
         model = model.to(those.device)
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
         # Buffers are fitted once, not averaged: an average would lag behind their first value.
@@ -90,6 +95,7 @@ def train(
             for index in range(position.stage, len(config.stages)):
                 kind = HeadStage if config.stages[index].heads_only else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
+                stage.parts["trained_on"] = trained_on
                 if index == position.stage and position.step:
                     load_checkpoint(output / LAST, stage.parts)
                 else:
@@ -127,8 +133,12 @@ def fit_sensor_normalisation(model: WorldModel, datasets: Sequence[Dataset]) -> 
     model.sensor.scale.copy_(torch.from_numpy(np.maximum(sensor.std(0), 0.05)))
 
 
-def _position_of(output: Path, config: TrainConfig) -> Position:
-    """Where the run in ``output`` stands; the beginning, where there is none. TrainingError: its config is another."""
+def _position_of(output: Path, config: TrainConfig, trained_on: TrainedOn) -> Position:
+    """Where the run in ``output`` stands; the beginning, where there is none.
+
+    Raises:
+        TrainingError: its config is another, or its data are.
+    """
     if not (output / LAST).exists():
         return Position()
     content = read_checkpoint(output / LAST)
@@ -141,6 +151,11 @@ def _position_of(output: Path, config: TrainConfig) -> Position:
             f"continue with {output / 'config.yaml'}, or choose another folder (with --init to start from its weights)"
         )
         raise TrainingError(f"{output}: holds a run of another config; {mend}{lines}")
+    try:
+        trained_on.load_state_dict(content["parts"]["trained_on"])
+    except ValueError as error:
+        mend = "continue with the same data, or choose another folder (with --init to start from its weights)"
+        raise TrainingError(f"{output}: holds a run of other data: {error}; {mend}") from None
     return Position(**content["position"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +20,16 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.trainer import build_model
 
 WEIGHTS = "weights.safetensors"
+TRAINED_ON = "trained_on.txt"  # an identity a line; older bundles do not have it
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights of a model, and what they were fitted to."""
+
+    model: ModelConfig
+    tensors: dict[str, torch.Tensor]
+    trained_on: frozenset[str]  # identities of trajectories
 
 
 def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, WorldModel]:
@@ -26,7 +37,7 @@ def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, Worl
     checkpoint = _checkpoint(folder)
     config = parse(read_checkpoint(checkpoint)["config"], TrainConfig, str(checkpoint))
     model = build_model(config, interface)
-    model.load_state_dict(read_weights(folder)[1])
+    model.load_state_dict(read_weights(folder).tensors)
     return config, model
 
 
@@ -47,15 +58,17 @@ def load_bundle(path: Path) -> tuple[TrainConfig, WorldModel]:
     return config, model
 
 
-def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Model configuration and averaged weights of the bundle or run folder at ``path``.
+def read_weights(path: Path) -> Weights:
+    """Averaged weights of the bundle or run folder at ``path``.
 
     Raises:
         CheckpointError: it is neither.
     """
     if (path / WEIGHTS).exists():
         config = yaml.safe_load(Bundle.load(path).manifest.training.config)
-        return parse(config, TrainConfig, f"{path}: training.config").model, load_file(path / WEIGHTS)
+        trained_on = (path / TRAINED_ON).read_text().split() if (path / TRAINED_ON).exists() else ()
+        model = parse(config, TrainConfig, f"{path}: training.config").model
+        return Weights(model, load_file(path / WEIGHTS), frozenset(trained_on))
     checkpoint = _checkpoint(path)
     content = read_checkpoint(checkpoint)
     averaged = {
@@ -63,7 +76,8 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
         for name, value in content["parts"]["ema"].items()
         if name.startswith("module.")
     }
-    return parse(content["config"], TrainConfig, str(checkpoint)).model, averaged
+    trained_on = frozenset(content["parts"]["trained_on"]["identities"])
+    return Weights(parse(content["config"], TrainConfig, str(checkpoint)).model, averaged, trained_on)
 
 
 def _checkpoint(path: Path) -> Path:

@@ -127,7 +127,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
         with pytest.raises(CheckpointError, match=f"{name}: not a checkpoint, or damaged"):
             read_checkpoint(tmp_path / name)
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other.pt: checkpoint format none, format 1 is needed"):
+    with pytest.raises(CheckpointError, match=r"other.pt: checkpoint format none, format 2 is needed"):
         read_checkpoint(tmp_path / "other.pt")
 
 

@@ -14,6 +14,7 @@ import yaml
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage
@@ -181,9 +182,37 @@ def test_a_run_of_another_config_is_refused_with_what_differs(unbroken, config, 
     assert (tmp_path / "run" / LAST).read_bytes() == before
 
 
+def test_a_run_of_other_data_is_refused(unbroken, config, dataset, tmp_path):
+    shutil.copytree(unbroken.folder, tmp_path / "run")
+    trained = len(split(dataset, config.data.holdout)[0])
+    lost = dataset.subset(
+        [
+            i
+            for i, info in enumerate(dataset.trajectories)
+            if info.identity != max(info.identity for info in dataset.trajectories)
+        ]
+    )
+    with pytest.raises(TrainingError, match=rf"of other data: trained on {trained} trajectories, 1 of which are not"):
+        train(config, [lost], tmp_path / "run", progress=False)
+
+
+def test_a_run_that_starts_from_anothers_weights_remembers_what_these_were_trained_on(config, dataset, tmp_path):
+    """Trained on one half first and the other after it: none of both is left to calibrate on."""
+    short = changed(config, stages=config.stages[:1])
+    halves = [dataset.subset(range(first, len(dataset), 2)) for first in (0, 1)]
+    init = None
+    for index, half in enumerate(halves):
+        train(short, [half], tmp_path / str(index), init, progress=False)
+        init = read_weights(tmp_path / str(index))
+    fitted = {info.identity for half in halves for info in split(half, config.data.holdout)[0].trajectories}
+    assert init.trained_on == fitted
+    left = {info.identity for info in unseen(dataset, init.trained_on).trajectories}
+    assert left == {info.identity for info in dataset.trajectories} - fitted and left
+
+
 def test_weights_of_another_shape_are_refused_with_both_shapes(unbroken, config, dataset, tmp_path):
     wider = changed(config, model=config.model.model_copy(update={"latent": 24}))
-    _, weights = read_weights(unbroken.folder)
+    weights = read_weights(unbroken.folder)
     with pytest.raises(
         TrainingError, match=r"vision.out.weight: \[16, 64\] in the checkpoint, \[24, 64\] in the model"
     ):
@@ -192,12 +221,12 @@ def test_weights_of_another_shape_are_refused_with_both_shapes(unbroken, config,
 
 
 def test_a_run_can_start_from_anothers_weights(unbroken, config, dataset, tmp_path, weights_of):
-    _, weights = read_weights(unbroken.folder)
+    weights = read_weights(unbroken.folder)
     still = config.optimizer.model_copy(update={"learning_rate": 1e-30})
     short = changed(config, optimizer=still, stages=config.stages[2:])
     train(short, [dataset], tmp_path / "run", weights, progress=False)
     trained = weights_of(tmp_path / "run")
-    for name, value in weights.items():
+    for name, value in weights.tensors.items():
         torch.testing.assert_close(trained[f"model.{name}"], value, msg=name)
 
 
@@ -252,7 +281,7 @@ def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption
     )  # the first is best, the next one too many
     assert read_checkpoint(tmp_path / "whole" / BEST)["position"] == {"step": 5, "stage": 2, "stage_step": 1}
     best = read_checkpoint(tmp_path / "whole" / BEST)["parts"]["ema"]["module.dynamics.from_state.weight"]
-    assert torch.equal(read_weights(tmp_path / "whole")[1]["dynamics.from_state.weight"], best)
+    assert torch.equal(read_weights(tmp_path / "whole").tensors["dynamics.from_state.weight"], best)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 4, interrupt)
@@ -290,13 +319,13 @@ def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tm
     train(changed(config, stages=short), [dataset], tmp_path / "plain", progress=False)
     assert {"VisionEncoder", "Dynamics", "Grounding", "InstructionField"} <= set(compiled)
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-3)
-    assert read_weights(tmp_path / "compiled")[1].keys() == read_weights(tmp_path / "plain")[1].keys()
+    assert read_weights(tmp_path / "compiled").tensors.keys() == read_weights(tmp_path / "plain").tensors.keys()
 
 
 def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):
     measures = train(config, two_cameras, tmp_path / "run", progress=False)
     assert np.isfinite(measures["loss"])
-    assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run")[1])
+    assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run").tensors)
 
 
 def test_a_dataset_too_short_for_the_windows_is_refused_by_name(config, dataset, tmp_path):
