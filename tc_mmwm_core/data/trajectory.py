@@ -32,6 +32,15 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.action)
 
+    @property
+    def unbroken(self) -> slice:
+        """The longest run of valid steps, the first of several as long; empty where no step is valid."""
+        first, end = valid_runs(self.valid)
+        if not len(first):
+            return slice(0, 0)
+        longest = int(np.argmax(end - first))
+        return slice(int(first[longest]), int(end[longest]))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array by the name that the dataset stores it under."""
         arrays = {f"image.{name}": image for name, image in self.images.items()}
@@ -70,3 +79,9 @@ class Trajectory:
         if self.source not in ("simulated", "real"):
             found.append(f"source is '{self.source}', allowed are simulated and real")
         return found
+
+
+def valid_runs(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First steps and ends (one past the last step) of the unbroken runs of ``valid`` [L]: int64 [runs] each."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
+    return edges[::2], edges[1::2]

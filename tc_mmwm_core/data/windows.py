@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
+from tc_mmwm_core.data.trajectory import valid_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,6 @@ def _valid_runs(dataset: Dataset) -> np.ndarray:
     runs = [np.empty((0, 3), np.int64)]
     for index, info in enumerate(dataset.trajectories):
         valid = dataset.arrays(index)["valid"][info.start : info.start + info.length]
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
-        first, last = edges[::2], edges[1::2]
-        runs.append(np.stack([np.full(len(first), index), first, last - first], 1))
+        first, end = valid_runs(valid)
+        runs.append(np.stack([np.full(len(first), index), first, end - first], 1))
     return np.concatenate(runs)

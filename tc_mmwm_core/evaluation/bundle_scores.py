@@ -37,11 +37,11 @@ def bundle_scores(
     rows: list[tuple[np.float32, bool, int, str]] = []
     for owner in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
         trajectory, texts = dataset[owner], labels.texts[owner]
-        length = len(trajectory.valid) if trajectory.valid.all() else int(np.argmin(trajectory.valid))
+        unbroken = trajectory.unbroken
         actions = screener.bundle.interface.normalise_action(trajectory.action)
         memory = None
-        for latent_step in range(length // skip - horizon):
-            start = latent_step * skip
+        for latent_step in range((unbroken.stop - unbroken.start) // skip - horizon):
+            start = unbroken.start + latent_step * skip
             images = {name: image[start] for name, image in trajectory.images.items()}
             step = Step(0, images, trajectory.sensor[start], {})
             seen = screener.encode(step, screener.instruct(texts[0]), memory)  # what is remembered depends on no words

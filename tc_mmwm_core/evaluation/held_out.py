@@ -49,11 +49,11 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
     rows: list[SequenceScores] = []
     places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
     for owner, (d, t) in enumerate(tqdm(places, desc="calibrate", unit="trajectory", disable=not progress)):
-        batch = data.whole(sampler, d, t)
-        steps = batch.valid.shape[1]
-        if steps <= horizon:
+        unbroken = data.datasets[d][t].unbroken
+        starts = torch.arange(0, max(0, (unbroken.stop - unbroken.start) // skip - horizon), stride)
+        if not len(starts):
             continue
-        starts = torch.arange(0, steps - horizon, stride)
+        batch = data.whole(sampler, d, t)
         latents = encode_batch(model, batch, starts)
         instructions = batch.tokens.shape[1]
         windows = batch.actions[0][starts[:, None] + torch.arange(horizon)].expand(instructions, -1, -1, -1)
@@ -62,7 +62,7 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
         score = v.unflatten(0, (instructions, len(starts))).amax(-1).numpy()
         label = data.labels[d].violation[t]  # [M, control steps]
         texts = np.array(data.labels[d].texts[t])
-        for s, start in enumerate((starts * skip).tolist()):
+        for s, start in enumerate((unbroken.start + starts * skip).tolist()):
             future = label[:, start + 1 : start + horizon * skip + 1]
             known = (label[:, start] == 0) & (future >= 0).all(1)
             owners = np.full(known.sum(), owner)

@@ -99,4 +99,6 @@ def linear_probe_r2(
     read = LinearProbe(latents[~test], states[~test], penalty)
     residual = np.sum((states[test] - read(latents[test])) ** 2, axis=0)
     total = np.sum((states[test] - states[test].mean(0)) ** 2, axis=0)
-    return np.where(total > 0, 1.0 - residual / np.where(total > 0, total, 1.0), np.nan)
+    rounding = np.finfo(np.float32).eps * np.abs(states[test]).max(0)  # simulators' states are stored in float32
+    varies = total > test.sum() * np.square(rounding)
+    return np.where(varies, 1.0 - residual / np.where(varies, total, 1.0), np.nan)

@@ -112,9 +112,8 @@ def _encoded(model: WorldModel, data: LabelledData, ahead: int) -> _Latents:
     columns: list[tuple[np.ndarray, ...]] = []
     for d, dataset in enumerate(data.datasets):
         for t in range(len(dataset)):
-            valid = dataset[t].valid
-            length = len(valid) if valid.all() else int(np.argmin(valid))
-            starts = np.arange(0, length - size + 1, size)
+            unbroken = dataset[t].unbroken
+            starts = np.arange(unbroken.start, unbroken.stop - size + 1, size)
             if len(starts):
                 same = np.ones(len(starts), np.int64)
                 windows = sampler.gather(same * d, same * t, starts, size)

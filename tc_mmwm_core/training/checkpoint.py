@@ -86,7 +86,7 @@ def save_checkpoint(
         "random": random_states,
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
-    for name in [LAST, BEST] if best else [LAST]:
+    for name in [BEST, LAST] if best else [LAST]:  # killed in between, the run does the same steps again
         write_checkpoint(Path(folder) / name, content)
 
 

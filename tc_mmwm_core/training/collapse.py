@@ -34,15 +34,15 @@ class HeldOutFrames:
 
     @classmethod
     def of(cls, data: LabelledData, trajectories: int = 128, frames: int = 8) -> HeldOutFrames:
-        """Evenly spaced frames of the first ``trajectories``, before each one's first gap."""
+        """Evenly spaced frames of the first ``trajectories``, from each one's longest run of valid steps."""
         skip = data.config.model.frame_skip
         places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))][:trajectories]
         rows = []
         for d, t in places:
-            valid = data.datasets[d][t].valid
-            length = len(valid) if valid.all() else int(np.argmin(valid))
-            if length >= skip:
-                rows.extend((d, t, start) for start in np.linspace(0, length - skip, frames).astype(int))
+            unbroken = data.datasets[d][t].unbroken
+            if unbroken.stop - unbroken.start >= skip:
+                starts = np.linspace(unbroken.start, unbroken.stop - skip, frames).astype(int)
+                rows.extend((d, t, start) for start in starts)
         dataset, trajectory, start = np.array(rows, np.int64).reshape(-1, 3).T
         windows = WindowSampler(data.datasets, batch=1, length=(1, 1)).gather(dataset, trajectory, start, skip)
         batch = data.assemble(windows, np.zeros((len(rows), 1), np.int64))

@@ -71,11 +71,11 @@ class LabelledData:
         return self.assemble(windows, choice)
 
     def whole(self, sampler: WindowSampler, dataset: int, trajectory: int) -> Batch:
-        """One trajectory, from its first step to its first gap, under all its instructions."""
-        valid = self.datasets[dataset][trajectory].valid
-        length = len(valid) if valid.all() else int(np.argmin(valid))
+        """The longest run of valid steps of one trajectory, under all its instructions."""
+        unbroken = self.datasets[dataset][trajectory].unbroken
         one = np.ones(1, np.int64)
-        windows = sampler.gather(one * dataset, one * trajectory, one * 0, length)
+        length = unbroken.stop - unbroken.start
+        windows = sampler.gather(one * dataset, one * trajectory, one * unbroken.start, length)
         return self.assemble(windows, np.arange(self.config.data.instructions)[None])
 
     def assemble(self, windows: Windows, choice: np.ndarray) -> Batch:

@@ -79,6 +79,8 @@ def test_what_does_not_vary_has_no_r2(rng):
     r2 = linear_probe_r2(latents, np.stack([latents[:, 0], np.ones(len(owners))], 1), owners)
     assert np.isfinite(r2[0])
     assert np.isnan(r2[1])
+    settled = 0.02 + 1e-10 * np.sin(np.arange(len(owners)))  # a body at rest, to the last bit of a float32
+    assert np.isnan(linear_probe_r2(latents, settled[:, None], owners)).all()
 
 
 def test_a_dead_latent_dimension_does_no_harm(rng):

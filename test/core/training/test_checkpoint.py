@@ -149,8 +149,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"last.pt: cannot be written .*before it is untouched"):
-            save_checkpoint(tmp_path, run(), Position(step=2), {}, best=True)
+        for best, name in ((False, "last"), (True, "best")):
+            with pytest.raises(CheckpointError, match=rf"{name}.pt: cannot be written .*before it is untouched"):
+                save_checkpoint(tmp_path, run(), Position(step=2), {}, best=best)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "last.pt").read_bytes() == before
