@@ -92,6 +92,13 @@ class Domain(Protocol):
         """
         return None
 
+    def self_filter(self, image: np.ndarray) -> np.ndarray | None:
+        """Which pixels of the first camera's images uint8 [S, H, W, C] show the robot itself: bool [S, H, W].
+
+        Teaches the memory of the view that what lies behind the robot is hidden, not gone. None, the default: unknown.
+        """
+        return None
+
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
         """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""
         ...

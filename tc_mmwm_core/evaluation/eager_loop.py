@@ -39,16 +39,18 @@ def eager_terms(
 
     sums: dict[str, Tensor] = {}
     rows = _Rows.of(batch)
-    seen = _encode(model, batch, rows, starts, stage.name != "grounding")
+    decided = [*starts, steps - 1] if stage.dynamics else starts
+    seen = _encode(model, batch, rows, decided, stage.name != "grounding")
     for t, logit in enumerate(seen.visible):
         chance, visible = logit.sigmoid(), batch.visible[:, t]
-        entropy = -(visible * chance.log() + (1 - visible) * (1 - chance).log()).mean(1)
+        known, visible = visible.isfinite(), visible.nan_to_num()
+        entropy = -(known * (visible * chance.log() + (1 - visible) * (1 - chance).log())).mean(1)
         sums["visibility"] = sums.get("visibility", 0.0) + torch.where(batch.valid[:, t], entropy, 0.0).mean()
     for t, heat in enumerate(seen.keypoints):
         places = torch.cat([batch.place[:, t], batch.elsewhere[:, t].flatten(1)], 1)
         _find(sums, heat, model.keypoints.places(seen.told[t]), places, batch.valid[:, t])
     if stage.name != "grounding":
-        _of_frames(sums, model, batch, seen, starts, config, directions_seed)
+        _of_frames(sums, model, batch, seen, decided, config, directions_seed)
 
     def add(name: str, values: Tensor, where: Tensor) -> None:
         """The mean over the rows of ``values`` [N] where ``where`` [N] holds."""
@@ -58,12 +60,12 @@ def eager_terms(
     if stage.name == "full":
         shape = (len(rows.valid), len(starts), config.counterfactuals, batch.actions.shape[-1])
         drawn = (2 * torch.rand(shape, generator=generator) - 1).to(batch.valid.device)
-    for which, t in enumerate(starts):
+    for t in decided:
+        _refer(add, model, rows, seen.context[t])
+        if stage.name != "grounding":
+            _of_decision(add, model, rows, t, seen.z[t], seen.context[t], config)
+    for which, t in enumerate(starts if stage.name != "grounding" else ()):
         z, context = seen.z[t], seen.context[t]
-        _refer(add, model, rows, context)
-        if stage.name == "grounding":
-            continue
-        _of_decision(add, model, rows, t, z, context, config)
         _judge(add, model, rows, t, z, torch.zeros_like(rows.actions[:, t]), context, config)
         for k in range(span if stage.dynamics else 0):
             z = model.next(z, rows.actions[:, t + k])
@@ -167,7 +169,8 @@ def _of_frames(
         image, sensor = model.reconstruct(seen.z_v[t], seen.z_s[t])
         pixels = batch.images[0][:, t].permute(0, 3, 1, 2) / 127.5 - 1
         small = functional.avg_pool2d(pixels, 4)
-        shown = batch.visible[:, t, : small[0, 0].numel()].reshape(len(small), 1, *small.shape[-2:])
+        shown = batch.visible[:, t, : small[0, 0].numel()].nan_to_num(1.0)
+        shown = shown.reshape(len(small), 1, *small.shape[-2:])
         error = ((image - small) * shown).square().mean((1, 2, 3))
         error = error + (sensor - model.sensor.normalise(batch.sensor[:, t])).square().mean(1)
         sums["reconstruction"] = sums["reconstruction"] + torch.where(batch.valid[:, t], error, 0.0).mean()

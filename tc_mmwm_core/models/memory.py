@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LEAST = 0.01  # of what is seen now that is always taken over: what hides a place for good is what is there
+LEAST = 0.003  # of what is seen now that is always taken over: what hides a place for good is what is there
 
 
 class MapMemory(nn.Module):

@@ -20,7 +20,8 @@ class Batch:
 
     Attributes:
         images: one uint8 [B, T, H, W, 3] a camera.
-        visible: float32 [B, T, P], share of each cell of the model's map that nothing was put in front of.
+        visible: float32 [B, T, P], share of each cell of the model's map that neither the robot itself nor what was put
+            in front of it hides; NaN where nobody knows.
         sensor: float32 [B, T, Ds], raw units.
         actions: float32 [B, T, A], normalised, mean over the control steps of a latent step.
         plan: float32 [B, T, K, A], the K actions from each step on; plan_valid: bool [B, T, K], within the window.

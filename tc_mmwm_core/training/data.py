@@ -91,6 +91,9 @@ class LabelledData:
         plan, plan_valid = _following(latent_actions, model.horizon)
         chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
         cells = sum(image.height * image.width for image in interface.images) // CELL**2
+        visible = np.full((count, steps, cells), np.nan, np.float32)
+        own = chosen.of_steps("visible")
+        visible[..., : own.shape[-1]] = own
         cameras = [windows.images[image.name] for image in interface.images]  # in the order that the model has them in
         images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in cameras]
         # A rule that is broken between two latent steps is broken: that is how a bundle's bound counts it.
@@ -98,7 +101,7 @@ class LabelledData:
         violation = np.where((violation == 1).any(-1), 1, violation.min(-1))
         return Batch(
             images=images,
-            visible=torch.from_numpy(np.ones((count, steps, cells), np.float32)),
+            visible=torch.from_numpy(visible),
             sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
             actions=torch.from_numpy(latent_actions.astype(np.float32)),
             plan=torch.from_numpy(plan.astype(np.float32)),

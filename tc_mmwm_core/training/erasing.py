@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.training.batch import Batch
+from tc_mmwm_core.training.labels import per_cell
 
 AREA = (0.05, 0.35)  # share of the image
 ASPECT = (0.5, 2.0)  # height over width
@@ -39,11 +39,12 @@ def erase(batch: Batch, share: float, rng: np.random.Generator, windows: int, ro
                     steps = slice(0, change[drawn]) if before else slice(change[drawn], None)
                     painted = (window, steps, slice(*y[drawn]), slice(*x[drawn]))
                     image[painted], shown[painted] = int(grey[drawn]), 0.0
-        count, steps, height, width = shown.shape
-        cells = shown.reshape(count, steps, height // CELL, CELL, width // CELL, CELL).mean((3, 5))
-        visible.append(cells.reshape(count, steps, -1))
-    whole = torch.from_numpy(np.concatenate(visible, -1))
-    return replace(batch, images=[torch.from_numpy(image) for image in images], visible=whole)
+        visible.append(per_cell(shown))
+    shown, before = np.concatenate(visible, -1), batch.visible.numpy()
+    # From when a rectangle is there on it is known that it hides, and that it does no more once it is gone.
+    known = (shown < 1).cumsum(1) > 0
+    seen = np.where(known, shown * np.nan_to_num(before, nan=1.0), before)
+    return replace(batch, images=[torch.from_numpy(image) for image in images], visible=torch.from_numpy(seen))
 
 
 def _spans(shape: tuple[int, int], rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, Judgement
+from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.vocabulary import TextTokens
 
 REFERENTS = 3
@@ -36,6 +37,8 @@ class Labels:
         field: float16 [N, M, 2, G, G], cost and margin at each place in view; NaN where unknown.
         expert: bool [N, M], where the recorded motion carried the instruction out with success: worth imitating.
         advice: per trajectory float32 [M, S, A], units, what an expert would do at each step; NaN where unknown.
+        visible: per trajectory float16 [S, cells], share of each cell of the first camera's map that the robot itself
+            does not hide; NaN where unknown.
     """
 
     texts: list[list[str]]
@@ -50,6 +53,14 @@ class Labels:
     field: np.ndarray
     expert: np.ndarray
     advice: list[np.ndarray]
+    visible: list[np.ndarray]
+
+
+def per_cell(pixels: np.ndarray) -> np.ndarray:
+    """Mean over the pixels [..., H, W] of each cell of the model's map, [..., cells]."""
+    height, width = pixels.shape[-2:]
+    cells = pixels.reshape(*pixels.shape[:-2], height // CELL, CELL, width // CELL, CELL).mean((-3, -1))
+    return cells.reshape(*cells.shape[:-2], -1)
 
 
 def label(
@@ -76,7 +87,8 @@ def label(
     texts = [column[0] for column in columns]
     ids, mask = tokens([text for row in texts for text in row])
     shape = (len(texts), count, tokens.max_tokens)
-    margin, cost, violation, place, elsewhere = [], [], [], [], []
+    margin, cost, violation, place, elsewhere, visible = [], [], [], [], [], []
+    first = dataset.interface.images[0].name
     others = len(dataset.interface.images) - 1
     advice = [column[2] for column in columns]
     grid = next((j.field_cost.shape for _, judgements, _ in columns for j in judgements if j is not None), (1, 1))
@@ -91,6 +103,7 @@ def label(
         violation.append(np.broadcast_to(trajectory.violation, (count, length)).astype(np.int8))
         place.append(np.full((length, 2 * bodies), np.nan, np.float32))
         elsewhere.append(np.full((length, others, bodies, 2), np.nan, np.float32))
+        visible.append(_visible(trajectory.images[first], domain))
         expert[index, 0] = bool(trajectory.success)
         for which, judgement in enumerate(judgements):
             if judgement is None:
@@ -109,8 +122,14 @@ def label(
             field[index, which] = judgement.field_cost, judgement.field_margin
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
     return Labels(
-        texts, tokens_of, mask_of, margin, cost, violation, referents, place, elsewhere, field, expert, advice
+        texts, tokens_of, mask_of, margin, cost, violation, referents, place, elsewhere, field, expert, advice, visible
     )
+
+
+def _visible(image: np.ndarray, domain: Domain | None) -> np.ndarray:
+    robot = None if domain is None else domain.self_filter(image)
+    shape = (len(image), per_cell(image[0, ..., 0]).size)
+    return np.full(shape, np.nan, np.float16) if robot is None else per_cell(~robot).astype(np.float16)
 
 
 @dataclass(frozen=True)

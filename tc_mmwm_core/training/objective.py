@@ -6,7 +6,7 @@ call of g each per step of depth, never a loop over time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -119,6 +119,10 @@ class Latents:
     context: Tensor  # [N, S, C] at the S decision steps
     starts: Tensor  # int64 [S]
 
+    def of(self, decisions: slice) -> Latents:
+        """With some of the decision steps only."""
+        return replace(self, context=self.context[:, decisions], starts=self.starts[decisions])
+
 
 def encode_batch(model: WorldModel, batch: Batch, starts: Tensor, field: bool = True) -> Latents:
     """Encode every frame once, compose it with each of the window's M instructions, ground it at the decision steps.
@@ -179,7 +183,10 @@ def terms(
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, batch, latents) | _seeing_terms(model, batch, latents), latents
-    latents = encode_batch(model, batch, starts)
+    # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
+    last = starts.new_tensor([steps - 1] if stage.dynamics else [])
+    latents = encode_batch(model, batch, torch.cat([starts, last]))
+    judged = latents.of(slice(len(starts)))
     several = batch.tokens.shape[1]
     valid = batch.valid[:, None].expand(-1, several, -1).flatten(0, 1)  # [N, T]
 
@@ -197,7 +204,7 @@ def terms(
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
     if not stage.dynamics:
-        return out | _judgement_terms(model, batch, latents, *_ahead(latents, actions, 0), config), latents
+        return out | _judgement_terms(model, batch, judged, *_ahead(judged, actions, 0), config), latents
 
     target = latents.z.detach() if config.stop_gradient else latents.z
     span = min(depth, steps - 1)
@@ -212,8 +219,8 @@ def terms(
         out["action"] = _action_term(
             model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )
-    seen = _ahead(latents, actions, span, rolled[:, starts])
-    return out | _judgement_terms(model, batch, latents, *seen, config), latents
+    seen = _ahead(judged, actions, span, rolled[:, starts])
+    return out | _judgement_terms(model, batch, judged, *seen, config), latents
 
 
 @torch.no_grad()
@@ -336,8 +343,9 @@ def _reconstruction_terms(model: WorldModel, batch: Batch, latents: Latents) -> 
     image, sensor = model.reconstruct(latents.z_v[:, starts], latents.z_s[:, starts])
     pixels = batch.images[0][:, starts].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
     small = torch.nn.functional.avg_pool2d(pixels, CELL).unflatten(0, image.shape[:2])
-    # What was erased is not to be painted: the map remembers, or does not know, what lies behind it.
-    seen = batch.visible[:, starts, : small[0, 0, 0].numel()].reshape(*small.shape[:2], 1, *small.shape[-2:])
+    # What is hidden is not to be painted: the map remembers, or does not know, what lies behind it.
+    seen = batch.visible[:, starts, : small[0, 0, 0].numel()].nan_to_num(1.0)
+    seen = seen.reshape(*small.shape[:2], 1, *small.shape[-2:])
     valid = batch.valid[:, starts]
     wanted = model.sensor.normalise(batch.sensor[:, starts])
     return {"reconstruction": reconstruction(image * seen, small * seen, valid) + reconstruction(sensor, wanted, valid)}

@@ -60,9 +60,10 @@ def noise_batch(
     margin = sometimes_unknown(normal(*instructions, steps) * 0.2, judged)
     referents, elsewhere = normal(*instructions, 3, 4) * 0.3, (windows, steps, cameras - 1, bodies)
     referents[..., 3] = integers(0, 2, *instructions, 3)
+    cells = (windows, steps, cameras * IMAGE[0] * IMAGE[1] // 16)
     return Batch(
         images=[integers(0, 256, windows, steps, *IMAGE, 3).to(torch.uint8) for _ in range(cameras)],
-        visible=(normal(windows, steps, cameras * IMAGE[0] * IMAGE[1] // 16) + 1).clamp(0, 1),
+        visible=sometimes_unknown(normal(*cells).add(1).clamp(0, 1), integers(0, 2, *cells) > 0),
         sensor=normal(windows, steps, SENSORS),
         actions=normal(windows, steps, ACTIONS).tanh(),
         plan=normal(windows, steps, TINY.horizon, ACTIONS).tanh(),

@@ -14,6 +14,8 @@ from tc_mmwm_core.domains.manipulation import expert, instructions, oracle, scen
 from tc_mmwm_core.domains.manipulation.environment import ManipulationEnv
 from tc_mmwm_core.domains.manipulation.scene import Scene
 
+ARM_RED = 170  # of 255; red marks and zones are brighter
+
 
 class Manipulation:
     """Meta-World's arm with two cameras: marks to reach or to bring the puck to; zones, speed, height, hands off."""
@@ -56,6 +58,11 @@ class Manipulation:
     def advise(self, scene: dict[str, Any], states: np.ndarray, text: str) -> np.ndarray:
         """See :class:`Domain`. Within the mark, too: who stops at its edge may be short of it."""
         return expert.advise(states, Scene.from_dict(scene), instructions.parse(text))
+
+    def self_filter(self, image: np.ndarray) -> np.ndarray:
+        """See :class:`Domain`. Nothing else is as red and as dark as the arm; the fingers are a pixel wide."""
+        red, green, blue = image[..., :3].astype(np.int16).transpose(3, 0, 1, 2)
+        return (red * 10 > 17 * np.maximum(green, blue)) & (red < ARM_RED)
 
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""

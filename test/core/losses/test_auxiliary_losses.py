@@ -126,9 +126,12 @@ def test_field_is_its_formula(rng, prudence):
 
 
 def test_visibility_is_its_formula(rng):
-    logit, visible, mask = 3 * rng.normal(size=(B, T, R)), rng.random((B, T, R)), rng.random((B, T)) < 0.6
+    logit, mask = 3 * rng.normal(size=(B, T, R)), rng.random((B, T)) < 0.6
+    visible = np.where(rng.random((B, T, R)) < 0.7, rng.random((B, T, R)), np.nan)
     expected = 0.0
     for b, t, p in np.ndindex(B, T, R):
+        if np.isnan(visible[b, t, p]):
+            continue
         chance = 1 / (1 + np.exp(-logit[b, t, p]))
         entropy = visible[b, t, p] * np.log(chance) + (1 - visible[b, t, p]) * np.log(1 - chance)
         expected -= mask[b, t] * entropy / R / B

@@ -20,7 +20,8 @@ def white(cameras: int = 1, rows: slice = slice(None), steps: int = STEPS) -> Ba
     count = len(range(BATCH)[rows])
     images = [torch.full((count, steps, SIDE, SIDE, 3), 255, dtype=torch.uint8) for _ in range(cameras)]
     rest = {field.name: torch.zeros(count) for field in dataclasses.fields(Batch)}
-    return Batch(**(rest | {"images": images}))
+    unknown = torch.full((count, steps, cameras * (SIDE // CELL) ** 2), torch.nan)
+    return Batch(**(rest | {"images": images, "visible": unknown}))
 
 
 def erased(share: float, rows: slice = slice(None), steps: int = STEPS) -> np.ndarray:
@@ -57,7 +58,17 @@ def test_cameras_are_hidden_in_different_places_and_the_batch_tells_where():
     for image, visible in zip((one, other), batch.visible.split(cells, -1), strict=True):
         painted = ((image != 255).all(-1)).float().mean((2, 3))
         grey = painted > 0  # where it was painted white, the images do not tell
-        torch.testing.assert_close(1 - visible.mean(-1)[grey], painted[grey])
+        torch.testing.assert_close((1 - visible.nan_to_num(1.0)).mean(-1)[grey], painted[grey])
+        known = (visible.nan_to_num(1.0) < 1).cumsum(1) > 0
+        assert torch.equal(visible.isfinite(), known), "known is what is hidden, and that it is no more"
+
+
+def test_what_the_robot_hides_stays_hidden_and_what_is_known_stays_known():
+    batch = white()
+    batch.visible[:, 2:, :7] = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    after = erase(batch, 0.5, np.random.default_rng(0), BATCH).visible
+    shown = erase(white(), 0.5, np.random.default_rng(0), BATCH).visible.nan_to_num(1.0)
+    torch.testing.assert_close(after[:, 2:, :7], shown[:, 2:, :7] * batch.visible[:, 2:, :7])
 
 
 @pytest.mark.parametrize("rows", [slice(0, 100), slice(100, 400)])
