@@ -1,10 +1,12 @@
 """Judging recorded motion under any instruction, and training's view of it."""
 
+import mujoco
 import numpy as np
 import pytest
 
 from tc_mmwm_core.data.collect import run_episode
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.manipulation import simulator as simulator_module
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,42 @@ def test_another_instruction_turns_the_verdict(recorded):
     assert forbidden.margin[0] > 0 > allowed.margin[0]
     assert forbidden.referents[1, 3] == 1 and allowed.referents[1, 3] == 0
     assert (forbidden.field_margin > 0).any() and not (allowed.field_margin > 0).any()
+
+
+def test_the_self_filter_finds_the_arm_and_nothing_else_whatever_the_colours(environment):
+    """Against what MuJoCo says that each pixel shows."""
+    domain = load_domain("manipulation")
+    drive = domain.driver("visitor", np.random.default_rng(0))
+    right = wrong = arm = 0
+    for seed in range(12):
+        observation, info = environment.reset(seed=seed)
+        for _ in range(15):
+            observation, *_, info = environment.step(drive(environment, info))
+        there = _robot_from_above(environment.simulator)
+        found = domain.self_filter(observation["image.overhead"][None])[0]
+        arm += there.sum()
+        right += (found & there).sum()
+        wrong += (found & ~there).sum()
+    assert arm > 1000 and right > 0.8 * arm and wrong < 0.05 * arm, (arm, right, wrong)
+
+
+def _robot_from_above(simulator) -> np.ndarray:
+    """Which pixels of the overhead camera show the robot, bool [H, W]; what is painted on the table hides nothing."""
+    model, (camera, field_of_view) = simulator.task.model, simulator_module._CAMERAS["overhead"]
+    robot = np.array([_is_robot(model, body) for body in model.geom_bodyid])
+    model.vis.global_.fovy = field_of_view
+    with mujoco.Renderer(model, *simulator_module.IMAGE) as renderer:
+        renderer.enable_segmentation_rendering()
+        renderer.update_scene(simulator.task.data, camera)
+        geom, kind = renderer.render().transpose(2, 0, 1)
+    return (kind == int(mujoco.mjtObj.mjOBJ_GEOM)) & robot[np.clip(geom, 0, len(robot) - 1)]
+
+
+def _is_robot(model: mujoco.MjModel, body: int) -> bool:
+    """Whether ``body`` is the robot."""
+    while body and model.body(body).name != "base":
+        body = int(model.body_parentid[body])
+    return body > 0
 
 
 def test_what_cannot_be_read_is_refused(recorded):
