@@ -57,6 +57,10 @@ class Navigation:
         meaning = instructions.parse(text)
         return expert.advise(states, oracle.cost_field(Scene.from_dict(scene), meaning), meaning.slow)
 
+    def self_filter(self, image: np.ndarray) -> None:
+        """See :class:`Domain`: not told. The robot hides no more than the place where it stands."""
+        return
+
     def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
         """See :class:`Domain`."""
         match kind:
