@@ -88,7 +88,7 @@ class ObjectiveConfig(Config):
     violation_margin: float = Field(0.2, ge=0, description="m of the mirrored hinge")
     margin_scale: float = Field(0.1, gt=0, description="oracle margin, in the domain's unit, that is one unit of v")
     prudence: float = Field(
-        1.0, ge=1, description="how many times as bad it is to foretell a margin too low as too high"
+        1.0, ge=1, description="how many times as bad a margin predicted too low is as one too high"
     )
     margin_limit: float = Field(3.0, gt=0, description="|v| beyond which the margin regression does not push")
     cost_limit: float = Field(6.0, gt=0, description="cost in the field beyond which it is all the same")
