@@ -58,3 +58,15 @@ def test_what_is_hidden_from_the_start_gives_way_at_once(memory):
     maps, *_ = memory(torch.cat([occluder, zone], 1))
     torch.testing.assert_close(maps[0, 0], occluder[0, 0])
     torch.testing.assert_close(maps[0, 1], zone[0, 0], atol=2.5 * LEAST, rtol=0)
+
+
+@pytest.mark.parametrize("logit", [-4.0, 0.0])
+def test_what_is_probably_hidden_does_not_wear_away_what_was_seen(memory, logit):
+    """Two seconds at 25 Hz behind an arm that the gate is not sure of, or that leaves half of the cell open."""
+    for parameter in memory.parameters():
+        torch.nn.init.zeros_(parameter)
+    memory.seen[-1].bias.data[:] = logit
+    mark, arm = torch.randn(2, 1, 1, P, E)
+    maps, *_ = memory(torch.cat([mark, arm.expand(-1, 50, -1, -1)], 1))
+    kept = (maps[0, -1] - arm[0, 0]) / (mark[0, 0] - arm[0, 0])
+    assert (kept > 0.9).all()
