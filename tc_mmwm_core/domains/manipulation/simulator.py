@@ -227,7 +227,8 @@ class _Table:
     def gap(self, movers: list[int], obstacle: int) -> float:
         """Least distance in metres between geoms, below 0 where they overlap, at most :data:`GAP_LIMIT`."""
         model, data = self.task.model, self.task.data
-        return min(mujoco.mj_geomDistance(model, data, geom, obstacle, GAP_LIMIT, None) for geom in movers)
+        gaps = [mujoco.mj_geomDistance(model, data, geom, obstacle, GAP_LIMIT, None) for geom in movers]
+        return min(GAP_LIMIT, *gaps)  # of some geoms far apart MuJoCo says 1e10
 
     def photograph(self, scene: Scene, renderer: mujoco.Renderer) -> dict[str, np.ndarray]:
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0

@@ -156,3 +156,13 @@ def test_photographs_are_large(simulator):
         "overhead": (200, 200, 3),
         "wrist": (200, 200, 3),
     }
+
+
+def test_a_gap_is_never_longer_than_its_limit(simulator):
+    """MuJoCo gives 1e10 for some geoms that are far apart: here while the hand goes away from the puck."""
+    simulator.reset(layout(8, "push", puck=(-0.1, 0.6)), TARGET)
+    gaps = []
+    for _ in range(60):
+        simulator.step(np.array([1.0, 1.0, 1.0, 0.0]))
+        gaps.append(simulator.read(images=False).puck_gap)
+    assert max(gaps) == GAP_LIMIT and min(gaps) < GAP_LIMIT
