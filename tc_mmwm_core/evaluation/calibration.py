@@ -11,8 +11,8 @@ risk is monotone, no correction for testing many thresholds is needed (Bates et 
 risk-controlling prediction sets", 2021). The p-value is exact binomial where each trajectory gives one sequence, and
 one by betting (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", 2024) where it gives
 several: shares of trajectories vary less than hits and misses do, which a bet adapts to and Hoeffding and Bentkus's
-p-value does not. What is independent is the trajectory, never the window: windows of one
-trajectory resemble each other, and counting them singly would promise far too much.
+p-value does not. What is independent is the trajectory, never the window: windows of one trajectory resemble each
+other, and counting them singly would promise far too much.
 """
 
 from __future__ import annotations

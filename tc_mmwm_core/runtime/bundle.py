@@ -29,7 +29,7 @@ class BundleError(ValueError):
 
 
 class Calibration(config.Config):
-    """What the threshold rests on (conformal risk control, Angelopoulos et al. 2022)."""
+    """What the threshold rests on; see :mod:`tc_mmwm_core.evaluation.calibration`."""
 
     alpha: float = Field(gt=0, lt=1)  # at most this share of violating sequences is accepted ...
     delta: float = Field(gt=0, lt=1)  # ... with confidence 1 - delta
