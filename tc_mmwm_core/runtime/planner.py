@@ -28,9 +28,7 @@ from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, 
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
-STILL = (
-    0.15  # of the normalised range: with no velocity farther than this from the safe action's, the robot stands still
-)
+STILL = 0.15  # normalised: with no velocity farther than this from the safe action's, the robot stands still
 
 
 class PlannerState(IntEnum):
