@@ -38,7 +38,7 @@ bundle-%: build
 	  tc-mmwm train --config config/train/$*.yaml --data data/$* --output runs/$*; \
 	  tc-mmwm export runs/$* --data data/$* --output bundles/$*; \
 	  tc-mmwm evaluate --domain $* --bundle bundles/$* $(patsubst %,--planner %,$(wildcard config/planner/$*.yaml)) \
-	    --episodes 100 --factor-episodes 30 --perturbed-episodes 50 \
+	    --episodes 200 --factor-episodes 30 --perturbed-episodes 50 \
 	    --workers $$(nproc) --output runs/$*/evaluation --json docs/results/$*.json
 
 PLAN := $(if $(QUICK),quick,default)

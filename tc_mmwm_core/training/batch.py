@@ -123,6 +123,21 @@ class Decisions(Encoded):
 
 
 @dataclass(frozen=True)
+class Followed(Encoded):
+    """What stage ``dynamics`` learns from: latents from a step on, as encoded, and what was done in between.
+
+    Attributes:
+        z: float32 [R, 1 + K, D].
+        actions: float32 [R, K, A], normalised.
+        valid: bool [R, 1 + K].
+    """
+
+    z: Tensor
+    actions: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Imagined(Encoded):
     """What stage ``judge`` learns from: latents from a decision on, J = 1 + K steps, and what the oracle said of each.
 

@@ -32,7 +32,7 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal["grounding", "reconstruction", "world_model", "full", "judge", "policy"]
+    name: Literal["grounding", "reconstruction", "world_model", "full", "dynamics", "judge", "policy"]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
@@ -40,7 +40,7 @@ class StageConfig(Config):
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
     passes: int = Field(
-        1, ge=1, description="stages judge and policy: how often each decision, encoded once, is learnt from"
+        1, ge=1, description="stages dynamics, judge and policy: how often what was encoded once is learnt from"
     )
     learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
     weights: dict[LossName, NonNegative] = Field({}, description="λ that this stage has in place of the run's")
@@ -49,28 +49,29 @@ class StageConfig(Config):
     def _lengths(self) -> StageConfig:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
-        if self.dynamics and self.min_length < 2:
+        if self.predicts and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
         if self.passes > 1 and not self.heads_only:
             raise ValueError(
-                f"stage {self.name} has passes {self.passes}: only stages judge and policy go over what they encoded"
+                f"stage {self.name} has passes {self.passes}: only stages dynamics, judge and policy go over what they "
+                "encoded"
             )
         return self
 
     @property
-    def dynamics(self) -> bool:
-        """Whether it predicts the next latent."""
+    def predicts(self) -> bool:
+        """Whether it trains the whole model, dynamics included, on windows of several steps."""
         return self.name in ("world_model", "full")
 
     @property
     def needs(self) -> str | None:
         """The term that this stage cannot do without, if there is one."""
-        return {"grounding": "referring", "judge": "margin", "policy": "proposal"}.get(self.name)
+        return {"grounding": "referring", "dynamics": "state", "judge": "margin", "policy": "proposal"}.get(self.name)
 
     @property
     def heads_only(self) -> bool:
-        """Whether it trains heads alone, with all else at rest."""
-        return self.name in ("judge", "policy")
+        """Whether it trains g or heads alone, with all else at rest."""
+        return self.name in ("dynamics", "judge", "policy")
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:
         """``weights`` of the run with this stage's own in their place."""
@@ -122,10 +123,10 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainConfig:
         for stage in self.stages:
-            if stage.name == "judge" and stage.min_length <= self.model.horizon:
+            if stage.name in ("dynamics", "judge") and stage.min_length <= self.model.horizon:
                 raise ValueError(
-                    f"stage judge: min_length {stage.min_length} must be above model.horizon {self.model.horizon}, "
-                    "so that every latent that is imagined has a label"
+                    f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
+                    f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
             if stage.needs and not getattr(stage.loss_weights(self.weights), stage.needs):
                 raise ValueError(

@@ -5,9 +5,10 @@
 1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.
-4. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
-5. ``policy``: the policy alone, on what the encoders tell of each decision; see
-   :mod:`tc_mmwm_core.training.head_stage`.
+4. ``dynamics``: g alone, on latents of encoders at rest, by L_state and L_rollout;
+5. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
+6. ``policy``: the policy alone, on what the encoders tell of each decision; see
+   :mod:`tc_mmwm_core.training.head_stage` for the last three.
 """
 
 from __future__ import annotations

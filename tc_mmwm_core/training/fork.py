@@ -23,6 +23,7 @@ UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "reconstruction": ("state", "rollout", "action"),
     "world_model": ("rollout", "action"),
     "full": (),
+    "dynamics": tuple(name for name in LossWeights.model_fields if name not in ("state", "rollout")),
     "judge": tuple(n for n in LossWeights.model_fields if n not in ("constraint", "violation", "margin", "progress")),
     "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
 }
@@ -31,6 +32,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "reconstruction": ("counterfactuals", "action_eps", "scale_by_action_distance", "stop_gradient"),
     "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
     "full": (),
+    "dynamics": tuple(ObjectiveConfig.model_fields),
     "judge": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
     "policy": tuple(ObjectiveConfig.model_fields),
 }

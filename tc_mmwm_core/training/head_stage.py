@@ -1,8 +1,8 @@
-"""Stages ``judge`` and ``policy``: heads alone, on what the trained encoders made of decisions, once.
+"""Stages ``dynamics``, ``judge`` and ``policy``: g or heads alone, on what the trained encoders made of windows, once.
 
-Encoding is nine tenths of a training step, and heads need many more decisions than the encoders do: what is sharp in an
-expert (when to close a gripper, which way around) is learnt last. With encoders and dynamics at rest each decision is
-encoded once and learnt from many times.
+Encoding is nine tenths of a training step, and what is learnt from latents needs many more steps than the encoders do:
+how far a hand gets in a second, what is sharp in an expert (when to close a gripper, which way around). With the
+encoders at rest each decision is encoded once and learnt from many times.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Imagined
+from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Imagined
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import decisions, imagined
+from tc_mmwm_core.training.objective import decisions, followed, imagined
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage
 
 ENCODED = {
+    "dynamics": (Followed, followed),
     "judge": (Imagined, imagined),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
@@ -57,7 +58,7 @@ class HeadStage(Stage):
 
     def measures(self) -> dict[str, float]:
         """See :class:`Stage`. They are of encoders and judgement: a stage of the policy changes none of them."""
-        return super().measures() if self.stage.name == "judge" else self._measures
+        return super().measures() if self.stage.name != "policy" else self._measures
 
     @property
     def kind(self) -> type[Encoded]:

@@ -31,7 +31,7 @@ from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions, Imagined
+from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Imagined
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -87,7 +87,7 @@ class Objective(nn.Module):
         self.model, self.config, self.weights, self.bf16, self.group = model, config, weights, bf16, group
 
     def forward(
-        self, batch: Batch | Decisions | Imagined, stage: StageConfig, seed: int, share: Share = WHOLE
+        self, batch: Batch | Decisions | Followed | Imagined, stage: StageConfig, seed: int, share: Share = WHOLE
     ) -> Losses:
         """The losses of one optimizer step; everything that is drawn follows from ``seed``."""
         alpha = None
@@ -95,6 +95,8 @@ class Objective(nn.Module):
             match batch:
                 case Decisions():
                     raw = {"proposal": median_proposal(self.model.policy(batch.seen), batch.wanted, batch.known)}
+                case Followed():
+                    raw = prediction_losses(self.model.rollout(batch.z[:, 0], batch.actions), batch.z, batch.valid)
                 case Imagined():
                     v, p = self.model.score(batch.z, batch.read, batch.summary, batch.action)
                     raw = judgement_losses(v, p, batch.margin, batch.cost, batch.violation, batch.valid, self.config)
@@ -178,13 +180,13 @@ def terms(
     """
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if stage.dynamics else steps
+    latest = max(1, steps - depth) if stage.predicts else steps
     starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, batch, latents) | _seeing_terms(model, batch, latents), latents
     # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
-    last = starts.new_tensor([steps - 1] if stage.dynamics else [])
+    last = starts.new_tensor([steps - 1] if stage.predicts else [])
     latents = encode_batch(model, batch, torch.cat([starts, last]))
     judged = latents.of(slice(len(starts)))
     several = batch.tokens.shape[1]
@@ -203,7 +205,7 @@ def terms(
         **_proposal_terms(model, batch, latents),
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
-    if not stage.dynamics:
+    if not stage.predicts:
         return out | _judgement_terms(model, batch, judged, *_ahead(judged, actions, 0), config), latents
 
     target = latents.z.detach() if config.stop_gradient else latents.z
@@ -232,6 +234,27 @@ def decisions(model: WorldModel, batch: Batch, stage: StageConfig, generator: to
     seen = model.policy_input(latents.z[:, starts].flatten(0, 1), latents.context.flatten(0, 1), sensor)
     wanted, known = _wanted(batch, starts)
     return Decisions(seen.float(), wanted.nan_to_num().flatten(0, 1), known.flatten(0, 1))
+
+
+@torch.no_grad()
+def followed(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Followed:
+    """What came, as encoded under each window's first instruction, from the steps on that ``generator`` (CPU) draws."""
+    horizon = model.config.horizon
+    starts = _decision_steps(stage, batch.valid.shape[1] - horizon, generator).to(batch.valid.device)
+    when = starts[:, None] + torch.arange(horizon + 1, device=starts.device)
+    z, _ = fuse_batch(model, batch)
+    return Followed(
+        *(x.flatten(0, 1) for x in (z[:, when].float(), batch.actions[:, when[:, :-1]], batch.valid[:, when]))
+    )
+
+
+def prediction_losses(rolled: Tensor, z: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """The terms of the latents ``rolled`` [R, K, D] against those that came, ``z`` [R, 1 + K, D]."""
+    alive = valid.cumprod(-1).bool()[:, None]
+    return {
+        "state": state_prediction(rolled[:, :1], z[:, 1:2], alive[..., 1]),
+        "rollout": counterfactual_rollout(rolled[:, None, 1:], z[:, None, 2:], alive[..., 2:]),
+    }
 
 
 @torch.no_grad()

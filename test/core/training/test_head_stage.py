@@ -15,7 +15,15 @@ from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.fork import fork
 from tc_mmwm_core.training.head_stage import HeadStage
-from tc_mmwm_core.training.objective import Objective, decisions, encode_batch, imagined, judgement_losses
+from tc_mmwm_core.training.objective import (
+    Objective,
+    decisions,
+    encode_batch,
+    followed,
+    fuse_batch,
+    imagined,
+    judgement_losses,
+)
 from tc_mmwm_core.training.trainer import train
 
 POLICY = StageConfig(
@@ -26,13 +34,17 @@ POLICY = StageConfig(
 JUDGE = StageConfig(
     name="judge", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=1, passes=40
 )
+DYNAMICS = StageConfig(
+    name="dynamics", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=3, passes=40
+)
 LEARNT = {  # terms of each stage, and the parts of the model that it trains
+    "dynamics": ({"state", "rollout"}, ("dynamics.",)),
     "judge": ({"constraint", "violation", "margin", "progress"}, ("constraint_function.", "progress_head.")),
     "policy": ({"proposal"}, ("policy.",)),
 }
 
 
-@pytest.fixture(scope="module", params=[JUDGE, POLICY], ids=lambda stage: stage.name)
+@pytest.fixture(scope="module", params=[DYNAMICS, JUDGE, POLICY], ids=lambda stage: stage.name)
 def with_head(config, request):
     return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40})
 
@@ -93,6 +105,31 @@ def test_decisions_are_what_the_model_proposes_on_and_what_is_wanted_of_it():
 
 
 @torch.no_grad()
+def test_followed_is_what_was_encoded_after_what_was_done():
+    model, batch = tiny_model(), noise_batch(steps=6)
+    stage, horizon = DYNAMICS.model_copy(update={"starts": 9}), tiny_model().config.horizon
+    of = followed(model, batch, stage, torch.Generator().manual_seed(5))
+    z, _ = fuse_batch(model, batch)
+    starts = range(6 - horizon)
+    assert of.z.shape == (len(batch) * len(starts), 1 + horizon, z.shape[-1])
+    state, rollout, row = 0.0, 0.0, 0
+    for window in range(len(batch)):
+        for s in starts:
+            here, alive = z[window, s], bool(batch.valid[window, s])
+            torch.testing.assert_close(of.z[row], z[window, s : s + horizon + 1])
+            for k in range(horizon):
+                torch.testing.assert_close(of.actions[row, k], batch.actions[window, s + k])
+                here = model.next(here, batch.actions[window, s + k])
+                alive = alive and bool(batch.valid[window, s + k + 1])
+                error = float((here - z[window, s + k + 1]).square().sum()) if alive else 0.0
+                state, rollout = state + error * (k == 0), rollout + error * (k > 0)
+            row += 1
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, DYNAMICS, 5).raw
+    assert found["state"].item() == pytest.approx(state / row, rel=1e-4)
+    assert found["rollout"].item() == pytest.approx(rollout / row, rel=1e-4)
+
+
+@torch.no_grad()
 def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_of_it():
     model, batch = tiny_model(constraint_sees_action=True), noise_batch(steps=6)
     stage, horizon = JUDGE.model_copy(update={"starts": 9}), tiny_model().config.horizon
@@ -123,7 +160,7 @@ def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_
 
 
 def test_only_these_stages_have_passes():
-    with pytest.raises(ValidationError, match="stage full has passes 2: only stages judge and policy"):
+    with pytest.raises(ValidationError, match="stage full has passes 2: only stages dynamics, judge and policy"):
         StageConfig(name="full", epochs=1, passes=2)
 
 
