@@ -80,7 +80,7 @@ class Batch:
 class Encoded:
     """R rows of what the trained encoders made of decisions, each at one step under one instruction.
 
-    What a stage of heads alone learns from; fields of a dataclass that inherits from it are tensors [R, ...].
+    What a stage on encoders at rest learns from; fields of a dataclass that inherits from it are tensors [R, ...].
     """
 
     def __len__(self) -> int:

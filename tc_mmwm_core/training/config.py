@@ -70,7 +70,7 @@ class StageConfig(Config):
 
     @property
     def heads_only(self) -> bool:
-        """Whether it trains g or heads alone, with all else at rest."""
+        """Whether the encoders rest in it: it trains g, or heads, on latents that are encoded once."""
         return self.name in ("dynamics", "judge", "policy")
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:

@@ -1,6 +1,6 @@
 """Stages ``dynamics``, ``judge`` and ``policy``: g or heads alone, on what the trained encoders made of windows, once.
 
-Encoding is nine tenths of a training step, and what is learnt from latents needs many more steps than the encoders do:
+Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, what is sharp in an expert (when to close a gripper, which way around). With the
 encoders at rest each decision is encoded once and learnt from many times.
 """
