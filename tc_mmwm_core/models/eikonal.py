@@ -8,6 +8,8 @@ not as on a grid.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,10 +30,8 @@ def cost_to_go(slowness: Tensor, stop: Tensor) -> Tensor:
     with torch.autocast(slowness.device.type, enabled=False):  # bfloat16 would end the way after a few cells
         # Maps last: shifts along the first axes are then whole rows of memory.
         slowness, stop = (x.float().permute(1, 2, 0).contiguous() for x in (slowness, stop))
-        value = stop
         with torch.no_grad():
-            for _ in range(sum(stop.shape[:2])):  # a way along two sides of the map; longer ones come out too dear
-                value = _upwind(value, slowness, stop)
+            value = _settled(slowness, stop)
         step = _Upwind.apply if torch.is_grad_enabled() else _upwind  # exported is the plain one
         for _ in range(REACH):
             value = step(value, slowness, stop)
@@ -47,6 +47,56 @@ def slowness_of(value: Tensor) -> Tensor:
     across, down = (value - nearest for nearest in _nearest(value))
     square = across.clamp(min=0).square() + down.clamp(min=0).square()
     return square.clamp(min=1e-8).sqrt().permute(2, 0, 1)
+
+
+def _settled(slowness: Tensor, stop: Tensor) -> Tensor:
+    """``stop`` after as many Jacobi steps as the longest way along two sides of the map has cells, [H, W, N]."""
+    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        value = stop
+        for _ in range(sum(stop.shape[:2])):  # longer ways come out too dear
+            value = _upwind(value, slowness, stop)
+        return value
+    return (_graph(stop.shape, stop.device) if stop.is_cuda else _sweep)(slowness, stop)
+
+
+def _sweep(slowness: Tensor, stop: Tensor) -> Tensor:
+    """The steps of :func:`_settled`, the same to the last bit, in buffers that are written over: half the time."""
+    around = pad(stop, (0, 0, 1, 1, 1, 1), value=BEYOND)
+    value, (left, right, above, below) = around[1:-1, 1:-1], _neighbours(around)
+    across, down, root = torch.empty_like(stop), torch.empty_like(stop), torch.empty_like(stop)
+    most = 2 * slowness.square()
+    for _ in range(sum(stop.shape[:2])):
+        torch.minimum(left, right, out=across)
+        torch.minimum(above, below, out=down)
+        torch.sub(across, down, out=root).abs_()
+        torch.minimum(across, down, out=across)
+        apart = torch.minimum(root, slowness, out=down)
+        torch.sub(most, torch.mul(apart, apart, out=root), out=root).sqrt_()
+        across.add_(apart.add_(root).div_(2))
+        torch.minimum(stop, across, out=value)
+    return value.contiguous()
+
+
+@functools.lru_cache(maxsize=16)
+def _graph(shape: torch.Size, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`_sweep` as one CUDA graph: its launches, one by one, are a quarter of all that a training step makes."""
+    slowness, stop = torch.ones(shape, device=device), torch.ones(shape, device=device)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        _sweep(slowness, stop)  # what a first call allocates must not be part of the graph
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be copying the next batch
+        value = _sweep(slowness, stop)
+
+    def replay(its_slowness: Tensor, its_stop: Tensor) -> Tensor:
+        slowness.copy_(its_slowness)
+        stop.copy_(its_stop)
+        graph.replay()
+        return value.clone()
+
+    return replay
 
 
 def _neighbours(around: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -44,17 +44,17 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
     def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
         env: ManipulationEnv = environment.unwrapped
         nonlocal disturbance
-        velocity, grip = _command(info["state"], env.scene, env.instruction, cruise, top_speed)
+        command = _command(info["state"][None], env.scene, env.instruction, cruise, top_speed)
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=4)
-        return _act(velocity, grip, disturbance)
+        return _act(command[0], disturbance)
 
     return drive
 
 
 def advise(states: np.ndarray, scene: Scene, meaning: Instruction) -> np.ndarray:
     """What the expert without noise would do in each of ``states`` [S, 13], [S, 4] in units."""
-    cruise, top_speed, none = 0.125, 0.27, np.zeros(4)  # the middle of what the experts have
-    return np.array([_act(*_command(state, scene, meaning, cruise, top_speed), none) for state in states])
+    cruise, top_speed = 0.125, 0.27  # the middle of what the experts have
+    return _act(_command(states, scene, meaning, cruise, top_speed), np.zeros(4))
 
 
 def explorer(rng: np.random.Generator) -> Driver:
@@ -112,7 +112,7 @@ def heedless(rng: np.random.Generator) -> Driver:
         nonlocal disturbance
         action = POLICIES[env.scene.task]().get_action(env.simulator.policy_observation())
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=4)
-        return _act(action[:3] * FULL_SPEED, action[3], disturbance)
+        return _act(np.append(action[:3] * FULL_SPEED, action[3]), disturbance)
 
     return drive
 
@@ -154,69 +154,73 @@ def visitor(rng: np.random.Generator) -> Driver:
             speed, grip = rng.uniform(0.1, 0.3), rng.uniform(-1, 1)
         disturbance = 0.8 * disturbance + 0.06 * rng.normal(size=4)
         error = place - hand
-        return _act(error * min(GAIN, speed / (np.linalg.norm(error) + 1e-9)), grip, disturbance)
+        return _act(np.append(error * min(GAIN, speed / (np.linalg.norm(error) + 1e-9)), grip), disturbance)
 
     return drive
 
 
-def _act(velocity: np.ndarray, grip: float, disturbance: np.ndarray) -> np.ndarray:
-    action = np.append(velocity, grip) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
+def _act(command: np.ndarray, disturbance: np.ndarray) -> np.ndarray:
+    action = command + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
     return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
 
 
-def _command(
-    state: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, top_speed: float
-) -> tuple[np.ndarray, float]:
-    """:func:`_plan` within the speed that is allowed, and commanded so that it is what the arm does."""
+def _command(states: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, top_speed: float) -> np.ndarray:
+    """:func:`_plan` within the speed that is allowed, [S, 4], and commanded so that it is what the arm does."""
     speed = min(top_speed, 0.75 * SPEED_LIMIT) if meaning.slow else top_speed
-    velocity, grip = _plan(state, scene, meaning, cruise, speed)
-    return velocity * min(1.0, speed / max(np.linalg.norm(velocity), 1e-9)) / scene.factors.gain, grip
+    velocity, grip = _plan(states, scene, meaning, cruise, speed)
+    share = np.minimum(1.0, speed / np.maximum(np.linalg.norm(velocity, axis=1), 1e-9))
+    return np.concatenate([velocity * share[:, None] / scene.factors.gain, grip[:, None]], 1)
 
 
 def _plan(
-    state: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, speed: float
-) -> tuple[np.ndarray, float]:
-    """Velocity [3] in m/s and grip for ``state`` [13]."""
-    hand, puck = state[oracle.HAND], state[oracle.PUCK]
+    states: np.ndarray, scene: Scene, meaning: Instruction, cruise: float, speed: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Velocity [S, 3] in m/s and grip [S] for ``states`` [S, 13]."""
+    hand, puck = states[:, oracle.HAND], states[:, oracle.PUCK]
     low, high = (HIGH + 0.02 if meaning.height == "high" else 0.0), (LOW - 0.02 if meaning.height == "low" else 1.0)
+    grip = np.full(len(states), GRIP[meaning.verb])
     if meaning.verb == "reach":
-        return _follow(hand[:2], hand, scene, meaning, np.clip(cruise, low, high), speed), GRIP["reach"]
+        return _follow(hand[:, :2], hand, scene, meaning, np.clip(cruise, low, high), speed), grip
 
-    apart = puck[:2] - hand[:2]
-    distance = np.hypot(*apart)
-    grasp = puck[2] + oracle.GRASP_HEIGHT - 0.02
-    held = distance < 0.03 and hand[2] < grasp + 0.03
-    if held and state[oracle.GRIPPING] > 0.5:
-        carry = oracle.GRASP_HEIGHT if meaning.verb == "push" else oracle.GRASP_HEIGHT + 0.02
-        return _follow(puck[:2], hand, scene, meaning, carry, speed), GRIP[meaning.verb]
-    if distance < 0.012 and hand[2] < grasp + 0.012:
-        return np.append(GAIN * apart, GAIN * (grasp - hand[2])), GRIP[meaning.verb]
+    apart = puck[:, :2] - hand[:, :2]
+    distance = np.hypot(*apart.T)
+    grasp = puck[:, 2] + oracle.GRASP_HEIGHT - 0.02
+    held = (distance < 0.03) & (hand[:, 2] < grasp + 0.03) & (states[:, oracle.GRIPPING] > 0.5)
+    closing = ~held & (distance < 0.012) & (hand[:, 2] < grasp + 0.012)
     # Down a funnel: the nearer to above the puck, the lower. A policy that learns this sees no step in what is wanted.
-    hover = min(max(cruise, puck[2] + 0.10), high)
+    hover = np.minimum(np.maximum(cruise, puck[:, 2] + 0.10), high)
     funnel = grasp + (hover - grasp) * np.clip((distance - 0.012) / 0.02, 0.0, 1.0)
     across = GAIN * apart
-    if distance > 0.06:
-        across = speed * oracle.descent(oracle.puck_ways(scene, meaning, puck[:2]).around, hand[:2])
-    if distance < 0.10:  # first up, then above the puck: a low hand would push it away
-        across = across * np.clip((hand[2] - funnel + 0.03) / 0.02, 0.0, 1.0)
-    return np.append(across, GAIN * (funnel - hand[2])), -1.0
+    far = ~held & (distance > 0.06)
+    for ways, there in oracle.puck_ways(scene, meaning, puck[:, :2], far):
+        across[there] = speed * oracle.descent(ways.around, hand[there, :2])
+    near = distance < 0.10  # first up, then above the puck: a low hand would push it away
+    across[near] *= np.clip((hand[near, 2] - funnel[near] + 0.03) / 0.02, 0.0, 1.0)[:, None]
+    velocity = np.concatenate([across, (GAIN * (funnel - hand[:, 2]))[:, None]], 1)
+    velocity[closing] = GAIN * np.concatenate([apart, (grasp - hand[:, 2])[:, None]], 1)[closing]
+    carry = oracle.GRASP_HEIGHT if meaning.verb == "push" else oracle.GRASP_HEIGHT + 0.02
+    velocity[held] = _follow(puck[held, :2], hand[held], scene, meaning, carry, speed)
+    return velocity, np.where(held | closing, grip, -1.0)
 
 
 def _follow(
     place: np.ndarray, hand: np.ndarray, scene: Scene, meaning: Instruction, height: float, speed: float
 ) -> np.ndarray:
-    """Velocity [3] that brings ``place`` [2] (the hand's or the held puck's) to the goal, around or over the wall."""
+    """Velocity [S, 3] that brings ``place`` [S, 2] (the hand's or the held puck's) to the goal, around or over the
+    wall."""
     ways, over = oracle.goal_ways(scene, meaning), oracle.lift(scene, meaning)
-    here = np.array([[*place, hand[2]]])
-    around = ways.travel(here, None, height)[0]
-    crossing = over is not None and ways.travel(here, over, height)[0] < around - 0.01
-    way = ways.across if crossing else ways.around
-    distance = float(oracle.sample(way, place[None])[0])
-    across = min(speed, GAIN * distance) * oracle.descent(way, place)
-    if distance < 0.03:
-        across = GAIN * (oracle.goal(scene, meaning) - place)
-    if crossing:
-        height = over + 0.01
-        near = wall_distance(hand[None, :2])[0]
-        across = across * np.clip(max(near / 0.05, (hand[2] - over + 0.03) / 0.02), 0.0, 1.0)
-    return np.append(across, GAIN * (height - hand[2]))
+    above = hand[:, 2]
+    here = np.concatenate([place, above[:, None]], 1)
+    around = ways.travel(here, None, height)
+    crossing = np.zeros(len(place), bool) if over is None else ways.travel(here, over, height) < around - 0.01
+    across = np.empty_like(place)
+    for way, taken in ((ways.around, ~crossing), (ways.across, crossing)):
+        distance = oracle.sample(way, place[taken])[:, None]
+        along = np.minimum(speed, GAIN * distance) * oracle.descent(way, place[taken])
+        across[taken] = np.where(distance < 0.03, GAIN * (oracle.goal(scene, meaning) - place[taken]), along)
+    if over is not None:
+        near = wall_distance(hand[crossing, :2])
+        share = np.clip(np.maximum(near / 0.05, (above[crossing] - over + 0.03) / 0.02), 0.0, 1.0)
+        across[crossing] *= share[:, None]
+    heights = height if over is None else np.where(crossing, over + 0.01, height)
+    return np.concatenate([across, (GAIN * (heights - above))[:, None]], 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,11 +170,18 @@ def goal_ways(scene: Scene, instruction: Instruction) -> Ways:
     return _ways(scene, instruction.keep_out, instruction.spare, *goal(scene, instruction).tolist())
 
 
-def puck_ways(scene: Scene, instruction: Instruction, puck: np.ndarray) -> Ways:
-    """Ways to ``puck`` [2], to the nearest grid point: a moved puck would else need ways of its own at every step."""
+def puck_ways(
+    scene: Scene, instruction: Instruction, pucks: np.ndarray, where: np.ndarray
+) -> Iterator[tuple[Ways, np.ndarray]]:
+    """Ways to each place that ``pucks`` [S, 2] have ``where`` [S] is true, and at which of the S they have it.
+
+    They are to the nearest grid point: a moved puck would else need ways of its own at every step.
+    """
     low, high = WORKSPACE[:, :2]
-    near = np.round(np.clip(puck, low, high) / CELL) * CELL
-    return _ways(scene, instruction.keep_out, instruction.spare, *np.round(near, 4).tolist())
+    cells = np.round(np.clip(pucks, low, high) / CELL)
+    for cell in np.unique(cells[where], axis=0):
+        near = np.round(cell * CELL, 4).tolist()
+        yield _ways(scene, instruction.keep_out, instruction.spare, *near), where & (cells == cell).all(1)
 
 
 def lift(scene: Scene, instruction: Instruction) -> float | None:
@@ -205,11 +213,7 @@ def _grasp_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> 
     hand, puck = states[:, HAND], states[:, PUCK]
     apart = np.hypot(*(hand[:, :2] - puck[:, :2]).T)
     way = apart.copy()
-    far = apart > 0.05
-    cells = np.round(puck[:, :2] / CELL)
-    for cell in np.unique(cells[far], axis=0):
-        here = far & (cells == cell).all(1)
-        ways = puck_ways(scene, instruction, cell * CELL)
+    for ways, here in puck_ways(scene, instruction, puck[:, :2], apart > 0.05):
         geodesic = sample(ways.around, hand[here, :2])
         share = np.clip((apart[here] - 0.05) / 0.05, 0.0, 1.0)
         way[here] = share * np.maximum(geodesic, apart[here]) + (1 - share) * apart[here]
@@ -237,10 +241,11 @@ def sample(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def descent(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Unit direction [2] of the cheapest way at ``xy`` [2]."""
-    step = np.array([[CELL, 0.0], [0.0, CELL]])
-    gradient = sample(field, xy + step) - sample(field, xy - step)
-    return -gradient / (np.linalg.norm(gradient) + 1e-9)
+    """Unit directions [S, 2] of the cheapest way at ``xy`` [S, 2]."""
+    step = np.array([[CELL, 0.0], [0.0, CELL], [-CELL, 0.0], [0.0, -CELL]])
+    around = sample(field, (xy[:, None] + step).reshape(-1, 2)).reshape(-1, 4)
+    gradient = around[:, :2] - around[:, 2:]
+    return -gradient / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-9)
 
 
 def referents(scene: Scene, instruction: Instruction) -> np.ndarray:

@@ -53,6 +53,11 @@ GOAL: dict[Split, tuple[str, ...]] = {
         "navigate to the {} circle",
         "please bring the robot to the {} pad",
         "your goal is the {} pad",
+        "stop on the {} disc",
+        "find the {} pad",
+        "come to the {} circle",
+        "steer to the {} disc",
+        "approach the {} pad",
     ),
     "test": ("make your way to the {} pad", "proceed to the {} disc", "travel to the {} circle"),
 }
@@ -67,11 +72,26 @@ KEEP_OUT: dict[Split, tuple[str, ...]] = {
         "keep off the {} square",
         "the {} zone is forbidden",
         "without touching the {} zone",
+        "the {} area is closed",
+        "go around the {} zone",
+        "stay away from the {} square",
+        "bypass the {} area",
     ),
     "test": ("steer clear of the {} zone", "do not set foot in the {} area", "the {} square is off limits"),
 }
 SLOW: dict[Split, tuple[str, ...]] = {
-    "train": ("drive slowly", "go slow", "keep your speed low", "no speeding", "move slowly"),
+    "train": (
+        "drive slowly",
+        "go slow",
+        "keep your speed low",
+        "no speeding",
+        "move slowly",
+        "do not hurry",
+        "take your time",
+        "at a slow pace",
+        "without haste",
+        "slow down",
+    ),
     "test": ("take it slow", "at a low speed"),
 }
 CLEAR: dict[Split, tuple[str, ...]] = {
@@ -80,6 +100,10 @@ CLEAR: dict[Split, tuple[str, ...]] = {
         "keep your distance from the pillars",
         "stay far from the columns",
         "do not go near the pillars",
+        "keep clear of the columns",
+        "stay well away from the columns",
+        "leave a wide gap to the pillars",
+        "do not pass close to the pillars",
     ),
     "test": ("give the pillars a wide berth", "leave plenty of room around the columns"),
 }

@@ -200,7 +200,7 @@ def test_descent_leads_every_start_to_its_goal_without_a_violation():
         for _ in range(400):
             if np.hypot(*(place - oracle.goal(layout, told))) < MARK_RADIUS:
                 break
-            place = place + 0.005 * oracle.descent(way, place)
+            place = place + 0.005 * oracle.descent(way, place[None])[0]
             there = state(hand=(*place, 0.055), puck=(*place, 0.02))
             assert oracle.margin(there, layout, told)[0] <= 0, f"layout {seed}"
             assert not layout.wall or wall_distance(place[None])[0] > 0, f"layout {seed}"
