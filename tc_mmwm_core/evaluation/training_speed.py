@@ -119,7 +119,7 @@ def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.devic
         for part in model.children():
             part.compile(dynamic=True)
     objective = Objective(model, config.objective, config.weights, config.bf16)
-    last = max(index for index, stage in enumerate(config.stages) if not stage.heads_only)
+    last = max(index for index, stage in enumerate(config.stages) if not stage.encoders_rest)
     return Stage(config, last, objective, ema, data, held_out, Processes(device=device))
 
 

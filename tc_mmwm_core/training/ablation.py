@@ -92,11 +92,11 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     change = dict(change)
     weights, stages = change.get("weights"), change.get("stages")
     weights = weights if isinstance(weights, Mapping) else {}  # anything else is refused below, by its name
-    left = [stage for stage in base.stages if not stage.heads_only or weights.get(stage.needs) != 0]
+    left = [stage for stage in base.stages if not stage.encoders_rest or weights.get(stage.needs) != 0]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
-        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.heads_only}
+        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.encoders_rest}
         left = select_stages(base.stages, list(own))
     change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)

@@ -51,7 +51,7 @@ class StageConfig(Config):
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
         if self.predicts and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
-        if self.passes > 1 and not self.heads_only:
+        if self.passes > 1 and not self.encoders_rest:
             raise ValueError(
                 f"stage {self.name} has passes {self.passes}: only stages dynamics, judge and policy go over what they "
                 "encoded"
@@ -69,7 +69,7 @@ class StageConfig(Config):
         return {"grounding": "referring", "dynamics": "state", "judge": "margin", "policy": "proposal"}.get(self.name)
 
     @property
-    def heads_only(self) -> bool:
+    def encoders_rest(self) -> bool:
         """Whether the encoders rest in it: it trains g, or heads, on latents that are encoded once."""
         return self.name in ("dynamics", "judge", "policy")
 

@@ -8,7 +8,7 @@
 4. ``dynamics``: g alone, on latents of encoders at rest, by L_state and L_rollout;
 5. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
 6. ``policy``: the policy alone, on what the encoders tell of each decision; see
-   :mod:`tc_mmwm_core.training.head_stage` for the last three.
+   :mod:`tc_mmwm_core.training.latent_stage` for the last three.
 """
 
 from __future__ import annotations

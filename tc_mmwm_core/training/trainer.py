@@ -20,7 +20,7 @@ from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, re
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, TrainedOn, split
 from tc_mmwm_core.training.distributed import processes
-from tc_mmwm_core.training.head_stage import HeadStage
+from tc_mmwm_core.training.latent_stage import LatentStage
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
@@ -93,7 +93,7 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                kind = HeadStage if config.stages[index].heads_only else Stage
+                kind = LatentStage if config.stages[index].encoders_rest else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
                 stage.parts["trained_on"] = trained_on
                 if index == position.stage and position.step:

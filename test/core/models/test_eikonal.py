@@ -5,6 +5,7 @@ import pytest
 import skfmm
 import torch
 
+from tc_mmwm_core.models import eikonal
 from tc_mmwm_core.models.eikonal import REACH, cost_to_go, slowness_of
 
 FAR = 50.0
@@ -50,6 +51,31 @@ def test_maps_do_not_mix_and_half_precision_is_not_used():
     for n in range(4):
         alone = cost_to_go(slowness[n : n + 1].bfloat16(), stop[n : n + 1].bfloat16())
         torch.testing.assert_close(together[n : n + 1], alone)
+
+
+def settled_step_by_step(slowness, stop):
+    value = stop
+    for _ in range(sum(stop.shape[:2])):
+        value = eikonal._upwind(value, slowness, stop)
+    return value
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (7, 12, 5)])
+def test_sweeps_in_place_are_the_steps_to_the_last_bit(shape):
+    generator = torch.Generator().manual_seed(1)
+    slowness, stop = torch.rand(shape, generator=generator) + 0.05, torch.rand(shape, generator=generator) * 9
+    given = slowness.clone(), stop.clone()
+    assert torch.equal(eikonal._sweep(slowness, stop), settled_step_by_step(slowness, stop))
+    assert torch.equal(slowness, given[0]) and torch.equal(stop, given[1])  # only its own buffers are written over
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_gives_what_the_sweeps_give_each_time_that_it_is_launched():
+    for seed in range(3):
+        generator = torch.Generator("cuda").manual_seed(seed)
+        slowness = torch.rand(16, 16, 6, generator=generator, device="cuda") + 0.05
+        stop = torch.rand(16, 16, 6, generator=generator, device="cuda") * 9
+        assert torch.equal(eikonal._settled(slowness, stop), eikonal._sweep(slowness, stop))
 
 
 def test_gradients_are_those_of_finite_differences_within_their_reach():

@@ -12,7 +12,7 @@ from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.ablation import ablated, run_ablations, run_folder
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.fork import UNCOMPUTED, beginning, fork, shared_stages
-from tc_mmwm_core.training.head_stage import ENCODED
+from tc_mmwm_core.training.latent_stage import ENCODED
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.trainer import train
 
@@ -55,7 +55,7 @@ def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
     model = tiny_model(cameras=2, bodies=2, keypoints=True)
     objective = Objective(model, ObjectiveConfig(), LossWeights())
-    if stage.heads_only:
+    if stage.encoders_rest:
         batch = ENCODED[name][1](model, batch, stage, torch.Generator().manual_seed(0))
     assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
 

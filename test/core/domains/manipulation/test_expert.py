@@ -6,7 +6,8 @@ import pytest
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.domains.manipulation import expert, oracle
 from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW
-from tc_mmwm_core.domains.manipulation.scene import TASKS, draw_scene
+from tc_mmwm_core.domains.manipulation.instructions import parse
+from tc_mmwm_core.domains.manipulation.scene import TASKS, WORKSPACE, draw_scene
 
 
 def drive(environment, kind, seed, options=None, steps=160):
@@ -131,3 +132,18 @@ def test_the_misled_expert_shows_hands_beside_the_puck_that_the_expert_never_has
         return int(((off > 0.008) & (off < 0.03) & low).sum())
 
     assert beside("misled") > beside("expert") + 5
+
+
+@pytest.mark.parametrize(
+    "goal", ["reach the {} mark", "push the puck to the {} mark", "put the puck down on the {} circle"]
+)
+def test_advice_for_a_state_does_not_depend_on_what_else_is_asked(goal):
+    rng = np.random.default_rng(3)
+    scene = draw_scene(4, {"r": "reach-wall", "p": "push-wall"}[goal[0]])
+    states = np.zeros((300, len(oracle.STATE)))
+    states[:, oracle.HAND] = rng.uniform(*WORKSPACE, (300, 3))
+    states[:, oracle.PUCK] = states[:, oracle.HAND] + rng.normal(0, 0.04, (300, 3))
+    states[:, oracle.GRIPPING] = rng.random(300) < 0.3
+    told = parse(goal.format(scene.marks[0].colour) + f", never enter the {scene.zones[0].colour} zone")
+    alone = [expert.advise(state[None], scene, told)[0] for state in states]
+    np.testing.assert_array_equal(expert.advise(states, scene, told), alone)

@@ -32,7 +32,7 @@ ENCODED = {
 }  # what a stage learns from, and who makes it
 
 
-class HeadStage(Stage):
+class LatentStage(Stage):
     """Encodes its windows, with what is hidden in them, before its first step, and again when it is resumed."""
 
     def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:

@@ -14,7 +14,7 @@ from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.fork import fork
-from tc_mmwm_core.training.head_stage import HeadStage
+from tc_mmwm_core.training.latent_stage import LatentStage
 from tc_mmwm_core.training.objective import (
     Objective,
     decisions,
@@ -80,14 +80,14 @@ def test_the_head_learns_and_all_else_rests_as_it_was_averaged(trained, unbroken
 def test_an_interrupted_stage_encodes_the_same_and_resumes_to_the_same_weights(
     trained, unbroken, with_head, dataset, tmp_path, weights_of, assert_same_weights, monkeypatch
 ):
-    def interrupted(stage, *args, step=HeadStage.step):
+    def interrupted(stage, *args, step=LatentStage.step):
         if args[1].stage_step == 50:
             raise KeyboardInterrupt
         return step(stage, *args)
 
     fork(unbroken.folder, with_head, tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(HeadStage, "step", interrupted)
+        patch.setattr(LatentStage, "step", interrupted)
         train(with_head, [dataset], tmp_path / "run", progress=False)
     train(with_head, [dataset], tmp_path / "run", progress=False)
     assert_same_weights(weights_of(trained[0]), weights_of(tmp_path / "run"))
