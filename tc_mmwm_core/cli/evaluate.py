@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--perturbed-episodes", type=int, default=0, help="layouts to drive in under each perturbation (default: none)"
     )
     parser.add_argument(
-        "--probes", type=int, default=40, help="states to probe for language and counterfactual truth; 0: none"
+        "--probes", type=int, default=100, help="states to probe for language and counterfactual truth; 0: none"
     )
     parser.add_argument(
         "--open-loop",

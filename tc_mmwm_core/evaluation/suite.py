@@ -50,7 +50,7 @@ class Suite(Config):
     factor_episodes: int = Field(0, ge=0, description="episodes under each factor; 0: none")
     perturbed_episodes: int = Field(0, ge=0, description="episodes under each perturbation; 0: none")
     perturbations: Perturbations = Perturbations()
-    probes: int = Field(40, ge=0, description="states for counterfactual and language truth; 0: none")
+    probes: int = Field(100, ge=0, description="states for counterfactual and language truth; 0: none")
     open_loop: int = Field(0, ge=0, description="long episodes for the error of prediction at k = 1..50; 0: none")
     candidates: int = Field(48, ge=2, description="action sequences replayed from each of these states")
 
