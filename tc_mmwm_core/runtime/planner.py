@@ -29,6 +29,8 @@ from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
 STILL = 0.15  # normalised: with no velocity farther than this from the safe action's, the robot stands still
+STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
+HALVINGS = 10  # of trust, at most: more would only take longer to return from
 
 
 class PlannerState(IntEnum):
@@ -60,8 +62,8 @@ class PlannerConfig(Config):
     patience: float = Field(
         0.0,
         ge=0,
-        description="s; trust halves with each time that long for which the robot stands still though the policy would "
-        "move it, and returns as it moves. 0: trust stays",
+        description="s; trust halves with each time that long for which the policy would move the robot but it stands "
+        "still, or has got no nearer for a second, and returns as it does. 0: trust stays",
     )
     prefer_external: bool = Field(
         True,
@@ -128,9 +130,15 @@ class Planner:
     def reset(self) -> None:
         """Forget everything: a new episode."""
         self._halt()
-        self._held_up = 0.0  # s
+        self._instructed(None)
         self._memory: np.ndarray | None = None
         self._seen_ns = 0
+
+    def _instructed(self, instruction: Instruction | None) -> None:
+        """Forget how it fared under another instruction."""
+        self._instruction = instruction
+        self._held_up = 0.0  # s
+        self._furthest, self._since_gain = -np.inf, 0.0  # progress; s
 
     def _halt(self) -> None:
         """Forget the last action and plan: the robot stands still."""
@@ -170,6 +178,8 @@ class Planner:
             return self.stop(PlannerState.WAITING, "instruction: none was given yet")
         if isinstance(step, Fault):
             return self.stop(_state_of(step), str(step))
+        if instruction is not self._instruction:
+            self._instructed(instruction)
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
             scene = self.screener.encode(step, instruction, self._remembered(step))
@@ -195,7 +205,8 @@ class Planner:
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
             chosen, state, reason = self._choose(screening)
-            self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0])
+            stalled = self._stalled(float(screening.progress[0, 0]))
+            self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0], stalled)
         if chosen < 0:
             return self.stop(state, reason, screening=screening, scene=scene, timings=timings)
         screening = replace(screening, chosen=chosen)
@@ -216,15 +227,26 @@ class Planner:
         stopped, there = screening.violation[0, -1], screening.violation[way_out, -1]
         return way_out, PlannerState.RETREATING, f"{reason}; goes where it is {there:.3f}, stopping it is {stopped:.3f}"
 
-    def _count_time_held_up(self, action: np.ndarray, proposal: np.ndarray) -> None:
-        """One period more where ``action`` (units) stands still and ``proposal`` (normalised) does not, else half less.
+    def _stalled(self, progress: float) -> bool:
+        """Whether ``progress`` where the robot is has not been better than ever before for :data:`STALL`."""
+        if progress > self._furthest + GAIN:
+            self._furthest, self._since_gain = progress, 0.0
+        else:
+            self._since_gain += 1 / self.interface.rate
+        return self._since_gain >= STALL
 
-        What the policy proposes and variants of it may all be rejected, and what is accepted strays farther from it
-        than standing still does: with much trust the robot would stand there for ever.
+    def _count_time_held_up(self, action: np.ndarray, proposal: np.ndarray, stalled: bool) -> None:
+        """One period more where ``proposal`` (normalised) moves, but ``action`` (units) does not or it leads nowhere.
+
+        Else half less. What the policy proposes and variants of it may all be rejected, and what is accepted strays
+        farther from it than standing still does; or it drives at what it does not see, a thin wall, or at a mark that
+        its own arm hides. With much trust the robot would stay there for ever.
         """
         period = 1 / self.interface.rate
-        held_up = self._stands_still(self.interface.normalise_action(action)) and not self._stands_still(proposal)
-        self._held_up = self._held_up + period if held_up else max(0.0, self._held_up - period / 2)
+        still = self._stands_still(self.interface.normalise_action(action))
+        held_up = not self._stands_still(proposal) and (still or stalled)
+        self._held_up += period if held_up else -period / 2
+        self._held_up = min(max(self._held_up, 0.0), HALVINGS * self.config.patience)
 
     def _stands_still(self, action: np.ndarray) -> bool:
         """Whether ``action`` [A], normalised, hardly moves the robot."""

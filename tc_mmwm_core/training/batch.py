@@ -138,6 +138,25 @@ class Followed(Encoded):
 
 
 @dataclass(frozen=True)
+class Mapped(Encoded):
+    """What stage ``field`` learns from: maps of single steps, each under M instructions.
+
+    Attributes:
+        features, told: see :meth:`WorldModel.ground`; float32 [R, P, E], [R, size].
+        tokens, mask, referents, field: see :class:`Batch`; [R, M, ...].
+        known: bool [R, M], an oracle judged.
+    """
+
+    features: Tensor
+    told: Tensor
+    tokens: Tensor
+    mask: Tensor
+    referents: Tensor
+    field: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class Imagined(Encoded):
     """What stage ``judge`` learns from: latents from a decision on, J = 1 + K steps, and what the oracle said of each.
 

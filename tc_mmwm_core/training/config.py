@@ -13,6 +13,8 @@ from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 LossName = Literal[tuple(LossWeights.model_fields)]
+ENCODERS_REST = ("dynamics", "field", "judge", "policy")  # stages that train one part, on what was encoded once
+NEEDS = {"grounding": "referring", "dynamics": "state", "field": "field", "judge": "margin", "policy": "proposal"}
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -32,7 +34,7 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal["grounding", "reconstruction", "world_model", "full", "dynamics", "judge", "policy"]
+    name: Literal["grounding", "reconstruction", "world_model", "full", "dynamics", "field", "judge", "policy"]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
@@ -40,7 +42,7 @@ class StageConfig(Config):
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
     passes: int = Field(
-        1, ge=1, description="stages dynamics, judge and policy: how often what was encoded once is learnt from"
+        1, ge=1, description="stages on encoders at rest: how often what was encoded once is learnt from"
     )
     learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
     weights: dict[LossName, NonNegative] = Field({}, description="λ that this stage has in place of the run's")
@@ -53,8 +55,8 @@ class StageConfig(Config):
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
         if self.passes > 1 and not self.encoders_rest:
             raise ValueError(
-                f"stage {self.name} has passes {self.passes}: only stages dynamics, judge and policy go over what they "
-                "encoded"
+                f"stage {self.name} has passes {self.passes}: only stages {', '.join(ENCODERS_REST)} go over "
+                "what they encoded"
             )
         return self
 
@@ -66,12 +68,12 @@ class StageConfig(Config):
     @property
     def needs(self) -> str | None:
         """The term that this stage cannot do without, if there is one."""
-        return {"grounding": "referring", "dynamics": "state", "judge": "margin", "policy": "proposal"}.get(self.name)
+        return NEEDS.get(self.name)
 
     @property
     def encoders_rest(self) -> bool:
-        """Whether the encoders rest in it: it trains g, or heads, on latents that are encoded once."""
-        return self.name in ("dynamics", "judge", "policy")
+        """Whether the encoders rest in it: it trains one part on what they encoded once."""
+        return self.name in ENCODERS_REST
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:
         """``weights`` of the run with this stage's own in their place."""

@@ -6,9 +6,10 @@
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.
 4. ``dynamics``: g alone, on latents of encoders at rest, by L_state and L_rollout;
-5. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
-6. ``policy``: the policy alone, on what the encoders tell of each decision; see
-   :mod:`tc_mmwm_core.training.latent_stage` for the last three.
+5. ``field``: grounding and the instruction's field alone, on maps of single steps;
+6. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
+7. ``policy``: the policy alone, on what the encoders tell of each decision; see
+   :mod:`tc_mmwm_core.training.latent_stage` for the last four.
 """
 
 from __future__ import annotations

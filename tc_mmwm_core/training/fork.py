@@ -17,6 +17,7 @@ from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConf
 from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
 
 JUDGED = ("violation_margin", "margin_scale", "margin_limit", "prudence")  # constants that the judgement's terms read
+MAPPED = ("margin_scale", "margin_limit", "prudence", "cost_limit")  # that the field's terms read
 # Terms that a stage does not compute, and constants of the objective that only they read.
 UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "grounding": tuple(n for n in LossWeights.model_fields if n not in ("referring", "visibility", "keypoints")),
@@ -24,6 +25,7 @@ UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "world_model": ("rollout", "action"),
     "full": (),
     "dynamics": tuple(name for name in LossWeights.model_fields if name not in ("state", "rollout")),
+    "field": tuple(name for name in LossWeights.model_fields if name not in ("referring", "field")),
     "judge": tuple(n for n in LossWeights.model_fields if n not in ("constraint", "violation", "margin", "progress")),
     "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
 }
@@ -33,6 +35,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
     "full": (),
     "dynamics": tuple(ObjectiveConfig.model_fields),
+    "field": tuple(n for n in ObjectiveConfig.model_fields if n not in MAPPED),
     "judge": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
     "policy": tuple(ObjectiveConfig.model_fields),
 }

@@ -1,8 +1,8 @@
-"""Stages ``dynamics``, ``judge`` and ``policy``: g or heads alone, on what the trained encoders made of windows, once.
+"""Stages ``dynamics``, ``field``, ``judge``, ``policy``: one part alone, on what the trained encoders made of windows.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
-how far a hand gets in a second, what is sharp in an expert (when to close a gripper, which way around). With the
-encoders at rest each decision is encoded once and learnt from many times.
+how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
+gripper, which way around). With the encoders at rest each window is encoded once and learnt from many times.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Imagined
+from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Imagined, Mapped
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import decisions, followed, imagined
+from tc_mmwm_core.training.objective import decisions, followed, imagined, mapped
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage
 
 ENCODED = {
     "dynamics": (Followed, followed),
+    "field": (Mapped, mapped),
     "judge": (Imagined, imagined),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it

@@ -31,7 +31,7 @@ from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Imagined
+from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Imagined, Mapped
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -87,7 +87,11 @@ class Objective(nn.Module):
         self.model, self.config, self.weights, self.bf16, self.group = model, config, weights, bf16, group
 
     def forward(
-        self, batch: Batch | Decisions | Followed | Imagined, stage: StageConfig, seed: int, share: Share = WHOLE
+        self,
+        batch: Batch | Decisions | Followed | Imagined | Mapped,
+        stage: StageConfig,
+        seed: int,
+        share: Share = WHOLE,
     ) -> Losses:
         """The losses of one optimizer step; everything that is drawn follows from ``seed``."""
         alpha = None
@@ -97,6 +101,8 @@ class Objective(nn.Module):
                     raw = {"proposal": median_proposal(self.model.policy(batch.seen), batch.wanted, batch.known)}
                 case Followed():
                     raw = prediction_losses(self.model.rollout(batch.z[:, 0], batch.actions), batch.z, batch.valid)
+                case Mapped():
+                    raw = grounding_losses(self.model, batch, self.config)
                 case Imagined():
                     v, p = self.model.score(batch.z, batch.read, batch.summary, batch.action)
                     raw = judgement_losses(v, p, batch.margin, batch.cost, batch.violation, batch.valid, self.config)
@@ -184,7 +190,7 @@ def terms(
     starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
-        return _referring_terms(model, batch, latents) | _seeing_terms(model, batch, latents), latents
+        return _referring_terms(model, latents.context, *_named(batch)) | _seeing_terms(model, batch, latents), latents
     # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
     last = starts.new_tensor([steps - 1] if stage.predicts else [])
     latents = encode_batch(model, batch, torch.cat([starts, last]))
@@ -199,9 +205,9 @@ def terms(
         "sigreg_visual": sigreg(latents.z_v.transpose(0, 1), directions, over_windows, group),
         "sigreg_fused": sigreg(latents.z[::several].transpose(0, 1), directions, over_windows, group),
         **_reconstruction_terms(model, batch, latents),
-        **_referring_terms(model, batch, latents),
+        **_referring_terms(model, latents.context, *_named(batch)),
         **_seeing_terms(model, batch, latents),
-        **_field_terms(model, batch, latents, config),
+        **_field_terms(model, latents.context, batch.field.flatten(0, 1), config),
         **_proposal_terms(model, batch, latents),
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
@@ -255,6 +261,30 @@ def prediction_losses(rolled: Tensor, z: Tensor, valid: Tensor) -> dict[str, Ten
         "state": state_prediction(rolled[:, :1], z[:, 1:2], alive[..., 1]),
         "rollout": counterfactual_rollout(rolled[:, None, 1:], z[:, None, 2:], alive[..., 2:]),
     }
+
+
+@torch.no_grad()
+def mapped(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Mapped:
+    """The maps, as remembered, at the steps that ``generator`` (CPU) draws, and what an oracle says of each."""
+    starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
+    seen = model.encode(batch.images, batch.sensor)
+    maps = (x[:, starts].flatten(0, 1) for x in (seen.features, seen.told))
+    known = batch.cost.isfinite().any(-1)[:, None] & batch.valid[:, starts, None]  # [B, S, M]
+    said = (batch.tokens, batch.mask, batch.referents, batch.field)
+    return Mapped(*maps, *(x.repeat_interleave(len(starts), 0) for x in said), known.flatten(0, 1))
+
+
+def grounding_losses(model: WorldModel, maps: Mapped, config: ObjectiveConfig) -> dict[str, Tensor]:
+    """The terms of what the instructions name, and of their field, over maps of encoders at rest."""
+    longest = int(maps.mask.sum(-1).max())
+    mask = maps.mask.flatten(0, 1)[:, :longest]
+    with torch.no_grad():  # the language encoder rests too: z_l is a part of the latents
+        words, z_l = model.instruct(maps.tokens.flatten(0, 1)[:, :longest], mask)
+    context = model.ground(maps.features, words, mask, z_l, maps.told)[:, None]
+    known = maps.known.flatten()
+    field = torch.where(known[:, None, None, None], maps.field.flatten(0, 1), torch.nan)
+    referring = _referring_terms(model, context, maps.referents.flatten(0, 1), known)
+    return referring | _field_terms(model, context, field, config)
 
 
 @torch.no_grad()
@@ -328,9 +358,10 @@ def _score(margin: Tensor, config: ObjectiveConfig) -> Tensor:
     return (margin / config.margin_scale).clamp(-config.margin_limit, config.margin_limit)
 
 
-def _field_terms(model: WorldModel, batch: Batch, latents: Latents, config: ObjectiveConfig) -> dict[str, Tensor]:
-    imagined = model.field_of(latents.context)[:, :, :2]  # [N, S, 2, H, W]
-    cost, margin = batch.field.flatten(0, 1).unbind(1)
+def _field_terms(model: WorldModel, context: Tensor, oracle: Tensor, config: ObjectiveConfig) -> dict[str, Tensor]:
+    """``context`` [N, S, C] against the ``oracle``'s cost and margin at each place, [N, 2, G, G]."""
+    imagined = model.field_of(context)[:, :, :2]  # [N, S, 2, H, W]
+    cost, margin = oracle.unbind(1)
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
     target = torch.nn.functional.interpolate(target, imagined.shape[-2:], mode="area")[:, None].expand_as(imagined)
     known = target.isfinite().all(-1).all(-1)
@@ -374,10 +405,15 @@ def _reconstruction_terms(model: WorldModel, batch: Batch, latents: Latents) -> 
     return {"reconstruction": reconstruction(image * seen, small * seen, valid) + reconstruction(sensor, wanted, valid)}
 
 
-def _referring_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
-    pointed = model.refer(latents.context)  # [N, S, R, 4]
-    named = batch.referents.flatten(0, 1)[:, None].expand_as(pointed)
-    known = batch.cost.flatten(0, 1).isfinite().any(-1)[:, None, None].expand(pointed.shape[:-1])  # an oracle judged it
+def _named(batch: Batch) -> tuple[Tensor, Tensor]:
+    """What each instruction names [N, R, 4], and whether an oracle judged it [N]."""
+    return batch.referents.flatten(0, 1), batch.cost.flatten(0, 1).isfinite().any(-1)
+
+
+def _referring_terms(model: WorldModel, context: Tensor, named: Tensor, known: Tensor) -> dict[str, Tensor]:
+    pointed = model.refer(context)  # [N, S, R, 4]
+    named = named[:, None].expand_as(pointed)
+    known = known[:, None, None].expand(pointed.shape[:-1])
     place, there = pointed[..., :3], named[..., 3] > 0.5
     return {"referring": referring(place, named[..., :3], known & there) + presence(pointed[..., 3], there, known)}
 

@@ -61,6 +61,13 @@ def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(b
     """The policy would turn right on the spot, which is forbidden: whatever drives strays farther from it than rest."""
 
     class Turning(Screener):
+        gained = 0.0
+
+        def screen(self, *args):
+            self.gained += 0.2
+            rollouts = super().screen(*args)
+            return replace(rollouts, progress=rollouts.progress + np.float32(self.gained))
+
         def encode(self, *args):
             scene = super().encode(*args)
             return replace(scene, proposal=np.broadcast_to(np.float32(proposal), scene.proposal.shape))
@@ -80,6 +87,40 @@ def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(b
     assert (patient[first:] == 0).any(), "trust returns as it moves"
     proposal = (rest, 0.0)
     assert max(speeds(0.5)) == 0, "where the policy stands still, nothing holds it up"
+
+
+def test_getting_no_nearer_it_trusts_the_policy_less_until_it_does_or_is_told_otherwise(bundle, navigation, make_step):
+    """The policy would drive at half speed, and faster is better; what it may be worth does not make up for trust."""
+
+    class Halting(Screener):
+        gained = 0.0
+
+        def encode(self, *args):
+            scene = super().encode(*args)
+            return replace(scene, proposal=np.broadcast_to(np.float32((half, rest)), scene.proposal.shape))
+
+        def screen(self, *args):
+            rollouts = super().screen(*args)
+            return replace(rollouts, progress=rollouts.progress + np.float32(self.gained))
+
+    rest = navigation.normalise_action(navigation.action_safe)[1]
+    half = navigation.normalise_action(np.float32([0.3, 0.0]))[0]
+    few = {"candidates": 11, "policy": 0.0, "slowed": 0, "shifted": 0.0}
+    planner = Planner(Halting(bundle), navigation, PlannerConfig(trust=100, patience=0.1, proposals=few))
+
+    def speeds(since, text="drive", gain=0.0):
+        found = []
+        for t in range(since, since + 25):
+            planner.screener.gained += gain
+            found.append(planner.decide(make_step(t / 10), planner.screener.instruct(text)).action[0])
+        return np.array(found)
+
+    stalled = speeds(0)
+    np.testing.assert_allclose(stalled[:10], 0.3, atol=1e-6)
+    assert stalled[-1] > 0.5
+    np.testing.assert_allclose(speeds(25, gain=0.2)[-1], 0.3, atol=1e-6)
+    assert speeds(50)[-1] > 0.5
+    np.testing.assert_allclose(speeds(75, "drive right")[10:12], 0.3, atol=1e-6)
 
 
 def test_what_was_seen_is_kept_while_it_decides_and_forgotten_after_a_gap(planner, screener, make_step):

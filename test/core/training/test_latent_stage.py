@@ -1,7 +1,8 @@
-"""Stages of one head: on encoders at rest, each decision encoded once."""
+"""Stages that train one part, on what encoders at rest made of windows once."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -23,6 +24,8 @@ from tc_mmwm_core.training.objective import (
     fuse_batch,
     imagined,
     judgement_losses,
+    mapped,
+    terms,
 )
 from tc_mmwm_core.training.trainer import train
 
@@ -37,14 +40,18 @@ JUDGE = StageConfig(
 DYNAMICS = StageConfig(
     name="dynamics", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=3, passes=40
 )
+FIELD = StageConfig(
+    name="field", epochs=2, trajectories=4, min_length=1, max_length=4, instructions=2, starts=1, passes=40
+)
 LEARNT = {  # terms of each stage, and the parts of the model that it trains
     "dynamics": ({"state", "rollout"}, ("dynamics.",)),
+    "field": ({"referring", "field"}, ("grounding.", "field.")),
     "judge": ({"constraint", "violation", "margin", "progress"}, ("constraint_function.", "progress_head.")),
     "policy": ({"proposal"}, ("policy.",)),
 }
 
 
-@pytest.fixture(scope="module", params=[DYNAMICS, JUDGE, POLICY], ids=lambda stage: stage.name)
+@pytest.fixture(scope="module", params=[DYNAMICS, FIELD, JUDGE, POLICY], ids=lambda stage: stage.name)
 def with_head(config, request):
     return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40})
 
@@ -159,8 +166,36 @@ def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_
     assert found == judgement_losses(v, p, of.margin, of.cost, of.violation, of.valid, ObjectiveConfig())
 
 
+@torch.no_grad()
+def test_mapped_is_each_steps_map_with_the_same_terms_as_in_the_whole_model():
+    model, batch = tiny_model(cameras=2, bodies=2, keypoints=True), noise_batch(cameras=2, bodies=2)
+    batch = dataclasses.replace(batch, valid=torch.ones_like(batch.valid))
+    stage = FIELD.model_copy(update={"starts": 99})
+    of = mapped(model, batch, stage, torch.Generator().manual_seed(5))
+    assert len(of) == batch.valid.numel() and of.known.shape == (len(of), batch.tokens.shape[1])
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, FIELD, 5).raw
+    assert found.keys() == {"referring", "field"}
+    reading = stage.model_copy(
+        update={"name": "reconstruction"}
+    )  # at every step, and their terms are summed over steps
+    whole, _ = terms(model, batch, reading, ObjectiveConfig(), torch.Generator().manual_seed(5), 5)
+    for name, value in found.items():
+        assert value.item() * batch.valid.shape[1] == pytest.approx(whole[name].item(), rel=1e-4), name
+
+
+@torch.no_grad()
+def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
+    model, batch = tiny_model(), noise_batch()
+    stage = FIELD.model_copy(update={"starts": 99})
+    nobody = dataclasses.replace(batch, cost=torch.full_like(batch.cost, torch.nan))
+    for unknown in (nobody, dataclasses.replace(batch, valid=torch.zeros_like(batch.valid))):
+        of = mapped(model, unknown, stage, torch.Generator().manual_seed(5))
+        found = Objective(model, ObjectiveConfig(), LossWeights())(of, FIELD, 5).raw
+        assert not of.known.any() and all(value == 0 for value in found.values())
+
+
 def test_only_these_stages_have_passes():
-    with pytest.raises(ValidationError, match="stage full has passes 2: only stages dynamics, judge and policy"):
+    with pytest.raises(ValidationError, match="stage full has passes 2: only stages dynamics, field, judge, policy"):
         StageConfig(name="full", epochs=1, passes=2)
 
 
