@@ -175,9 +175,7 @@ def test_mapped_is_each_steps_map_with_the_same_terms_as_in_the_whole_model():
     assert len(of) == batch.valid.numel() and of.known.shape == (len(of), batch.tokens.shape[1])
     found = Objective(model, ObjectiveConfig(), LossWeights())(of, FIELD, 5).raw
     assert found.keys() == {"referring", "field"}
-    reading = stage.model_copy(
-        update={"name": "reconstruction"}
-    )  # at every step, and their terms are summed over steps
+    reading = stage.model_copy(update={"name": "reconstruction"})  # at every step, too; its terms are summed over them
     whole, _ = terms(model, batch, reading, ObjectiveConfig(), torch.Generator().manual_seed(5), 5)
     for name, value in found.items():
         assert value.item() * batch.valid.shape[1] == pytest.approx(whole[name].item(), rel=1e-4), name
