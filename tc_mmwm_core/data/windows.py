@@ -44,6 +44,7 @@ class WindowSampler:
             can give, so that the weights hold for every T.
         weights: share of each dataset; by default in proportion to its steps.
         seed: of the generator.
+        from_start: windows begin where a run of valid steps does, not anywhere in it.
 
     Raises:
         DatasetError: a dataset has no run of valid steps as long as the shortest T, or the interfaces differ.
@@ -56,6 +57,7 @@ class WindowSampler:
         length: tuple[int, int] = (10, 30),
         weights: Sequence[float] | None = None,
         seed: int = 0,
+        from_start: bool = False,
     ):
         shortest, longest = length
         if not 1 <= shortest <= longest or batch < 1:
@@ -69,6 +71,7 @@ class WindowSampler:
                 raise DatasetError("datasets of different robot interfaces cannot be mixed: " + "; ".join(differing))
         self.datasets = list(datasets)
         self.batch = batch
+        self.from_start = from_start
         self._runs = [_valid_runs(dataset) for dataset in datasets]
         for dataset, runs in zip(datasets, self._runs, strict=True):
             found = int(runs[:, 2].max(initial=0))
@@ -83,7 +86,7 @@ class WindowSampler:
         self._rng = np.random.default_rng(seed)
 
     def sample(self, rows: slice = slice(None)) -> Windows:
-        """The next batch: every window of the drawn T within a dataset is equally likely.
+        """The next batch: every window of the drawn T within a dataset, of those asked for, is equally likely.
 
         ``rows``: only these of its windows are read. Several processes with one seed so share each batch.
         """
@@ -140,7 +143,8 @@ class WindowSampler:
         """int64 [runs], cumulative number of windows of ``size`` steps."""
         key = (dataset, size)
         if key not in self._cumulative:
-            self._cumulative[key] = np.cumsum(np.maximum(self._runs[dataset][:, 2] - size + 1, 0))
+            ways = np.maximum(self._runs[dataset][:, 2] - size + 1, 0)
+            self._cumulative[key] = np.cumsum(np.minimum(ways, 1) if self.from_start else ways)
         return self._cumulative[key]
 
 

@@ -35,13 +35,21 @@ class MapMemory(nn.Module):
         """
         if memory is None:
             memory = features.new_zeros(features.shape[0], features.shape[2], features.shape[3] + 1)
-        remembered, known = memory[..., :-1], memory[..., -1:]
         maps, logits = [], []
         for frame in features.unbind(1):
-            logits.append(self.seen(torch.cat([frame, remembered], -1)))
-            seen = LEAST + (1 - LEAST) * (SHARPNESS * (logits[-1] - SURE)).sigmoid()
-            before = (1 - seen) * known
-            known = seen + before
-            remembered = remembered + seen / known * (frame - remembered)
-            maps.append(remembered)
-        return torch.stack(maps, 1), torch.cat([remembered, known], -1), torch.cat(logits, -1).transpose(1, 2)
+            logits.append(self.gate(frame, memory[..., :-1]))
+            memory = keep(frame, memory, logits[-1])
+            maps.append(memory[..., :-1])
+        return torch.stack(maps, 1), memory, torch.stack(logits, 1)
+
+    def gate(self, frame: Tensor, remembered: Tensor) -> Tensor:
+        """Logits [..., P] of each cell of a frame [..., P, E] being seen, given what is remembered of it."""
+        return self.seen(torch.cat([frame, remembered], -1))[..., 0]
+
+
+def keep(frame: Tensor, memory: Tensor, logit: Tensor) -> Tensor:
+    """The memory [B, P, E + 1] after a frame [B, P, E], each cell of which is seen as surely as ``logit`` [B, P]."""
+    remembered, known = memory[..., :-1], memory[..., -1:]
+    seen = LEAST + (1 - LEAST) * (SHARPNESS * (logit[..., None] - SURE)).sigmoid()
+    known = seen + (1 - seen) * known
+    return torch.cat([remembered + seen / known * (frame - remembered), known], -1)

@@ -120,6 +120,10 @@ class WorldModel(nn.Module):
         words, z_l = self.language(tokens, mask)
         return (words, z_l) if self.config.use_language else (words * 0, z_l * 0)
 
+    def frames(self, images: list[Tensor]) -> Tensor:
+        """The map [B, T, P, E] of each frame by itself, of one uint8 [B, T, H, W, 3] a camera."""
+        return self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, images[0].shape[:2])
+
     def encode(self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None) -> Encoded:
         """Encode T steps, one after the other.
 
@@ -128,8 +132,7 @@ class WorldModel(nn.Module):
             sensor: [B, T, Ds], raw units.
             memory: [B, P, E + 1], what was seen before (see :class:`MapMemory`); none: nothing.
         """
-        steps = sensor.shape[:2]
-        frames = self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, steps)
+        steps, frames = sensor.shape[:2], self.frames(images)
         features, remembered, visible = self.memory(frames, memory)
         if not self.config.use_memory:
             features = frames

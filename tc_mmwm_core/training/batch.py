@@ -138,6 +138,22 @@ class Followed(Encoded):
 
 
 @dataclass(frozen=True)
+class Glimpsed(Encoded):
+    """What stage ``memory`` learns from: maps of single frames, and what a right memory has of each before it.
+
+    Attributes:
+        frame, remembered: see :meth:`MapMemory.gate`; float32 [R, P, E].
+        visible: see :class:`Batch`; [R, P].
+        valid: bool [R].
+    """
+
+    frame: Tensor
+    remembered: Tensor
+    visible: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Mapped(Encoded):
     """What stage ``field`` learns from: maps of single steps, each under M instructions.
 

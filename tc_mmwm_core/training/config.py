@@ -13,8 +13,16 @@ from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 LossName = Literal[tuple(LossWeights.model_fields)]
-ENCODERS_REST = ("dynamics", "field", "judge", "policy")  # stages that train one part, on what was encoded once
-NEEDS = {"grounding": "referring", "dynamics": "state", "field": "field", "judge": "margin", "policy": "proposal"}
+# Stages that train one part, on what was encoded once.
+ENCODERS_REST = ("memory", "dynamics", "field", "judge", "policy")
+NEEDS = {
+    "grounding": "referring",
+    "memory": "visibility",
+    "dynamics": "state",
+    "field": "field",
+    "judge": "margin",
+    "policy": "proposal",
+}
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -34,11 +42,15 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal["grounding", "reconstruction", "world_model", "full", "dynamics", "field", "judge", "policy"]
+    name: Literal[("grounding", "reconstruction", "world_model", "full", *ENCODERS_REST)]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
     max_length: int = Field(30, ge=1, description="longest window, latent steps")
+    from_start: bool = Field(
+        False,
+        description="windows begin where a trajectory does: what is remembered in them is what it is when driving",
+    )
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
     passes: int = Field(

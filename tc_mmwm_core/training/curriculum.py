@@ -1,15 +1,20 @@
-"""The stages of training (method, section 11, one before, two after): each can be skipped, resumed and repeated.
+"""The stages of training: each can be skipped, resumed and repeated.
 
-0. ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most steps to
-   learn takes them at a third of the time.
+The method's (section 11):
+
 1. ``reconstruction``: encoders on single frames; observations decoded from the latents, words bound to pixels.
 2. ``world_model``: dynamics and heads on windows, without counterfactual terms.
 3. ``full``: with L_action and L_rollout.
-4. ``dynamics``: g alone, on latents of encoders at rest, by L_state and L_rollout;
-5. ``field``: grounding and the instruction's field alone, on maps of single steps;
-6. ``judge``: constraint function and progress alone, on what encoders and dynamics at rest make of recorded actions;
-7. ``policy``: the policy alone, on what the encoders tell of each decision; see
-   :mod:`tc_mmwm_core.training.latent_stage` for the last four.
+
+Before them ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most
+steps to learn takes them at a third of the time. Beside and after them one part alone, on what encoders at rest made of
+windows (:mod:`tc_mmwm_core.training.latent_stage`):
+
+- ``memory``: the gate of the view's memory, on maps of frames;
+- ``dynamics``: g, on latents, by L_state and L_rollout;
+- ``field``: grounding and the instruction's field, on maps of single steps;
+- ``judge``: constraint function and progress, on what encoders and dynamics make of recorded actions;
+- ``policy``: the policy, on what the encoders tell of each decision.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class LabelledData:
         """Windows of control steps long enough for the stage's latent steps and the plan that follows each."""
         skip = self.config.model.frame_skip
         length = (stage.min_length * skip, stage.max_length * skip)
-        return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed)
+        return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed, stage.from_start)
 
     def batch(
         self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator, rows: slice = slice(None)

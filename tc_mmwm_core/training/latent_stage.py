@@ -1,4 +1,4 @@
-"""Stages ``dynamics``, ``field``, ``judge``, ``policy``: one part alone, on what the trained encoders made of windows.
+"""Stages ``memory``, ``dynamics``, ``field``, ``judge``, ``policy``: one part alone, on what encoders made of windows.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Imagined, Mapped
+from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Glimpsed, Imagined, Mapped
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import decisions, followed, imagined, mapped
+from tc_mmwm_core.training.objective import decisions, followed, glimpsed, imagined, mapped
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage
 
 ENCODED = {
+    "memory": (Glimpsed, glimpsed),
     "dynamics": (Followed, followed),
     "field": (Mapped, mapped),
     "judge": (Imagined, imagined),

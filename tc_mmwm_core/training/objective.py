@@ -30,8 +30,9 @@ from tc_mmwm_core.losses.violation_hinge import violation_hinge
 from tc_mmwm_core.losses.visibility import visibility
 from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.encoders import CELL
+from tc_mmwm_core.models.memory import keep
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Imagined, Mapped
+from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Glimpsed, Imagined, Mapped
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -88,7 +89,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        batch: Batch | Decisions | Followed | Imagined | Mapped,
+        batch: Batch | Decisions | Followed | Glimpsed | Imagined | Mapped,
         stage: StageConfig,
         seed: int,
         share: Share = WHOLE,
@@ -101,6 +102,9 @@ class Objective(nn.Module):
                     raw = {"proposal": median_proposal(self.model.policy(batch.seen), batch.wanted, batch.known)}
                 case Followed():
                     raw = prediction_losses(self.model.rollout(batch.z[:, 0], batch.actions), batch.z, batch.valid)
+                case Glimpsed():
+                    logit = self.model.memory.gate(batch.frame, batch.remembered)
+                    raw = {"visibility": visibility(logit[:, None], batch.visible[:, None], batch.valid[:, None])}
                 case Mapped():
                     raw = grounding_losses(self.model, batch, self.config)
                 case Imagined():
@@ -261,6 +265,20 @@ def prediction_losses(rolled: Tensor, z: Tensor, valid: Tensor) -> dict[str, Ten
         "state": state_prediction(rolled[:, :1], z[:, 1:2], alive[..., 1]),
         "rollout": counterfactual_rollout(rolled[:, None, 1:], z[:, None, 2:], alive[..., 2:]),
     }
+
+
+@torch.no_grad()
+def glimpsed(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Glimpsed:
+    """The frames of the steps that ``generator`` (CPU) draws, and what a memory has of each that was told what is
+    hidden. Its own would have kept what hides the view, and so take it for what belongs there."""
+    starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
+    frames = model.frames(batch.images).float()
+    memory, before = frames.new_zeros(len(frames), *model.memory_shape), []
+    for frame, visible in zip(frames.unbind(1), batch.visible.nan_to_num(1.0).unbind(1), strict=True):
+        before.append(memory[..., :-1])
+        memory = keep(frame, memory, visible.logit())
+    seen = (frames, torch.stack(before, 1), batch.visible, batch.valid)
+    return Glimpsed(*(x[:, starts].flatten(0, 1) for x in seen))
 
 
 @torch.no_grad()

@@ -57,6 +57,13 @@ def test_every_window_is_equally_likely(dataset):
     assert abs(counts - 2000 / 23).max() < 5 * np.sqrt(2000 / 23)
 
 
+def test_windows_from_the_start_begin_where_a_run_does_each_that_is_long_enough_equally_likely(dataset):
+    windows = WindowSampler([dataset], batch=2000, length=(10, 10), from_start=True).sample()
+    begun, counts = np.unique(windows.trajectory * 1000 + windows.start, return_counts=True)
+    assert begun.tolist() == [0, 1000, 1017, 3000]
+    assert abs(counts - 2000 / 4).max() < 5 * np.sqrt(2000 / 4)
+
+
 def test_datasets_mix_by_weight(dataset, navigation, tmp_path):
     real = make_trajectory(navigation, 7, 25)
     real.source, real.state = "real", None

@@ -22,6 +22,7 @@ from tc_mmwm_core.training.objective import (
     encode_batch,
     followed,
     fuse_batch,
+    glimpsed,
     imagined,
     judgement_losses,
     mapped,
@@ -37,6 +38,9 @@ POLICY = StageConfig(
 JUDGE = StageConfig(
     name="judge", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=1, passes=40
 )
+MEMORY = StageConfig(
+    name="memory", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=1, starts=2, passes=40
+)
 DYNAMICS = StageConfig(
     name="dynamics", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=3, passes=40
 )
@@ -44,6 +48,7 @@ FIELD = StageConfig(
     name="field", epochs=2, trajectories=4, min_length=1, max_length=4, instructions=2, starts=1, passes=40
 )
 LEARNT = {  # terms of each stage, and the parts of the model that it trains
+    "memory": ({"visibility"}, ("memory.seen.",)),
     "dynamics": ({"state", "rollout"}, ("dynamics.",)),
     "field": ({"referring", "field"}, ("grounding.", "field.")),
     "judge": ({"constraint", "violation", "margin", "progress"}, ("constraint_function.", "progress_head.")),
@@ -51,9 +56,10 @@ LEARNT = {  # terms of each stage, and the parts of the model that it trains
 }
 
 
-@pytest.fixture(scope="module", params=[DYNAMICS, FIELD, JUDGE, POLICY], ids=lambda stage: stage.name)
+@pytest.fixture(scope="module", params=[MEMORY, DYNAMICS, FIELD, JUDGE, POLICY], ids=lambda stage: stage.name)
 def with_head(config, request):
-    return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40})
+    data = config.data.model_copy(update={"erase": 0.5})
+    return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40, "data": data})
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +173,34 @@ def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_
 
 
 @torch.no_grad()
+def test_glimpsed_is_each_frame_beside_what_was_last_seen_of_every_cell():
+    model, batch = tiny_model(cameras=2), noise_batch(cameras=2, steps=4)
+    generator = torch.Generator().manual_seed(3)
+    shape = (*batch.valid.shape, model.memory_shape[0])
+    visible = torch.randint(0, 2, shape, generator=generator).float()
+    visible[torch.rand(shape, generator=generator) < 0.3] = torch.nan
+    stage, batch = MEMORY.model_copy(update={"starts": 9}), dataclasses.replace(batch, visible=visible)
+    of = glimpsed(model, batch, stage, generator)
+    frames, row = model.frames(batch.images), 0
+    for window in range(len(batch)):
+        # Until a cell is seen for the first time, what hides it is all there is.
+        last = torch.zeros_like(frames[window, 0])
+        known = torch.zeros(len(last), dtype=torch.bool)
+        for t in range(4):
+            torch.testing.assert_close(of.frame[row], frames[window, t])
+            torch.testing.assert_close(of.remembered[row][known], last[known], atol=0.02, rtol=0.02)
+            torch.testing.assert_close(of.visible[row], visible[window, t], equal_nan=True)
+            assert of.valid[row] == batch.valid[window, t]
+            shown = visible[window, t].nan_to_num(1.0) > 0.5
+            last[shown], known, row = frames[window, t][shown], known | shown, row + 1
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, MEMORY, 5).raw
+    chance = model.memory.gate(of.frame, of.remembered).double().sigmoid()
+    entropy = -torch.where(of.visible > 0.5, chance, 1 - chance).log()
+    entropy = torch.where(of.visible.isfinite() & of.valid[:, None], entropy, 0.0)
+    assert found["visibility"].item() == pytest.approx(entropy.mean(1).mean().item(), rel=1e-5)
+
+
+@torch.no_grad()
 def test_mapped_is_each_steps_map_with_the_same_terms_as_in_the_whole_model():
     model, batch = tiny_model(cameras=2, bodies=2, keypoints=True), noise_batch(cameras=2, bodies=2)
     batch = dataclasses.replace(batch, valid=torch.ones_like(batch.valid))
@@ -193,7 +227,7 @@ def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
 
 
 def test_only_these_stages_have_passes():
-    with pytest.raises(ValidationError, match="stage full has passes 2: only stages dynamics, field, judge, policy"):
+    with pytest.raises(ValidationError, match="stage full has passes 2: only stages memory, dynamics, field"):
         StageConfig(name="full", epochs=1, passes=2)
 
 
