@@ -269,8 +269,8 @@ def prediction_losses(rolled: Tensor, z: Tensor, valid: Tensor) -> dict[str, Ten
 
 @torch.no_grad()
 def glimpsed(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Glimpsed:
-    """The frames of the steps that ``generator`` (CPU) draws, and what a memory has of each that was told what is
-    hidden. Its own would have kept what hides the view, and so take it for what belongs there."""
+    """The frames of the steps that ``generator`` (CPU) draws, and what is remembered before each where ``visible`` of
+    the batch stands in for the gate. What the model's own gate had kept of an arm, it would learn to take for seen."""
     starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
     frames = model.frames(batch.images).float()
     memory, before = frames.new_zeros(len(frames), *model.memory_shape), []

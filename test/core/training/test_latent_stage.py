@@ -227,7 +227,8 @@ def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
 
 
 def test_only_these_stages_have_passes():
-    with pytest.raises(ValidationError, match="stage full has passes 2: only stages memory, dynamics, field"):
+    stages = "memory, dynamics, field, judge, policy"
+    with pytest.raises(ValidationError, match=f"stage full has passes 2: only stages {stages}"):
         StageConfig(name="full", epochs=1, passes=2)
 
 
