@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads for training (default: one per core)")
     parser.add_argument("--workers", type=int, default=1, help="processes that collect and evaluate (default: 1)")
     parser.add_argument(
-        "--json", type=Path, help="write the table here, with its figure next to it (default: in the output folder)"
+        "--json",
+        type=Path,
+        help="write the table here, with its figure next to it, and keep what is there of jobs that the output folder "
+        "has not done (default: in the output folder)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation.benchmark.figure import draw
     from tc_mmwm_core.evaluation.benchmark.plan import read_plan, selected
     from tc_mmwm_core.evaluation.benchmark.run import Benchmark
-    from tc_mmwm_core.evaluation.benchmark.table import collate, render
+    from tc_mmwm_core.evaluation.benchmark.table import collate, read_evaluations, render
     from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource
 
@@ -65,17 +68,18 @@ def run(args: argparse.Namespace) -> int:
     _print_plan(benchmark, jobs, whole=args.plan)
     if args.plan:
         return 0
-    chosen = {"--config": [args.config if shipped else file.name], "--only": args.only, "--seeds": args.seeds}
     described = {
-        "command": " ".join(["tc-mmwm benchmark", *(f"{k} {' '.join(map(str, v))}" for k, v in chosen.items() if v)]),
         "config": plan.config.model_dump(mode="json"),
         "training": {domain: plan.training[domain, "full"].model_dump(mode="json") for domain in plan.config.domains},
-        "seeds": sorted({job.seed for job in jobs}),
     }
     output = args.json or folder / "benchmark.json"
+    earlier = read_evaluations(output, plan) if args.json else {}
 
     def write():
-        content = collate(benchmark) | described
+        content = collate(benchmark, earlier) | described
+        held = [job for job in plan.jobs if str(job.folder) in content["evaluations"]]
+        content["command"] = _command(args.config if shipped else file.name, plan, held)
+        content["seeds"] = sorted({job.seed for job in held})
         write_results(output, content)
         draw(content, list(plan.config.domains), output.with_suffix(".png"))
         return content
@@ -91,6 +95,18 @@ def run(args: argparse.Namespace) -> int:
     for job, error in failed.items():
         print(f"FAILED: {job}: {error}")
     return 1 if failed else 0
+
+
+def _command(config: str, plan, held) -> str:
+    """What gives a table of ``held``, jobs of ``plan``, in one call: it may have been made in several."""
+    names = dict.fromkeys(f"{job.domain}/{job.name}" for job in held)
+    whole = len(held) == len(plan.jobs)
+    chosen = {
+        "--config": [config],
+        "--only": [] if whole else names,
+        "--seeds": [] if whole else sorted({j.seed for j in held}),
+    }
+    return " ".join(["tc-mmwm benchmark", *(f"{k} {' '.join(map(str, v))}" for k, v in chosen.items() if v)])
 
 
 def _print_plan(benchmark, jobs, whole: bool) -> None:

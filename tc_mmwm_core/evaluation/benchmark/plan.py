@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,20 @@ class Plan:
         """What ``job`` is trained with."""
         domain = self.config.domains[job.domain]
         return sized(self.training[job.domain, job.variant], domain, job.seed, job.size)
+
+    def settings(self, job: Job) -> str:
+        """A digest of all that ``job`` is measured under: its data, training, driver and suite.
+
+        What has its default is left out: a setting that is new does not make old results those of other settings.
+        """
+        domain, variant = self.config.domains[job.domain], self.config.variants[job.variant]
+        parts = [
+            domain.model_dump(mode="json", exclude_defaults=True, exclude={"train"}),
+            variant.model_dump(mode="json", exclude_defaults=True, include={"driver", "threshold"}),
+            self.config.suites[job.suite].model_dump(mode="json", exclude_defaults=True),
+            self.training_of(job).model_dump(mode="json", exclude_defaults=True) if variant.trained else None,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def training_steps(self, job: Job) -> int:
         """Optimizer steps of the training of ``job``."""

@@ -1,14 +1,19 @@
-"""The benchmark's table: means over seeds beside the published claims, what the full model is ahead of, the curves."""
+"""The benchmark's table: means over seeds beside the published claims, what the full model is ahead of, the curves.
+
+It holds what it was made from, so that it grows: on other machines, and where the folder of earlier jobs is gone.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tc_mmwm_core.evaluation.benchmark.plan import Job
+from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
 from tc_mmwm_core.evaluation.benchmark.run import EVALUATION, Benchmark
 from tc_mmwm_core.evaluation.intervals import difference, paired, student
 from tc_mmwm_core.evaluation.measures import FRACTIONS
@@ -29,6 +34,7 @@ RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by pert
 RETAINED_GOAL = "≥ 75"
 EPISODES_TO_80 = 50  # published
 ONE_SEED = "one seed: no verdict"
+COSTS = ("latency_p50_ms", "latency_p99_ms", "training_minutes")
 VARIANT_COLUMNS = (
     "task_success",
     "constraint_compliance",
@@ -39,18 +45,23 @@ VARIANT_COLUMNS = (
 )
 
 Summary = dict[str, float | int | None]
-Evaluation = Mapping[str, Any]  # the content of an evaluation.json
+Evaluation = Mapping[str, Any]  # what a table keeps of an evaluation.json: see condensed
 
 
-def collate(benchmark: Benchmark) -> dict[str, Any]:
+def collate(benchmark: Benchmark, earlier: Mapping[Job, Evaluation] | None = None) -> dict[str, Any]:
     """Everything that is evaluated so far, as ``docs/results/benchmark.json`` holds it.
 
     ``{domain: {measure: {mean, std, n_seeds, n_episodes}}}`` of the full model. Beside it, by domain: ``intervals`` of
     these means over the seeds; ``variants``, the same measures of every other; ``comparisons`` of their success with
-    the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done.
+    the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done, and which of them
+    under other settings than the plan's. ``evaluations``: what all of this is made from, by job.
+
+    Args:
+        earlier: what :func:`read_evaluations` gave, for jobs that the folder has not done.
     """
     plan = benchmark.plan
-    found = {job: json.loads((benchmark.folder / job.folder / EVALUATION).read_text()) for job in _done(benchmark)}
+    found = dict(earlier or {}) | {job: _evaluation(benchmark, job) for job in plan.jobs if benchmark.done(job)}
+    found = {job: found[job] for job in plan.jobs if job in found}
     content: dict[str, Any] = {}
     for domain in plan.config.domains:
         by_name: dict[str, dict[int, Evaluation]] = {}
@@ -69,7 +80,7 @@ def collate(benchmark: Benchmark) -> dict[str, Any]:
                 name: compare(seeded, rows, plan.config.variants[name].trained) for name, rows in others.items()
             }
             parts["open_loop"] = open_loop(full)
-            parts["cost"] = _cost(benchmark, domain, full)
+            parts["cost"] = _cost(full)
         curve = {sizes[name]: list(rows.values()) for name, rows in by_name.items() if name in sizes}
         if curve:
             whole = {plan.config.domains[domain].episodes: full} if full else {}
@@ -77,7 +88,45 @@ def collate(benchmark: Benchmark) -> dict[str, Any]:
         for name, part in parts.items():
             if part:
                 content.setdefault(name, {})[domain] = part
-    return content | {"jobs": {"done": len(found), "planned": len(plan.jobs)}}
+    other = [str(job) for job, result in found.items() if result["settings"] != plan.settings(job)]
+    jobs = {"done": len(found), "planned": len(plan.jobs), "other_settings": other}
+    return content | {"jobs": jobs, "evaluations": {str(job.folder): result for job, result in found.items()}}
+
+
+def condensed(result: Mapping[str, Any], settings: str, training_minutes: float | None) -> dict[str, Any]:
+    """What a table keeps of ``result``, the content of an evaluation.json.
+
+    Its measures and costs, what became of each layout in distribution, the open-loop errors, the revision and bundle
+    that they are of, and ``settings``: see :meth:`Plan.settings`.
+    """
+    home = result["episodes"][HOME]
+    won = [episode["seed"] for episode in home if episode["success"]]
+    lost = [episode["seed"] for episode in home if not episode["success"]]
+    curves = result["curves"]
+    return {
+        "settings": settings,
+        "revision": result.get("environment", {}).get("git"),
+        "bundle": result.get("driver", {}).get("bundle"),
+        "measures": result["measures"],
+        "layouts": {"succeeded": won, "failed": lost},
+        "open_loop": _at_horizons(curves["open_loop"]["latent"]) if "open_loop" in curves else None,
+        "cost": result["cost"] | {"training_minutes": training_minutes},
+    }
+
+
+def read_evaluations(file: Path, plan: Plan) -> dict[Job, Evaluation]:
+    """What the table in ``file`` was made from, of the jobs in ``plan``; nothing if there is no such file.
+
+    Raises:
+        ConfigError: ``file`` is something else, or of a version that did not keep them.
+    """
+    if not file.exists():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "evaluations" not in content:
+        raise ConfigError(f"{file}: no table to go on with: it has no 'evaluations'; choose another file or remove it")
+    jobs = {str(job.folder): job for job in plan.jobs}
+    return {jobs[name]: result for name, result in content["evaluations"].items() if name in jobs}
 
 
 def summarise(results: Sequence[Evaluation]) -> dict[str, Summary]:
@@ -128,12 +177,12 @@ def sample_efficiency(curve: Mapping[int, Sequence[Evaluation]]) -> dict[str, An
 
 def open_loop(results: Sequence[Evaluation]) -> dict[str, Any]:
     """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor."""
-    curves = [r["curves"]["open_loop"]["latent"] for r in results if "open_loop" in r["curves"]]
+    curves = [result["open_loop"] for result in results if result["open_loop"]]
     if not curves:
         return {}
-    reach = min(len(curve["model"]) for curve in curves)
-    steps = [k for k in HORIZONS if k <= reach]
-    means = {name: [float(np.mean([c[name][k - 1] for c in curves])) for k in steps] for name in curves[0]}
+    steps = min((curve["k"] for curve in curves), key=len)
+    errors = [curve["latent"] for curve in curves]
+    means = {name: [float(np.mean([e[name][i] for e in errors])) for i in range(len(steps))] for name in errors[0]}
     return {"k": steps, "latent": means}
 
 
@@ -165,6 +214,8 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
     for domain, cost in content.get("cost", {}).items():
         told = ", ".join(f"{name.replace('_', ' ')} {_cell('', row)}" for name, row in cost.items())
         lines += ["", f"{domain}: {told}"]
+    if other := content["jobs"]["other_settings"]:
+        lines += ["", f"measured under other settings than this plan's: {'; '.join(other)}"]
     return "\n".join(lines)
 
 
@@ -197,22 +248,23 @@ def _episodes_to_80(curve: Mapping[str, Any] | None) -> str:
     return str(enough) if enough is not None else f"> {curve['curve'][-1]['episodes']}"
 
 
-def _cost(benchmark: Benchmark, domain: str, full: Sequence[Evaluation]) -> dict[str, Summary]:
-    """Of the full model: ms per decision while driving, and minutes of one training."""
-    jobs = [job for job in _done(benchmark) if job.domain == domain and job.name == FULL]
-    minutes = [seconds / 60 for job in jobs if (seconds := benchmark.training_seconds(job)) is not None]
-    latencies = {name: _measured(full, name) for name in ("latency_p50_ms", "latency_p99_ms")}
-    columns = {**latencies, "training_minutes": minutes}
+def _evaluation(benchmark: Benchmark, job: Job) -> Evaluation:
+    result = json.loads((benchmark.folder / job.folder / EVALUATION).read_text(encoding="utf-8"))
+    trained = benchmark.plan.config.variants[job.variant].trained
+    seconds = benchmark.training_seconds(job) if trained else None
+    return condensed(result, benchmark.plan.settings(job), None if seconds is None else seconds / 60)
+
+
+def _at_horizons(errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Of errors 1, 2, ... steps ahead by predictor, those at :data:`HORIZONS`, as far as they reach."""
+    steps = [k for k in HORIZONS if k <= len(errors["model"])]
+    return {"k": steps, "latent": {name: [values[k - 1] for k in steps] for name, values in errors.items()}}
+
+
+def _cost(full: Sequence[Evaluation]) -> dict[str, Summary]:
+    """Of the full model: ms per decision while driving, and minutes of one training; what is not known is left out."""
+    columns = {name: [r["cost"][name] for r in full if r["cost"].get(name) is not None] for name in COSTS}
     return {name: _summary(values) for name, values in columns.items() if values}
-
-
-def _measured(results: Sequence[Evaluation], cost: str) -> list[float]:
-    """Costs of the evaluations that know them; those with episodes of before latencies were kept do not."""
-    return [result["cost"][cost] for result in results if result["cost"][cost] is not None]
-
-
-def _done(benchmark: Benchmark) -> list[Job]:
-    return [job for job in benchmark.plan.jobs if benchmark.done(job)]
 
 
 def _having(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
@@ -239,4 +291,5 @@ def _summary(values: Sequence[float]) -> Summary:
 
 def _success_by_layout(result: Evaluation) -> dict[int, bool]:
     """Whether each layout in distribution ended in success."""
-    return {episode["seed"]: episode["success"] for episode in result["episodes"][HOME]}
+    ended = result["layouts"]
+    return dict.fromkeys(ended["succeeded"], True) | dict.fromkeys(ended["failed"], False)

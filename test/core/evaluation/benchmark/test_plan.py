@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -51,6 +53,23 @@ def test_variants_that_only_drive_otherwise_share_a_training():
     assert plan.trained_as(Job("navigation", "no_calibration", 2, "ablation")) == "full"
     assert plan.trained_as(Job("navigation", "no_language", 2, "ablation")) == "no_language"
     assert plan.trained_as(Job("navigation", "full", 0, "size", 50)) == "full-50"
+
+
+def test_a_digest_of_settings_tells_what_is_measured_otherwise_from_what_is_new():
+    plan = read_plan(resource("config", "benchmark", "cpu.yaml"))
+    full, other_seed = Job("navigation", "full", 0, "main"), Job("navigation", "full", 1, "main")
+    digests = {job: plan.settings(job) for job in plan.jobs}
+    assert len(set(digests.values())) == len(digests) and digests[full] != digests[other_seed]
+    explicit = plan.config.domains["navigation"].model_copy(update={"alpha": 0.05})  # its default, spelled out
+    same = replace(
+        plan, config=plan.config.model_copy(update={"domains": plan.config.domains | {"navigation": explicit}})
+    )
+    assert same.settings(full) == digests[full]
+    slower = plan.training["navigation", "full"].model_copy(update={"ema_decay": 0.9})
+    trained = replace(plan, training=plan.training | {("navigation", "full"): slower})
+    assert trained.settings(full) != digests[full]
+    expert = Job("navigation", "expert", 0, "main")
+    assert trained.settings(expert) == digests[expert]
 
 
 def test_fewer_episodes_are_trained_on_for_as_many_steps():

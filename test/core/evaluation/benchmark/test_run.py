@@ -69,7 +69,7 @@ def finished(tmp_path_factory):
 
 def test_the_table_holds_what_the_issue_names_and_every_job(finished):
     found = json.loads((finished / "table.json").read_text())
-    assert found["jobs"] == {"done": 4, "planned": 4}
+    assert found["jobs"] == {"done": 4, "planned": 4, "other_settings": []}
     measures = {"task_success", "constraint_compliance", "ood_retention", "robustness_drop"}
     assert measures | {"language_truth", "counterfactual_rank_correlation"} <= found["navigation"].keys()
     for name in measures:
@@ -82,6 +82,20 @@ def test_the_table_holds_what_the_issue_names_and_every_job(finished):
     assert found["training"]["navigation"]["model"]["latent"] == 16
     assert found["command"].startswith("tc-mmwm benchmark") and found["environment"]["packages"]["torch"]
     assert str(finished) not in json.dumps({key: value for key, value in found.items() if key != "environment"})
+
+
+def test_a_table_grows_from_another_folder(finished, tmp_path):
+    table = tmp_path / "table.json"
+    table.write_text((finished / "table.json").read_text())
+    command = ["benchmark", "--config", str(finished / "tiny.yaml"), "--output", str(tmp_path / "out"), "--quiet"]
+    assert main([*command, "--only", "navigation/random", "--json", str(table)]) == 0
+    before, after = json.loads((finished / "table.json").read_text()), json.loads(table.read_text())
+    assert after["jobs"] == before["jobs"] and after["navigation"] == before["navigation"]
+    assert after["command"] == "tc-mmwm benchmark --config tiny.yaml"  # in one call: all of the plan is there
+    assert main([*command, "--only", "navigation/random"]) == 0
+    alone = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert alone["jobs"]["done"] == 1 and "navigation" not in alone
+    assert alone["command"].endswith("--config tiny.yaml --only navigation/random --seeds 0")
 
 
 def test_each_job_leaves_its_run_and_its_evaluation_and_trainings_are_shared(finished):

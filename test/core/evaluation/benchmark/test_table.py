@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tc_mmwm_core.config import parse
+from tc_mmwm_core.config import ConfigError, parse
 from tc_mmwm_core.evaluation.benchmark.clock import Part
 from tc_mmwm_core.evaluation.benchmark.figure import draw
 from tc_mmwm_core.evaluation.benchmark.plan import BenchmarkConfig, Job, Plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
-from tc_mmwm_core.evaluation.benchmark.table import collate, compare, intervals, render
+from tc_mmwm_core.evaluation.benchmark.table import collate, compare, condensed, intervals, read_evaluations, render
 from tc_mmwm_core.evaluation.report import SCHEMA
 from tc_mmwm_core.training.config import TrainConfig
 
@@ -34,7 +35,8 @@ def benchmark(tmp_path) -> Benchmark:
     jobs = [Job("navigation", "full", seed, "s") for seed in (0, 1)]
     jobs += [Job("navigation", "worse", seed, "s") for seed in (0, 1)]
     jobs += [Job("navigation", "full", 0, "s", size) for size in (50, 100)]
-    return Benchmark(Plan(tmp_path, config, {("navigation", "full"): training}, jobs), tmp_path)
+    trainings = {("navigation", name): training for name in ("full", "worse")}
+    return Benchmark(Plan(tmp_path, config, trainings, jobs), tmp_path)
 
 
 def evaluation(successes: int, truth: float | None = None) -> dict:
@@ -81,7 +83,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert found["open_loop"]["navigation"]["latent"]["model"] == pytest.approx([0.1, 0.2, 0.5, 1.0])
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
-    assert found["jobs"] == {"done": 6, "planned": 6}
+    assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": []}
     results[1]["cost"] = {"latency_p50_ms": None, "latency_p99_ms": None}  # of before decisions were timed one by one
     write(benchmark, benchmark.plan.jobs[1], results[1])
     assert collate(benchmark)["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
@@ -98,7 +100,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
 
 def test_what_is_not_done_yet_is_left_out(benchmark):
     names = benchmark.plan.config.domains
-    assert collate(benchmark) == {"jobs": {"done": 0, "planned": 6}}
+    assert collate(benchmark) == {"jobs": {"done": 0, "planned": 6, "other_settings": []}, "evaluations": {}}
     draw(collate(benchmark), list(names), benchmark.folder / "nothing.png")
     assert not (benchmark.folder / "nothing.png").exists()
     assert len(render(collate(benchmark), names).splitlines()) == 8
@@ -121,8 +123,42 @@ def test_an_evaluation_that_was_measured_otherwise_is_not_mixed_in(benchmark):
     assert not benchmark.done(second)
 
 
+def test_a_table_goes_on_where_the_folder_of_earlier_jobs_is_gone(benchmark, tmp_path):
+    for job, count in zip(benchmark.plan.jobs, (40, 30, 10, 10, 20, 36), strict=True):
+        write(benchmark, job, evaluation(count))
+    whole = collate(benchmark)
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps(whole))
+    elsewhere = Benchmark(benchmark.plan, tmp_path / "elsewhere")
+    assert read_evaluations(tmp_path / "none.json", benchmark.plan) == {}
+    assert collate(elsewhere, read_evaluations(file, benchmark.plan)) == whole
+    write(elsewhere, benchmark.plan.jobs[1], evaluation(36))  # done anew: it counts, and not what was there
+    anew = collate(elsewhere, read_evaluations(file, benchmark.plan))
+    assert anew["navigation"]["task_success"]["mean"] == 95 and anew["jobs"]["done"] == 6
+    fewer = replace(benchmark.plan, jobs=benchmark.plan.jobs[:1])
+    assert list(read_evaluations(file, fewer)) == fewer.jobs
+    (tmp_path / "other.json").write_text(json.dumps({"navigation": {}}))
+    with pytest.raises(ConfigError, match=r"other\.json: no table to go on with: it has no 'evaluations'"):
+        read_evaluations(tmp_path / "other.json", benchmark.plan)
+
+
+def test_what_was_measured_under_other_settings_is_named(benchmark):
+    first = benchmark.plan.jobs[0]
+    write(benchmark, first, evaluation(40))
+    earlier = {first: collate(benchmark)["evaluations"]["navigation/full/seed-0"]}
+    training = benchmark.plan.training["navigation", "full"].model_copy(update={"ema_decay": 0.5})
+    plan = replace(benchmark.plan, training=benchmark.plan.training | {("navigation", "full"): training})
+    found = collate(Benchmark(plan, benchmark.folder / "elsewhere"), earlier)
+    assert found["jobs"]["other_settings"] == ["navigation, full, seed 0"] and found["navigation"]["task_success"]
+    assert "measured under other settings than this plan's: navigation, full, seed 0" in render(found, ["navigation"])
+
+
 def seeded(*successes: int) -> dict[int, dict]:
-    return {seed: evaluation(count) for seed, count in enumerate(successes)}
+    return {seed: kept(evaluation(count)) for seed, count in enumerate(successes)}
+
+
+def kept(content: dict) -> dict:
+    return condensed(content, "settings", None)
 
 
 def test_a_part_that_does_not_pay_is_told_plainly():
@@ -139,14 +175,14 @@ def test_one_seed_shows_a_difference_and_no_verdict(full, other):
     found = compare(seeded(*full), seeded(*other))
     assert found["points_ahead"] == pytest.approx(87.5) and found["n_seeds"] == 1
     assert found["verdict"] == "one seed: no verdict" and found["low"] is None and found["high"] is None
-    assert compare(seeded(40), {7: evaluation(5)})["verdict"] == "no seed in common"
+    assert compare(seeded(40), {7: kept(evaluation(5))})["verdict"] == "no seed in common"
 
 
 def test_a_scripted_driver_has_no_seed_to_be_paired_with():
-    found = compare(seeded(30, 31, 29), {5: evaluation(5)}, trained=False)
+    found = compare(seeded(30, 31, 29), {5: kept(evaluation(5))}, trained=False)
     assert found["verdict"] == "full model better" and found["n_seeds"] == 3
     assert found["points_ahead"] == pytest.approx(62.5)
-    assert compare(seeded(30), {0: evaluation(5)}, trained=False)["verdict"] == "one seed: no verdict"
+    assert compare(seeded(30), {0: kept(evaluation(5))}, trained=False)["verdict"] == "one seed: no verdict"
 
 
 def test_luck_with_training_seeds_is_no_difference():
@@ -174,11 +210,11 @@ def test_one_training_is_seldom_called_better_than_another_of_its_kind():
 def test_only_layouts_that_all_drove_are_compared():
     few = evaluation(5)
     few["episodes"]["in_distribution"] = few["episodes"]["in_distribution"][:10]
-    assert compare(seeded(10), {0: few})["n_episodes"] == 10
+    assert compare(seeded(10), {0: kept(few)})["n_episodes"] == 10
     few["episodes"]["in_distribution"] = [{"seed": 1, "success": True}]
-    assert compare(seeded(10), {0: few})["verdict"] == "no layout in common"
+    assert compare(seeded(10), {0: kept(few)})["verdict"] == "no layout in common"
 
 
 def test_intervals_need_two_seeds():
-    assert "language_truth" not in intervals([evaluation(20, 90), evaluation(30)])
-    assert "task_success" in intervals([evaluation(20, 90), evaluation(30)])
+    assert "language_truth" not in intervals([kept(evaluation(20, 90)), kept(evaluation(30))])
+    assert "task_success" in intervals([kept(evaluation(20, 90)), kept(evaluation(30))])
