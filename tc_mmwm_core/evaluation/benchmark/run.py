@@ -18,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -106,7 +107,9 @@ class Benchmark:
         prediction = None
         if driver.kind == PLANNER and suite.open_loop:
             prediction = long_horizon(bundle, driver.domain, self._long(job, bundle), self.progress)
-        write_report(report(driver, suite, records, prediction), folder / EVALUATION, folder / "evaluation.png")
+        found = report(driver, suite, records, prediction)
+        found = replace(found, driver=found.driver | {"settings": self.plan.settings(job)})
+        write_report(found, folder / EVALUATION, folder / "evaluation.png")
 
     def training_seconds(self, job: Job) -> float | None:
         """What the whole training of ``job`` takes, by the steps of it that were timed; None: none was."""

@@ -93,20 +93,20 @@ def collate(benchmark: Benchmark, earlier: Mapping[Job, Evaluation] | None = Non
     return content | {"jobs": jobs, "evaluations": {str(job.folder): result for job, result in found.items()}}
 
 
-def condensed(result: Mapping[str, Any], settings: str, training_minutes: float | None) -> dict[str, Any]:
+def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict[str, Any]:
     """What a table keeps of ``result``, the content of an evaluation.json.
 
-    Its measures and costs, what became of each layout in distribution, the open-loop errors, the revision and bundle
-    that they are of, and ``settings``: see :meth:`Plan.settings`.
+    Its measures and costs, what became of each layout in distribution, the open-loop errors, and the settings (see
+    :meth:`Plan.settings`), revision and bundle that they are of.
     """
     home = result["episodes"][HOME]
     won = [episode["seed"] for episode in home if episode["success"]]
     lost = [episode["seed"] for episode in home if not episode["success"]]
     curves = result["curves"]
     return {
-        "settings": settings,
-        "revision": result.get("environment", {}).get("git"),
-        "bundle": result.get("driver", {}).get("bundle"),
+        "settings": result["driver"].get("settings"),
+        "revision": result["environment"]["git"],
+        "bundle": result["driver"].get("bundle"),
         "measures": result["measures"],
         "layouts": {"succeeded": won, "failed": lost},
         "open_loop": _at_horizons(curves["open_loop"]["latent"]) if "open_loop" in curves else None,
@@ -252,7 +252,7 @@ def _evaluation(benchmark: Benchmark, job: Job) -> Evaluation:
     result = json.loads((benchmark.folder / job.folder / EVALUATION).read_text(encoding="utf-8"))
     trained = benchmark.plan.config.variants[job.variant].trained
     seconds = benchmark.training_seconds(job) if trained else None
-    return condensed(result, benchmark.plan.settings(job), None if seconds is None else seconds / 60)
+    return condensed(result, None if seconds is None else seconds / 60)
 
 
 def _at_horizons(errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
     error = {"model": [0.1 * k for k in range(1, K + 1)], "copy": [1.0] * K, "linear": [0.5] * K}
     return {
         "schema": SCHEMA,
+        "environment": {"git": {"commit": "1b8", "changed": False}},
+        "driver": {"bundle": "navigation@12"},
         "measures": measures,
         "episodes": {"in_distribution": episodes},
         "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
@@ -60,7 +62,8 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
 def write(benchmark: Benchmark, job: Job, content: dict) -> None:
     path = benchmark.folder / job.folder / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    driver = content["driver"] | {"settings": benchmark.plan.settings(job)}
+    path.write_text(json.dumps(content | {"driver": driver}))
 
 
 def test_the_issue_s_format_and_everything_beside_it(benchmark):
@@ -158,7 +161,7 @@ def seeded(*successes: int) -> dict[int, dict]:
 
 
 def kept(content: dict) -> dict:
-    return condensed(content, "settings", None)
+    return condensed(content, None)
 
 
 def test_a_part_that_does_not_pay_is_told_plainly():
