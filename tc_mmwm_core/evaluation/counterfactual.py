@@ -10,7 +10,8 @@ every candidate violates, and a model that rejects them all has screened nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from tc_mmwm_core.evaluation.closed_loop import step_of
 from tc_mmwm_core.runtime.screener import Screener
 
 LATEST = 40  # control steps that a probed state lies into its episode, at most
+MARGINS = (0.01, 0.02, 0.05, 0.1)  # where errors are counted by the oracle's margin, on either side of 0
 HELD_SPREAD = 0.3  # candidates are an action held, drawn uniformly, and this much noise on each step of it
 
 
@@ -32,11 +34,17 @@ class Truth:
 
     seed: int
     margins: list[float]  # the oracle's, in the state itself, one per instruction; > 0: the rule is broken already
+    rules: list[str]  # the kinds of rule in each instruction: "speed, zone"
     foretold: list[np.ndarray]  # violation [N], max over k, one row per instruction
-    broken: list[np.ndarray]  # bool [N]
+    reached: list[np.ndarray]  # the oracle's largest margin [N] on the way, one row per instruction
     progress: np.ndarray  # [N], at step K, under instruction 0
     outcome: np.ndarray  # [N], minus the cost to go after K steps, under instruction 0
     start: float  # minus the cost to go in the state itself
+
+    @property
+    def broken(self) -> list[np.ndarray]:
+        """Whether each candidate breaks the rule, bool [N], one row per instruction."""
+        return [margin > 0 for margin in self.reached]
 
     @property
     def complies(self) -> list[bool]:
@@ -103,18 +111,19 @@ def probe(
     step, memory = step_of(observations[-1], 0), watched(screener, observations[:-1], texts[0])
     actions = interface.denormalise_action(normalised)
     futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
-    foretold, broken, here = [], [], []
+    foretold, reached, here = [], [], []
     for text in texts:
         rollouts = screener.screen(screener.encode(step, screener.instruct(text), memory), normalised)
         foretold.append(rollouts.violation.max(1))
         judged = domain.judge(info["scene"], np.concatenate(futures), text)
-        broken.append((judged.margin > 0).reshape(candidates, -1).any(1))
+        reached.append(judged.margin.reshape(candidates, -1).max(1))
         if text == texts[0]:
             progress = rollouts.progress[:, -1]
             outcome = -judged.cost.reshape(candidates, -1)[:, -1]
         here.append(domain.judge(info["scene"], info["state"][None], text))
     margins, start = [float(judged.margin[0]) for judged in here], -float(here[0].cost[0])
-    return Truth(seed, margins, foretold, broken, progress, outcome, start)
+    rules = [", ".join(sorted(domain.rules(text))) for text in texts]
+    return Truth(seed, margins, rules, foretold, reached, progress, outcome, start)
 
 
 def watched(screener: Screener, observations: Sequence[dict[str, np.ndarray]], text: str) -> np.ndarray | None:
@@ -155,9 +164,35 @@ def sequences(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
 
     Under every instruction that its state complies with.
     """
-    rows = [row for t in truths for *row, complies in zip(t.foretold, t.broken, t.complies, strict=True) if complies]
-    foretold, broken = zip(*rows, strict=True) if rows else ([np.zeros(0)], [np.zeros(0, bool)])
-    return np.concatenate(foretold), np.concatenate(broken)
+    foretold, margin = _pooled(truths)
+    return foretold, margin > 0
+
+
+def errors_by_margin(truths: Sequence[Truth], threshold: float) -> list[dict[str, float]]:
+    """Of candidates whose largest margin lies in each range of :data:`MARGINS`, the percentage judged wrong.
+
+    Above 0 those are misses, below false alarms; ``n`` counts the candidates. Ranges without any are left out.
+    """
+    edges = [-np.inf, *(-m for m in reversed(MARGINS)), 0.0, *MARGINS, np.inf]
+    foretold, margin = _pooled(truths)
+    wrong = (foretold > threshold) != (margin > 0)
+    found = []
+    for least, most in itertools.pairwise(edges):
+        here = wrong[(margin > least) & (margin <= most)]
+        if len(here):
+            found.append({"from": least, "to": most, "wrong": 100 * float(here.mean()), "n": len(here)})
+    return found
+
+
+def errors_by_rule(truths: Sequence[Truth], threshold: float) -> dict[str, dict[str, int]]:
+    """By kinds of rule: ``violating`` candidates, ``missed`` of them; ``complying`` ones, ``rejected`` of them."""
+    found: dict[str, dict[str, int]] = {}
+    for rules, foretold, margin in (row for truth in truths for row in _judged(truth)):
+        broken, rejected = margin > 0, foretold > threshold
+        row = found.setdefault(rules or "none", dict.fromkeys(("violating", "missed", "complying", "rejected"), 0))
+        for name, which in zip(row, (broken, broken & ~rejected, ~broken, ~broken & rejected), strict=True):
+            row[name] += int(which.sum())
+    return dict(sorted(found.items()))
 
 
 def missed(truth: Truth, threshold: float) -> tuple[int, int]:
@@ -170,6 +205,19 @@ def alarmed(truth: Truth, threshold: float) -> tuple[int, int]:
     """Complying sequences; of them those rejected."""
     foretold, broken = sequences([truth])
     return int((~broken).sum()), int((foretold[~broken] > threshold).sum())
+
+
+def _judged(truth: Truth) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Rules, violation foretold [N] and largest margin [N], under each instruction that the state complies with."""
+    rows = zip(truth.rules, truth.foretold, truth.reached, truth.complies, strict=True)
+    return ((rules, foretold, margin) for rules, foretold, margin, complies in rows if complies)
+
+
+def _pooled(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
+    """Violation foretold [S] and largest margin [S] of all of :func:`_judged`."""
+    rows = [(foretold, margin) for truth in truths for _, foretold, margin in _judged(truth)]
+    foretold, margin = zip(*rows, strict=True) if rows else ([np.zeros(0)], [np.zeros(0)])
+    return np.concatenate(foretold), np.concatenate(margin)
 
 
 def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator, factors: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The figure of an evaluation: success over horizon, compliance by rule, contributions, error over k, ROC."""
+"""The figure of an evaluation: success, compliance by rule, contributions, error over k, ROC, errors of screening."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def draw_evaluation(curves: Mapping[str, Any], modalities: Sequence[str], title:
         (lambda axes, rows: _contributions(axes, rows, modalities), _present(curves.get("contributions_by_phase"))),
         (_open_loop, curves.get("open_loop")),
         (lambda axes, roc: _roc(axes, roc, curves["calibrated_point"]), curves.get("roc")),
+        (_errors_by_margin, curves.get("errors_by_margin")),
+        (_errors_by_rule, curves.get("errors_by_rule")),
     ]
     shown = [(draw, content) for draw, content in panels if content]
     columns = min(3, len(shown))
@@ -71,6 +73,26 @@ def _roc(axes: Axes, roc: Mapping[str, Sequence[float]], point: Mapping[str, flo
     axes.set(xlim=(-1, 101), ylim=(0, 101), title="Violations predicted, replayed candidates")
     axes.set(xlabel="complying sequences rejected, %", ylabel="violating sequences rejected, %")
     axes.legend(loc="lower right")
+
+
+def _errors_by_margin(axes: Axes, ranges: Sequence[Mapping[str, float]]) -> None:
+    names = [f"{row['from']:g} to {row['to']:g}" for row in ranges]
+    bars = axes.bar(
+        names, [row["wrong"] for row in ranges], color=["C1" if row["from"] < 0 else "C3" for row in ranges]
+    )
+    axes.bar_label(bars, [f"{row['n']:.0f}" for row in ranges], fontsize=6)
+    axes.set(xlabel="largest margin on the way (> 0: violates)", ylabel="judged wrong, %", title="Screening by margin")
+    axes.tick_params(axis="x", rotation=60, labelsize=7)
+
+
+def _errors_by_rule(axes: Axes, rules: Mapping[str, Mapping[str, int]]) -> None:
+    for offset, (part, whole) in ((0.2, ("missed", "violating")), (-0.2, ("rejected", "complying"))):
+        shares = [100 * row[part] / row[whole] if row[whole] else 0 for row in rules.values()]
+        places = [offset - index for index in range(len(rules))]
+        axes.barh(places, shares, 0.4, label=f"{whole} {'accepted' if part == 'missed' else 'rejected'}")
+    axes.set_yticks([-index for index in range(len(rules))], list(rules), fontsize=7)
+    axes.set(xlabel="candidates, %", title="Screening errors by rule")
+    axes.legend(fontsize=7)
 
 
 def _open_loop(axes: Axes, errors: Mapping[str, Any]) -> None:

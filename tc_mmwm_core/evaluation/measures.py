@@ -94,7 +94,7 @@ def cost(records: Records) -> dict[str, float]:
 
 
 def curves(records: Records) -> dict[str, Any]:
-    """What the figure shows: success over horizon, compliance by rule, α over phases, ROC."""
+    """What the figure shows: success over horizon, compliance by rule, α over phases, ROC, where screening errs."""
     home = records.episodes[HOME]
     found: dict[str, Any] = {
         "success_within_steps": success_within(home),
@@ -109,6 +109,8 @@ def curves(records: Records) -> dict[str, Any]:
             "false_alarm_rate": pooled([counterfactual.alarmed(t, records.threshold) for t in records.truths]),
             "hit_rate": 100 - pooled([counterfactual.missed(t, records.threshold) for t in records.truths]),
         }
+        found["errors_by_margin"] = counterfactual.errors_by_margin(records.truths, records.threshold)
+        found["errors_by_rule"] = counterfactual.errors_by_rule(records.truths, records.threshold)
     return found
 
 

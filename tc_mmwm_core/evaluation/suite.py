@@ -188,7 +188,7 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
         journal = stack.enter_context(Journal(log, _identity(driver, suite)))
         left = _left(wanted, journal)
         if again := sum(_key(*job) in journal.lines for job in left):
-            print(f"{log}: {again} probes lack 'margins', the margin in the probed state: they are made again")
+            print(f"{log}: {again} probes lack what is measured today: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
         stack.enter_context(bar)
         for (condition, seed), result in zip(left, _carry_out(driver, suite, left, workers), strict=True):
@@ -212,7 +212,7 @@ def _left(wanted: Sequence[Job], journal: Journal) -> list[Job]:
 
 def _outdated(job: Job, result: dict[str, Any] | None) -> bool:
     """Whether a probe is of the earlier kind; a layout that gave no state to probe gives none now."""
-    return job[0] is None and result is not None and "margins" not in result
+    return job[0] is None and result is not None and "reached" not in result
 
 
 _bench: Bench | None = None  # of a worker process
@@ -254,8 +254,9 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
     return {
         "seed": seed,
         "margins": truth.margins,
+        "rules": truth.rules,
         "foretold": [row.tolist() for row in truth.foretold],
-        "broken": [row.tolist() for row in truth.broken],
+        "reached": [row.tolist() for row in truth.reached],
         "progress": truth.progress.tolist(),
         "outcome": truth.outcome.tolist(),
         "start": truth.start,
@@ -292,8 +293,8 @@ def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Se
             records.episodes.setdefault(condition.name, []).append(_episode(result))
         elif result is not None:
             foretold = [np.array(row, np.float32) for row in result["foretold"]]
-            broken = [np.array(row, bool) for row in result["broken"]]
+            reached = [np.array(row) for row in result["reached"]]
             progress, outcome = np.array(result["progress"]), np.array(result["outcome"])
-            start, margins = result["start"], result["margins"]
-            records.truths.append(Truth(result["seed"], margins, foretold, broken, progress, outcome, start))
+            told = {name: result[name] for name in ("seed", "margins", "rules", "start")}
+            records.truths.append(Truth(**told, foretold=foretold, reached=reached, progress=progress, outcome=outcome))
     return records

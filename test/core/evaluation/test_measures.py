@@ -77,8 +77,8 @@ def test_what_never_failed_is_at_its_best_but_not_certain():
 
 
 def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0, margins=(-1.0, 0.0)) -> Truth:
-    rows = [np.array(row, np.float32) for row in foretold], [np.array(row, bool) for row in broken]
-    return Truth(0, list(margins), *rows, np.array(progress), np.array(outcome), start)
+    rows = [np.array(row, np.float32) for row in foretold], [np.where(row, 0.03, -0.03) for row in broken]
+    return Truth(0, list(margins), ["zone", ""], *rows, np.array(progress), np.array(outcome), start)
 
 
 def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
@@ -153,8 +153,24 @@ def test_the_calibrated_point_lies_on_the_curve():
     rng = np.random.default_rng(1)
     broken = [rng.random(40) < 0.5 for _ in range(2)]
     foretold = [row + rng.normal(0, 0.5, 40) for row in broken]
-    rows = Truth(0, [-1.0, -1.0], foretold, broken, np.arange(40.0), np.arange(40.0), 0.0)
+    rows = truth(foretold, broken, np.arange(40.0), np.arange(40.0), margins=(-1.0, -1.0))
     found = curves(Records(0.4, {HOME: [episode(0)]}, [rows]))
     point, curve = found["calibrated_point"], found["roc"]
     below, above = (curve["hit_rate"][i] for i in (int(point["false_alarm_rate"]), int(point["false_alarm_rate"]) + 1))
     assert below <= point["hit_rate"] <= above
+
+
+def test_errors_of_screening_are_counted_by_margin_and_by_rule():
+    rows = truth([[1, -1, -1], [-1, 1, -1]], [[1, 1, 0], [0, 0, 0]], margins=(-1.0, -1.0))
+    rows.reached[0][1] = 0.005  # missed by half a centimetre
+    skipped = truth([[9, 9, 9], [9, 9, 9]], [[0, 0, 0]] * 2, margins=(0.1, 0.1))  # broken from the start
+    found = curves(Records(0.0, {HOME: [episode(0)]}, [rows, skipped]))
+    assert found["errors_by_margin"] == [
+        {"from": -0.05, "to": -0.02, "wrong": 25.0, "n": 4},
+        {"from": 0.0, "to": 0.01, "wrong": 100.0, "n": 1},
+        {"from": 0.02, "to": 0.05, "wrong": 0.0, "n": 1},
+    ]
+    assert found["errors_by_rule"] == {
+        "none": {"violating": 0, "missed": 0, "complying": 3, "rejected": 1},
+        "zone": {"violating": 2, "missed": 1, "complying": 1, "rejected": 0},
+    }

@@ -88,13 +88,13 @@ def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_
     records = [json.loads(line) for line in log.read_text().splitlines()]
     older = [r for r in records if r.get("key", "").startswith("probes") and r["result"] is not None]
     for record in older:
-        del record["result"]["margins"]
+        del record["result"]["reached"]
         record["result"]["foretold"] = [[7.0] * 4] * 2
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert suites.remaining(planner, asked, log) == [(None, record["result"]["seed"]) for record in older]
     again = evaluate(planner, asked, log, progress=False)
     told = capsys.readouterr().out
-    assert f"episodes.jsonl: {len(older)} probes lack 'margins', the margin in the probed state" in told
+    assert f"episodes.jsonl: {len(older)} probes lack what is measured today: they are made again" in told
     assert again.episodes == first.episodes and suites.remaining(planner, asked, log) == []
     for one, other in zip(first.truths, again.truths, strict=True):
         assert one.margins == other.margins
