@@ -76,10 +76,8 @@ def _roc(axes: Axes, roc: Mapping[str, Sequence[float]], point: Mapping[str, flo
 
 
 def _errors_by_margin(axes: Axes, ranges: Sequence[Mapping[str, float]]) -> None:
-    names = [f"{row['from']:g} to {row['to']:g}" for row in ranges]
-    bars = axes.bar(
-        names, [row["wrong"] for row in ranges], color=["C1" if row["from"] < 0 else "C3" for row in ranges]
-    )
+    names = [f"{row['from']:g} to {row['to']:g}".replace("-inf to", "under").replace(" to inf", "+") for row in ranges]
+    bars = axes.bar(names, [row["wrong"] for row in ranges], color=["C1" if row["to"] <= 0 else "C0" for row in ranges])
     axes.bar_label(bars, [f"{row['n']:.0f}" for row in ranges], fontsize=6)
     axes.set(xlabel="largest margin on the way (> 0: violates)", ylabel="judged wrong, %", title="Screening by margin")
     axes.tick_params(axis="x", rotation=60, labelsize=7)

@@ -21,12 +21,18 @@ from tc_mmwm_core.training.curriculum import shortened, stage_steps
 
 
 class DomainPlan(Config):
-    """What is collected and trained in one domain. All variants and seeds share the dataset."""
+    """What is collected and trained in one domain. All variants and seeds share the datasets.
+
+    What is trained on some of the episodes (``sizes`` of a round) is calibrated on what it holds out of them.
+    """
 
     domain: str = Field(description="a domain's name, or module:factory")
     episodes: int = Field(ge=1, description="episodes collected")
     steps: int = Field(ge=1, description="longest episode collected, control steps")
     seed: int = Field(100_000, ge=0, description="layout of the first episode collected; evaluation has others")
+    calibration: int = Field(
+        0, ge=0, description="episodes collected beside those, in the layouts after theirs, for the threshold alone"
+    )
     robot: str | None = Field(None, description="robot interface, relative to this file; unset: the domain's, shipped")
     train: str = Field(description="YAML of the full training, relative to this file")
     stage_steps: int | None = Field(

@@ -4,6 +4,7 @@ Everything lies in one folder, and what lies there is not done again; an evaluat
 anew from the episodes beside it, with only those driven that the measures of today need::
 
     <domain>/dataset/                           collected once, for all trainings
+    <domain>/calibration/                       and for all thresholds, where the plan says so
     <domain>/long/                              long episodes, for the error of prediction
     <domain>/<variant>/seed-<n>/                a run folder of tc-mmwm train, and in it
         bundle/                                 (variants that differ only in how they drive share the first one's)
@@ -29,7 +30,7 @@ from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
-from tc_mmwm_core.evaluation.benchmark.plan import DomainPlan, Job, Plan
+from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
@@ -58,7 +59,7 @@ class Benchmark:
         self.plan, self.folder = plan, folder
         self.workers, self.device, self.progress = workers, device, progress
         self.clock = Clock(folder)
-        self._datasets: dict[str, Dataset] = {}
+        self._datasets: dict[Path, Dataset] = {}
 
     def done(self, job: Job) -> bool:
         """Whether ``job`` has been evaluated, and measured as it is now."""
@@ -129,7 +130,7 @@ class Benchmark:
         driver = self._driver(job, run / "bundle")
         if driver.learned and run not in seen and not (made or (run / DONE).exists()):
             if not self._dataset_folder(job).exists() and self._dataset_folder(job) not in seen:
-                yield Part(job.domain, "collect", plan.episodes)
+                yield Part(job.domain, "collect", plan.episodes + plan.calibration)
             yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
             seen |= {run, self._dataset_folder(job)}
         suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
@@ -160,33 +161,47 @@ class Benchmark:
         with self.clock.time(part, str(run.relative_to(self.folder))):
             config = {run.parent.name: self.plan.training_of(job)}
             run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
+        calibrated_on = [dataset, *self._fresh(job)]
         settings = {"alpha": plan.alpha, "delta": plan.delta, "progress": self.progress}
         name = f"{job.domain}-{run.parent.name}-{job.seed}"
         try:
-            _, rests_on = export_run(run, [dataset], bundle, name, **settings)
+            _, rests_on = export_run(run, calibrated_on, bundle, name, **settings)
         except CalibrationError as error:
-            _, rests_on = export_run(run, [dataset], bundle, name, threshold=UNCALIBRATED, **settings)
+            _, rests_on = export_run(run, calibrated_on, bundle, name, threshold=UNCALIBRATED, **settings)
             rests_on = f"threshold {UNCALIBRATED}, not calibrated: {error}"
         print(f"{name}: {rests_on}")
         return bundle
 
     def _dataset(self, job: Job) -> Dataset:
         """What ``job`` is trained on: the dataset, or its first ``job.size`` episodes by layout."""
-        if job.domain not in self._datasets:
-            plan, folder = self.plan.config.domains[job.domain], self._dataset_folder(job)
-            _check_layouts(folder, plan)
+        plan = self.plan.config.domains[job.domain]
+        dataset = self._collected(job.domain, self._dataset_folder(job), plan.seed, plan.episodes)
+        if job.size is None:
+            return dataset
+        return dataset.subset(sorted(range(len(dataset)), key=lambda i: _layout(dataset, i))[: job.size])
+
+    def _fresh(self, job: Job) -> list[Dataset]:
+        """What the threshold of ``job`` rests on beside the trajectories of its dataset that were held out."""
+        plan = self.plan.config.domains[job.domain]
+        if not plan.calibration or job.size is not None:
+            return []
+        folder = self.folder / job.domain / "calibration"
+        return [self._collected(job.domain, folder, plan.seed + plan.episodes, plan.calibration)]
+
+    def _collected(self, name: str, folder: Path, seed: int, episodes: int) -> Dataset:
+        """``episodes`` of domain ``name`` in the layouts from ``seed`` on; those that are there are not made again."""
+        if folder not in self._datasets:
+            plan = self.plan.config.domains[name]
+            _check_layouts(folder, seed, episodes)
             os.environ.setdefault("MUJOCO_GL", "egl")
             robot = self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
             with (
                 claim(folder.parent, wait=True),
-                self.clock.time(Part(job.domain, "collect", 0 if folder.exists() else plan.episodes), "dataset"),
+                self.clock.time(Part(name, "collect", 0 if folder.exists() else episodes), folder.name),
             ):
-                collect(plan.domain, robot, folder, plan.episodes, plan.steps, plan.seed, self.workers, self.progress)
-            self._datasets[job.domain] = Dataset.open(folder)
-        dataset = self._datasets[job.domain]
-        if job.size is None:
-            return dataset
-        return dataset.subset(sorted(range(len(dataset)), key=lambda i: _layout(dataset, i))[: job.size])
+                collect(plan.domain, robot, folder, episodes, plan.steps, seed, self.workers, self.progress)
+            self._datasets[folder] = Dataset.open(folder)
+        return self._datasets[folder]
 
     def _dataset_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "dataset"
@@ -220,16 +235,16 @@ def _check_training(bundle: Path, asked: TrainConfig) -> None:
         raise TrainingError(f"{file}: trained with another configuration: {told}; choose another folder")
 
 
-def _check_layouts(folder: Path, plan: DomainPlan) -> None:
-    """Refuse a dataset with episodes that ``plan`` does not have: all that are there would be trained on."""
+def _check_layouts(folder: Path, seed: int, episodes: int) -> None:
+    """Refuse a dataset with layouts that the plan does not have there: all that are there would be used."""
     if not (folder / "dataset.json").exists():
         return
     dataset = Dataset.open(folder)
-    last = plan.seed + plan.episodes - 1
-    if other := sorted({_layout(dataset, i) for i in range(len(dataset))} - set(range(plan.seed, last + 1))):
+    last = seed + episodes - 1
+    if other := sorted({_layout(dataset, i) for i in range(len(dataset))} - set(range(seed, last + 1))):
         raise DatasetError(
             f"{folder}: holds {len(other)} episodes of other layouts, {other[0]} to {other[-1]}; the plan has "
-            f"{plan.seed} to {last}; choose another folder"
+            f"{seed} to {last}; choose another folder"
         )
 
 

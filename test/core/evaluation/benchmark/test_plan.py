@@ -31,7 +31,7 @@ def test_the_shipped_plans_hold_what_they_schedule_and_train_no_two_alike(shippe
 
 def test_layouts_of_training_and_evaluation_never_meet(shipped):
     for plan in shipped.config.domains.values():
-        trained = range(plan.seed, plan.seed + plan.episodes)
+        trained = range(plan.seed, plan.seed + plan.episodes + plan.calibration)
         for suite in shipped.config.suites.values():
             most = max(value for name, value in suite if name.endswith(("episodes", "probes", "open_loop")))
             assert not set(trained) & set(range(suite.seed, suite.seed + most))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import DatasetError
+from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.evaluation.benchmark import run as running
 from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
@@ -32,6 +32,7 @@ PLAN = {
     "domains": {
         "navigation": {
             **{"domain": "navigation", "episodes": 8, "steps": 24, "seed": 100000, "train": "train.yaml"},
+            **{"calibration": 3},
             **{"planner": PLANNER},
         }
     },
@@ -108,6 +109,17 @@ def test_each_job_leaves_its_run_and_its_evaluation_and_trainings_are_shared(fin
     assert same["kind"] == "policy" and same["bundle"].startswith("navigation-full-0@")
 
 
+def test_thresholds_rest_on_episodes_of_their_own_beside_those_held_out(finished):
+    """Not those of a training on part of the episodes: it has no more than that part."""
+    fresh = Dataset.open(finished / "out" / "navigation" / "calibration")
+    assert {t.provenance["seed"] for t in fresh.trajectories} == {100008, 100009, 100010}
+    plan = read_plan(finished / "tiny.yaml")
+    benchmark = Benchmark(plan, finished / "out", progress=False)
+    whole, part = plan.jobs[0], plan.jobs[-1]
+    assert part.size == 6 and [len(dataset) for dataset in benchmark._fresh(whole)] == [3]
+    assert benchmark._fresh(part) == []
+
+
 def test_what_is_done_is_not_done_again_and_the_plan_says_so(finished, capsys, monkeypatch):
     monkeypatch.setattr(running, "run_ablations", None)
     monkeypatch.setattr(running, "evaluate", None)
@@ -126,7 +138,7 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     command = ["benchmark", "--config", str(finished / "tiny.yaml"), "--plan", "--output"]
     assert main([*command, str(finished / "new")]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0].endswith("collect 8 (? min), train 4 (? min), evaluate planner 6 (? min)")
+    assert told[0].endswith("collect 11 (? min), train 4 (? min), evaluate planner 6 (? min)")
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
     assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
     (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
