@@ -157,7 +157,8 @@ class Benchmark:
             return bundle
         plan = self.plan.config.domains[job.domain]
         dataset = self._dataset(job)
-        part = Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
+        left = max(0, self.plan.training_steps(job) - _steps_done(run))  # what is held out is only about its share
+        part = Part(job.domain, "train", left)
         with self.clock.time(part, str(run.relative_to(self.folder))):
             config = {run.parent.name: self.plan.training_of(job)}
             run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
