@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,28 +33,29 @@ def _variants(axes: Axes, rows: Mapping[str, Mapping[str, Mapping[str, float | N
     for offset, measure in ((0.2, "task_success"), (-0.2, "constraint_compliance")):
         cells = [row[measure] for row in rows.values()]
         places = [offset - index for index in range(len(cells))]
-        mean, std = [cell["mean"] for cell in cells], [cell["std"] or 0 for cell in cells]
+        mean = [cell["mean"] for cell in cells]
+        std = [math.nan if cell["std"] is None else cell["std"] for cell in cells]  # of one seed: no whisker
         axes.barh(places, mean, 0.4, xerr=std, capsize=2, label=measure.replace("_", " "))
     axes.set_yticks([-index for index in range(len(rows))], list(rows))
     axes.set(xlim=(0, 101), xlabel="% of episodes, ± std over training seeds")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def _sample_efficiency(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
-    axes.set_title("Sample efficiency")
     if not points:
         axes.set_axis_off()
         return
+    axes.set_title("Sample efficiency")
     axes.plot([p["episodes"] for p in points], [p["task_success"]["mean"] for p in points], "o-")
     axes.axhline(80, color="0.6", linestyle=":")
     axes.set(xscale="log", ylim=(0, 101), xlabel="episodes trained on", ylabel="task success, %")
 
 
 def _open_loop(axes: Axes, errors: Mapping[str, Any] | None) -> None:
-    axes.set_title("Open-loop prediction")
     if not errors:
         axes.set_axis_off()
         return
+    axes.set_title("Open-loop prediction")
     for name, values in errors["latent"].items():
         axes.plot(errors["k"], values, "o-", label=name)
     axes.set(xscale="log", xlabel="k, latent steps ahead", ylabel="squared error / variance", ylim=(0, None))
