@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _command(config: str, plan, held) -> str:
-    """What gives a table of ``held``, jobs of ``plan``, in one call: it may have been made in several."""
+    """What gives a table with all of ``held``, jobs of ``plan``, in one call: it may have been made in several."""
     names = dict.fromkeys(f"{job.domain}/{job.name}" for job in held)
     whole = len(held) == len(plan.jobs)
     chosen = {

@@ -84,10 +84,11 @@ def _errors_by_margin(axes: Axes, ranges: Sequence[Mapping[str, float]]) -> None
 
 
 def _errors_by_rule(axes: Axes, rules: Mapping[str, Mapping[str, int]]) -> None:
-    for offset, (part, whole) in ((0.2, ("missed", "violating")), (-0.2, ("rejected", "complying"))):
+    kinds = ((0.2, "missed", "violating", "violating accepted"), (-0.2, "rejected", "complying", "complying rejected"))
+    for offset, part, whole, label in kinds:
         shares = [100 * row[part] / row[whole] if row[whole] else 0 for row in rules.values()]
         places = [offset - index for index in range(len(rules))]
-        axes.barh(places, shares, 0.4, label=f"{whole} {'accepted' if part == 'missed' else 'rejected'}")
+        axes.barh(places, shares, 0.4, label=label)
     axes.set_yticks([-index for index in range(len(rules))], list(rules), fontsize=7)
     axes.set(xlabel="candidates, %", title="Screening errors by rule")
     axes.legend(fontsize=7)
