@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         "training": {domain: plan.training[domain, "full"].model_dump(mode="json") for domain in plan.config.domains},
     }
     output = args.json or folder / "benchmark.json"
-    earlier = read_evaluations(output, plan) if args.json else {}
+    earlier = read_evaluations(output) if args.json else {}
 
     def write():
         content = collate(benchmark, earlier) | described

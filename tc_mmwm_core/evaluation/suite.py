@@ -1,7 +1,8 @@
 """What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its predictions.
 
 Every episode and probe is written down as it ends, so that an evaluation killed at any moment goes on where it was.
-Probes that were written down without the margin in their state are of an earlier kind, and are made again.
+Probes that were written down without the margins that their candidates reached are of an earlier kind, and are made
+again.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
         journal = stack.enter_context(Journal(log, _identity(driver, suite)))
         left = _left(wanted, journal)
         if again := sum(_key(*job) in journal.lines for job in left):
-            print(f"{log}: {again} probes lack what is measured today: they are made again")
+            print(f"{log}: {again} probes lack 'reached', which is measured today: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
         stack.enter_context(bar)
         for (condition, seed), result in zip(left, _carry_out(driver, suite, left, workers), strict=True):

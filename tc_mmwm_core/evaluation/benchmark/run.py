@@ -129,10 +129,13 @@ class Benchmark:
         made = (run / "bundle" / "bundle.json").exists()
         driver = self._driver(job, run / "bundle")
         if driver.learned and run not in seen and not (made or (run / DONE).exists()):
-            if not self._dataset_folder(job).exists() and self._dataset_folder(job) not in seen:
-                yield Part(job.domain, "collect", plan.episodes + plan.calibration)
+            needed = {self._dataset_folder(job): plan.episodes}
+            if fresh := self._fresh_episodes(job):
+                needed[self._calibration_folder(job)] = fresh
+            if missing := {folder: n for folder, n in needed.items() if not (folder.exists() or folder in seen)}:
+                yield Part(job.domain, "collect", sum(missing.values()))
             yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
-            seen |= {run, self._dataset_folder(job)}
+            seen |= {run, *needed}
         suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
         left = remaining(driver, suite, log) if made or not driver.learned else episodes_of(driver, suite)
         yield Part(job.domain, _evaluating(driver), len(left))
@@ -183,11 +186,10 @@ class Benchmark:
 
     def _fresh(self, job: Job) -> list[Dataset]:
         """What the threshold of ``job`` rests on beside the trajectories of its dataset that were held out."""
-        plan = self.plan.config.domains[job.domain]
-        if not plan.calibration or job.size is not None:
+        plan, episodes = self.plan.config.domains[job.domain], self._fresh_episodes(job)
+        if not episodes:
             return []
-        folder = self.folder / job.domain / "calibration"
-        return [self._collected(job.domain, folder, plan.seed + plan.episodes, plan.calibration)]
+        return [self._collected(job.domain, self._calibration_folder(job), plan.seed + plan.episodes, episodes)]
 
     def _collected(self, name: str, folder: Path, seed: int, episodes: int) -> Dataset:
         """``episodes`` of domain ``name`` in the layouts from ``seed`` on; those that are there are not made again."""
@@ -206,6 +208,12 @@ class Benchmark:
 
     def _dataset_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "dataset"
+
+    def _calibration_folder(self, job: Job) -> Path:
+        return self.folder / job.domain / "calibration"
+
+    def _fresh_episodes(self, job: Job) -> int:
+        return self.plan.config.domains[job.domain].calibration if job.size is None else 0
 
     def _long(self, job: Job, bundle: Path) -> Dataset:
         """Long episodes in the layouts of the suite."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tc_mmwm_core.config import ConfigError
-from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
+from tc_mmwm_core.evaluation.benchmark.plan import Job
 from tc_mmwm_core.evaluation.benchmark.run import EVALUATION, Benchmark
 from tc_mmwm_core.evaluation.intervals import difference, paired, student
 from tc_mmwm_core.evaluation.measures import FRACTIONS
@@ -48,20 +48,22 @@ Summary = dict[str, float | int | None]
 Evaluation = Mapping[str, Any]  # what a table keeps of an evaluation.json: see condensed
 
 
-def collate(benchmark: Benchmark, earlier: Mapping[Job, Evaluation] | None = None) -> dict[str, Any]:
+def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = None) -> dict[str, Any]:
     """Everything that is evaluated so far, as ``docs/results/benchmark.json`` holds it.
 
     ``{domain: {measure: {mean, std, n_seeds, n_episodes}}}`` of the full model. Beside it, by domain: ``intervals`` of
     these means over the seeds; ``variants``, the same measures of every other; ``comparisons`` of their success with
-    the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done, and which of them
-    under other settings than the plan's. ``evaluations``: what all of this is made from, by job.
+    the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done, which of them under
+    other settings than the plan's, and which are of no job of this plan: kept, but in none of the above.
+    ``evaluations``: what all of this is made from, by job.
 
     Args:
         earlier: what :func:`read_evaluations` gave, for jobs that the folder has not done.
     """
     plan = benchmark.plan
-    found = dict(earlier or {}) | {job: _evaluation(benchmark, job) for job in plan.jobs if benchmark.done(job)}
-    found = {job: found[job] for job in plan.jobs if job in found}
+    done = {str(job.folder): _evaluation(benchmark, job) for job in plan.jobs if benchmark.done(job)}
+    evaluations = dict(earlier or {}) | done
+    found = {job: evaluations[str(job.folder)] for job in plan.jobs if str(job.folder) in evaluations}
     content: dict[str, Any] = {}
     for domain in plan.config.domains:
         by_name: dict[str, dict[int, Evaluation]] = {}
@@ -89,8 +91,10 @@ def collate(benchmark: Benchmark, earlier: Mapping[Job, Evaluation] | None = Non
             if part:
                 content.setdefault(name, {})[domain] = part
     other = [str(job) for job, result in found.items() if result["settings"] != plan.settings(job)]
-    jobs = {"done": len(found), "planned": len(plan.jobs), "other_settings": other}
-    return content | {"jobs": jobs, "evaluations": {str(job.folder): result for job, result in found.items()}}
+    ours = {str(job.folder): result for job, result in found.items()}
+    others = {name: result for name, result in evaluations.items() if name not in ours}
+    jobs = {"done": len(found), "planned": len(plan.jobs), "other_settings": other, "other_plans": list(others)}
+    return content | {"jobs": jobs, "evaluations": ours | others}
 
 
 def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict[str, Any]:
@@ -114,8 +118,8 @@ def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict
     }
 
 
-def read_evaluations(file: Path, plan: Plan) -> dict[Job, Evaluation]:
-    """What the table in ``file`` was made from, of the jobs in ``plan``; nothing if there is no such file.
+def read_evaluations(file: Path) -> dict[str, Evaluation]:
+    """What the table in ``file`` was made from, by the folder of each job; nothing if there is no such file.
 
     Raises:
         ConfigError: ``file`` is something else, or of a version that did not keep them.
@@ -125,8 +129,7 @@ def read_evaluations(file: Path, plan: Plan) -> dict[Job, Evaluation]:
     content = json.loads(file.read_text(encoding="utf-8"))
     if "evaluations" not in content:
         raise ConfigError(f"{file}: no table to go on with: it has no 'evaluations'; choose another file or remove it")
-    jobs = {str(job.folder): job for job in plan.jobs}
-    return {jobs[name]: result for name, result in content["evaluations"].items() if name in jobs}
+    return content["evaluations"]
 
 
 def summarise(results: Sequence[Evaluation]) -> dict[str, Summary]:
@@ -216,6 +219,8 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
         lines += ["", f"{domain}: {told}"]
     if other := content["jobs"]["other_settings"]:
         lines += ["", f"measured under other settings than this plan's: {'; '.join(other)}"]
+    if other := content["jobs"]["other_plans"]:
+        lines += ["", f"kept, but of no job of this plan: {', '.join(other)}"]
     return "\n".join(lines)
 
 

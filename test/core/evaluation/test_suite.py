@@ -94,7 +94,7 @@ def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_
     assert suites.remaining(planner, asked, log) == [(None, record["result"]["seed"]) for record in older]
     again = evaluate(planner, asked, log, progress=False)
     told = capsys.readouterr().out
-    assert f"episodes.jsonl: {len(older)} probes lack what is measured today: they are made again" in told
+    assert f"episodes.jsonl: {len(older)} probes lack 'reached', which is measured today: they are made again" in told
     assert again.episodes == first.episodes and suites.remaining(planner, asked, log) == []
     for one, other in zip(first.truths, again.truths, strict=True):
         assert one.margins == other.margins

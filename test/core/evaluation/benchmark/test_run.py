@@ -70,7 +70,7 @@ def finished(tmp_path_factory):
 
 def test_the_table_holds_what_the_issue_names_and_every_job(finished):
     found = json.loads((finished / "table.json").read_text())
-    assert found["jobs"] == {"done": 4, "planned": 4, "other_settings": []}
+    assert found["jobs"] == {"done": 4, "planned": 4, "other_settings": [], "other_plans": []}
     measures = {"task_success", "constraint_compliance", "ood_retention", "robustness_drop"}
     assert measures | {"language_truth", "counterfactual_rank_correlation"} <= found["navigation"].keys()
     for name in measures:
@@ -141,6 +141,10 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     assert told[0].endswith("collect 11 (? min), train 4 (? min), evaluate planner 6 (? min)")
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
     assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
+    (finished / "new" / "navigation" / "dataset").mkdir()
+    assert main([*command, str(finished / "new")]) == 0
+    assert "seed 0 collect 3 (" in " ".join(capsys.readouterr().out.splitlines()[0].split())  # to calibrate on
+    (finished / "new" / "navigation" / "dataset").rmdir()
     (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
     assert main([*command, str(finished / "new")]) == 0
     assert "not timed" not in capsys.readouterr().out

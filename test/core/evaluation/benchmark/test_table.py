@@ -86,7 +86,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert found["open_loop"]["navigation"]["latent"]["model"] == pytest.approx([0.1, 0.2, 0.5, 1.0])
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
-    assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": []}
+    assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": [], "other_plans": []}
     results[1]["cost"] = {"latency_p50_ms": None, "latency_p99_ms": None}  # of before decisions were timed one by one
     write(benchmark, benchmark.plan.jobs[1], results[1])
     assert collate(benchmark)["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
@@ -103,7 +103,8 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
 
 def test_what_is_not_done_yet_is_left_out(benchmark):
     names = benchmark.plan.config.domains
-    assert collate(benchmark) == {"jobs": {"done": 0, "planned": 6, "other_settings": []}, "evaluations": {}}
+    jobs = {"done": 0, "planned": 6, "other_settings": [], "other_plans": []}
+    assert collate(benchmark) == {"jobs": jobs, "evaluations": {}}
     draw(collate(benchmark), list(names), benchmark.folder / "nothing.png")
     assert not (benchmark.folder / "nothing.png").exists()
     assert len(render(collate(benchmark), names).splitlines()) == 8
@@ -133,22 +134,35 @@ def test_a_table_goes_on_where_the_folder_of_earlier_jobs_is_gone(benchmark, tmp
     file = tmp_path / "table.json"
     file.write_text(json.dumps(whole))
     elsewhere = Benchmark(benchmark.plan, tmp_path / "elsewhere")
-    assert read_evaluations(tmp_path / "none.json", benchmark.plan) == {}
-    assert collate(elsewhere, read_evaluations(file, benchmark.plan)) == whole
+    assert read_evaluations(tmp_path / "none.json") == {}
+    assert collate(elsewhere, read_evaluations(file)) == whole
     write(elsewhere, benchmark.plan.jobs[1], evaluation(36))  # done anew: it counts, and not what was there
-    anew = collate(elsewhere, read_evaluations(file, benchmark.plan))
+    anew = collate(elsewhere, read_evaluations(file))
     assert anew["navigation"]["task_success"]["mean"] == 95 and anew["jobs"]["done"] == 6
-    fewer = replace(benchmark.plan, jobs=benchmark.plan.jobs[:1])
-    assert list(read_evaluations(file, fewer)) == fewer.jobs
     (tmp_path / "other.json").write_text(json.dumps({"navigation": {}}))
     with pytest.raises(ConfigError, match=r"other\.json: no table to go on with: it has no 'evaluations'"):
-        read_evaluations(tmp_path / "other.json", benchmark.plan)
+        read_evaluations(tmp_path / "other.json")
+
+
+def test_what_another_plan_has_is_kept_and_counts_for_nothing(benchmark, tmp_path):
+    for job, count in zip(benchmark.plan.jobs, (40, 30, 10, 10, 20, 36), strict=True):
+        write(benchmark, job, evaluation(count))
+    whole = collate(benchmark)
+    first, *rest = benchmark.plan.jobs
+    fewer = Benchmark(replace(benchmark.plan, jobs=[first]), tmp_path / "elsewhere")
+    found = collate(fewer, whole["evaluations"])
+    assert found["evaluations"] == whole["evaluations"]
+    kept = [str(job.folder) for job in rest]
+    assert found["jobs"] == {"done": 1, "planned": 1, "other_settings": [], "other_plans": kept}
+    assert found["navigation"]["task_success"]["n_seeds"] == 1 and "variants" not in found
+    assert f"kept, but of no job of this plan: {kept[0]}, " in render(found, ["navigation"])
+    assert collate(benchmark, found["evaluations"]) == whole
 
 
 def test_what_was_measured_under_other_settings_is_named(benchmark):
     first = benchmark.plan.jobs[0]
     write(benchmark, first, evaluation(40))
-    earlier = {first: collate(benchmark)["evaluations"]["navigation/full/seed-0"]}
+    earlier = collate(benchmark)["evaluations"]
     training = benchmark.plan.training["navigation", "full"].model_copy(update={"ema_decay": 0.5})
     plan = replace(benchmark.plan, training=benchmark.plan.training | {("navigation", "full"): training})
     found = collate(Benchmark(plan, benchmark.folder / "elsewhere"), earlier)
