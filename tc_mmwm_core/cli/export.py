@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "export a run to a model bundle that the planner loads, with a calibrated threshold"
+HELP = "export a run to a model bundle that the planner loads, with a calibrated threshold; or calibrate a bundle anew"
 EXAMPLES = """\
   tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation
   tc-mmwm export runs/navigation --data data/navigation data/never_trained_on --output bundles/navigation
   tc-mmwm export runs/new --data data/new data/old --output bundles/new --alpha 0.1 --delta 0.1
+  tc-mmwm export bundles/navigation --data data/recorded --output bundles/mine     the same model, another threshold
   tc-mmwm export runs/navigation --threshold 0.0 --output bundles/uncalibrated
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm export``."""
-    parser.add_argument("run", type=Path, help="run folder of tc-mmwm train")
+    parser.add_argument("run", type=Path, help="run folder of tc-mmwm train, or a bundle to calibrate anew")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder; one that is there is replaced")
     parser.add_argument(
         "--data", type=Path, nargs="+", help="datasets: every trajectory that was not trained on calibrates"
@@ -35,14 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Calibrate and export."""
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.training.export import export_run
+    from tc_mmwm_core.runtime.bundle import MANIFEST
+    from tc_mmwm_core.training.export import export_run, recalibrate
 
     if args.data is None and args.threshold is None:
         raise OSError(
             "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
         )
     datasets = [Dataset.open(path) for path in args.data or []]
-    bundle, rests_on = export_run(
+    bundle, rests_on = (recalibrate if (args.run / MANIFEST).exists() else export_run)(
         args.run,
         datasets,
         args.output,

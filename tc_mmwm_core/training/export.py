@@ -33,10 +33,11 @@ from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
 from tc_mmwm_core.training.trainer import build_model
-from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, read_weights
+from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
+BY_HAND = "threshold set by hand"
 
 
 class LanguageGraph(nn.Module):
@@ -175,7 +176,7 @@ def export_bundle(
         files["robot.yaml"] = yaml.safe_dump(interface.to_dict(), sort_keys=False).encode()
         manifest = bundles.BundleManifest(
             name=name,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=_now(),
             interface=interface.to_dict(),
             latent=config.model.latent,
             context=model.context_size,
@@ -226,31 +227,92 @@ def export_run(
     model = build_model(config, interface)
     weights = read_weights(run)
     model.load_state_dict(weights.tensors)
-    calibration, words = None, "threshold set by hand"
+    calibration, words = None, BY_HAND
     if threshold is None:
-        domain = load_domain(config.data.domain) if config.data.domain else None
-        held = [unseen(dataset, weights.trained_on) for dataset in datasets]
-        held = [dataset for dataset in held if len(dataset)]
-        if not held:
-            raise CalibrationError(
-                f"{run} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
-            )
-        scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
-        violating = scores.violating
-        found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
-        threshold = found.tau
-        false_alarms = (scores.score[~violating] > threshold).mean()
-        words = (
-            f"threshold {threshold:.4f}: at most {alpha:.0%} of violating sequences are accepted, with confidence "
-            f"{1 - delta:.0%}; {found.n} held-out trajectories, {found.sequences} violating sequences, "
-            f"{found.empirical_miss:.2%} of them accepted, {false_alarms:.1%} of complying ones rejected"
-        )
-        calibration = bundles.Calibration(
-            alpha=alpha,
-            delta=delta,
-            n_trajectories=found.n,
-            dataset=",".join(dataset.digest for dataset in datasets),
-            method=found.method,
-        )
+        held = _held(run, datasets, weights.trained_on)
+        threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
     name = name or output.resolve().name
     return export_bundle(model, interface, config, output, name, threshold, calibration, weights.trained_on), words
+
+
+def recalibrate(
+    path: Path,
+    datasets: Sequence[Dataset],
+    output: Path,
+    name: str | None = None,
+    *,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    threshold: float | None = None,
+    progress: bool = True,
+) -> tuple[bundles.Bundle, str]:
+    """Write the bundle at ``path`` again with another threshold; its model stays the same, to the bit.
+
+    Arguments and results are those of :func:`export_run`.
+
+    Raises:
+        CalibrationError: what was not trained on is too little for the bound, or the bundle does not tell what was.
+        BundleError: a dataset is of another robot.
+    """
+    bundle = bundles.Bundle.load(path)
+    for dataset in datasets:
+        bundle.check(dataset.interface)
+    calibration, words = None, BY_HAND
+    if threshold is None:
+        if TRAINED_ON not in bundle.manifest.files:
+            raise CalibrationError(f"{path} has no {TRAINED_ON}: what it was trained on would count; export its run")
+        held = _held(path, datasets, read_weights(path).trained_on)
+        config, model = load_bundle(path)
+        threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
+    changed = {
+        "name": name or output.resolve().name,
+        "created": _now(),
+        "threshold": float(np.float32(threshold)),
+        "calibration": calibration,
+    }
+    files = {file: path / file for file in bundle.manifest.files}
+    return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), words
+
+
+def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> list[Dataset]:
+    """What of ``datasets`` the model at ``path`` was not trained on."""
+    held = [each for each in (unseen(dataset, trained_on) for dataset in datasets) if len(each)]
+    if not held:
+        raise CalibrationError(
+            f"{path} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
+        )
+    return held
+
+
+def _calibrated(
+    model: WorldModel,
+    config: TrainConfig,
+    held: Sequence[Dataset],
+    datasets: Sequence[Dataset],
+    alpha: float,
+    delta: float,
+    progress: bool,
+) -> tuple[float, bundles.Calibration, str]:
+    """The threshold that ``held``, a part of ``datasets``, gives; what it rests on, for the bundle and in words."""
+    domain = load_domain(config.data.domain) if config.data.domain else None
+    scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
+    violating = scores.violating
+    found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
+    false_alarms = (scores.score[~violating] > found.tau).mean()
+    words = (
+        f"threshold {found.tau:.4f}: at most {alpha:.0%} of violating sequences are accepted, with confidence "
+        f"{1 - delta:.0%}; {found.n} held-out trajectories, {found.sequences} violating sequences, "
+        f"{found.empirical_miss:.2%} of them accepted, {false_alarms:.1%} of complying ones rejected"
+    )
+    calibration = bundles.Calibration(
+        alpha=alpha,
+        delta=delta,
+        n_trajectories=found.n,
+        dataset=",".join(dataset.digest for dataset in datasets),
+        method=found.method,
+    )
+    return found.tau, calibration, words
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -19,6 +19,8 @@ from tc_mmwm_core.training.ablation import FULL, Switches, ablated
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import shortened, stage_steps
 
+CALIBRATING = {"calibration", "alpha", "delta"}  # what of a DomainPlan the threshold alone rests on
+
 
 class DomainPlan(Config):
     """What is collected and trained in one domain. All variants and seeds share the datasets.
@@ -129,11 +131,17 @@ class Plan:
     def settings(self, job: Job) -> str:
         """A digest of all that ``job`` is measured under: its data, training, driver and suite.
 
-        What has its default is left out: a setting that is new does not make old results those of other settings.
+        Left out is what does not bear on it (how a threshold is calibrated that it does not drive by), and what has
+        its default: a setting that is new does not make old results those of other settings.
         """
         domain, variant = self.config.domains[job.domain], self.config.variants[job.variant]
+        idle = {"train"}
+        if variant.driver != PLANNER or variant.threshold is not None:
+            idle |= CALIBRATING
+        if not variant.trained:
+            idle |= DomainPlan.model_fields.keys() - {"domain", "robot"}
         parts = [
-            domain.model_dump(mode="json", exclude_defaults=True, exclude={"train"}),
+            domain.model_dump(mode="json", exclude_defaults=True, exclude=idle),
             variant.model_dump(mode="json", exclude_defaults=True, include={"driver", "threshold"}),
             self.config.suites[job.suite].model_dump(mode="json", exclude_defaults=True),
             self.training_of(job).model_dump(mode="json", exclude_defaults=True) if variant.trained else None,

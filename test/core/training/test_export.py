@@ -15,13 +15,13 @@ from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.models.vocabulary import TextTokens
-from tc_mmwm_core.resources import robot_file
-from tc_mmwm_core.runtime.bundle import Bundle, Calibration
+from tc_mmwm_core.resources import resource, robot_file
+from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_bundle
 from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training.data import LabelledData, split
-from tc_mmwm_core.training.export import export_bundle, export_run
+from tc_mmwm_core.training.export import export_bundle, export_run, recalibrate
 from tc_mmwm_core.training.trainer import build_model, train
-from tc_mmwm_core.training.weights import load_run
+from tc_mmwm_core.training.weights import TRAINED_ON, load_run
 
 TEXTS = ("stop", "drive to the green pad, never enter the blue zone", "go slowly to the red pad")
 CALIBRATION = Calibration(alpha=0.1, delta=0.05, n_trajectories=40, dataset="0" * 64, method="by hand")
@@ -170,6 +170,32 @@ def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tm
     assert Bundle.load(tmp_path / "b").manifest.threshold == tau and made.manifest.name == "b"
     with pytest.raises(CalibrationError, match=f"at least {trajectories_needed(0.01, 0.01, False)} are needed"):
         export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=0.01, delta=0.01, progress=False)
+
+
+def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
+    robot = robot_file("navigation.yaml")
+    for name, seed in (("data", 0), ("fresh", 1000)):
+        collect("navigation", robot, tmp_path / name, 20, 24, seed=seed, workers=1, progress=False)
+    dataset, fresh = (Dataset.open(tmp_path / name) for name in ("data", "fresh"))
+    train(config.model_copy(update={"stages": config.stages[:1]}), [dataset], tmp_path / "run", progress=False)
+    bound = {"alpha": 0.4, "delta": 0.4, "progress": False}
+    made, words = export_run(tmp_path / "run", [fresh], tmp_path / "made", **bound)
+    by_hand, told = recalibrate(tmp_path / "made", [], tmp_path / "by_hand", threshold=0.5)
+    assert told == "threshold set by hand" and by_hand.manifest.calibration is None
+    assert (by_hand.manifest.threshold, by_hand.manifest.name) == (0.5, "by_hand")
+    assert by_hand.manifest.files == made.manifest.files and by_hand.manifest.training == made.manifest.training
+    again, same_words = recalibrate(tmp_path / "by_hand", [fresh], tmp_path / "by_hand", "again", **bound)  # in place
+    assert same_words == words and again.manifest.name == "again"
+    assert again.manifest.calibration == made.manifest.calibration
+    assert again.manifest.threshold == made.manifest.threshold and again.manifest.files == made.manifest.files
+    with pytest.raises(CalibrationError, match="was trained on every trajectory given"):
+        recalibrate(tmp_path / "made", [split(dataset, config.data.holdout)[0]], tmp_path / "none", **bound)
+    with pytest.raises(BundleError, match="trained for another robot interface"):
+        recalibrate(resource("bundles", "manipulation"), [fresh], tmp_path / "none", **bound)
+    files = {name: made.path / name for name in made.manifest.files if name != TRAINED_ON}
+    write_bundle(tmp_path / "older", made.manifest, files)
+    with pytest.raises(CalibrationError, match=r"older has no trained_on\.txt"):
+        recalibrate(tmp_path / "older", [fresh], tmp_path / "none", **bound)
 
 
 def test_a_failed_export_leaves_the_bundle_that_was_there(bundle, model, config, interface, monkeypatch):
