@@ -45,7 +45,7 @@ CELL = 0.0125  # m, grid of the cost to go
 MARGIN_LIMIT = 0.1  # m, margins are clipped to +-this
 SPEED_TO_MARGIN = 0.5  # m per m/s: at rest a slow hand keeps its rule by as much as one that is a hand away from a zone
 TOUCH = 0.003  # m, a gap as small as this is a touch
-TOUCHED = 0.02  # m, margin of any touch: by how little the gap is below TOUCH tells nothing, and no image would show it
+TOUCH_MARGIN = 0.02  # m, margin of any touch: by how little the gap is below TOUCH tells nothing, and no image would show it
 REACH_HEIGHT = 0.16  # m, at most this high the hand reaches a mark
 PLACED_HEIGHT = 0.06  # m, at most this high the puck is down on a mark
 GRASP_HEIGHT = 0.055  # m of the hand that closes around the puck on the table
@@ -75,7 +75,7 @@ def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
         columns.append(states[:, 2] - LOW if instruction.height == "low" else HIGH - states[:, 2])
     if instruction.spare:
         room = states[:, WALL_GAP if instruction.spare == "wall" else PUCK_GAP] - TOUCH
-        columns.append(np.where(room < 0, TOUCHED, -room))
+        columns.append(np.where(room < 0, TOUCH_MARGIN, -room))
     return np.stack(columns, 1) if columns else np.zeros((len(states), 0))
 
 

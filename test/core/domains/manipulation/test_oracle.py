@@ -95,7 +95,7 @@ def test_a_touch_breaks_its_rule_by_as_much_at_any_depth_and_room_counts_from_th
     samples = np.repeat(states()[:1], 4, 0)
     samples[:, oracle.WALL_GAP] = 0.0, 0.9 * oracle.TOUCH, oracle.TOUCH, oracle.TOUCH + 0.05
     margin = oracle.margin(samples, SCENE, dataclasses.replace(REACH, spare="wall"))
-    np.testing.assert_allclose(margin, [oracle.TOUCHED, oracle.TOUCHED, 0.0, -0.05], atol=1e-9)
+    np.testing.assert_allclose(margin, [oracle.TOUCH_MARGIN, oracle.TOUCH_MARGIN, 0.0, -0.05], atol=1e-9)
 
 
 def test_no_rule_or_a_zone_that_is_not_there_is_never_broken():
