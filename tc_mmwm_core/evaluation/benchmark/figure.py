@@ -16,16 +16,32 @@ from tc_mmwm_core.training.ablation import FULL
 
 
 def draw(content: Mapping[str, Any], domains: Sequence[str], file: Path) -> None:
-    """Write what :func:`tc_mmwm_core.evaluation.benchmark.table.collate` gives as PNG, one row per domain."""
+    """Write what :func:`tc_mmwm_core.evaluation.benchmark.table.collate` gives as PNG, one row per domain.
+
+    What no domain has a result of yet gets no column.
+    """
     shown = [domain for domain in domains if domain in content]
     if not shown:
         return
-    figure = Figure(figsize=(15, 5 * len(shown)), layout="constrained")
-    for row, domain in zip(figure.subplots(len(shown), 3, squeeze=False), shown, strict=True):
-        _variants(row[0], {FULL: content[domain], **content.get("variants", {}).get(domain, {})})
-        row[0].set_title(domain)
-        _sample_efficiency(row[1], content.get("sample_efficiency", {}).get(domain, {}).get("curve", ()))
-        _open_loop(row[2], content.get("open_loop", {}).get(domain))
+    rows = [
+        (
+            {FULL: content[domain], **content.get("variants", {}).get(domain, {})},
+            content.get("sample_efficiency", {}).get(domain, {}).get("curve"),
+            content.get("open_loop", {}).get(domain),
+        )
+        for domain in shown
+    ]
+    panels = (_variants, _sample_efficiency, _open_loop)
+    columns = [column for column in range(len(panels)) if any(row[column] for row in rows)]
+    figure = Figure(figsize=(5 * len(columns), 5 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), len(columns), squeeze=False)
+    for domain, row, line in zip(shown, rows, axes, strict=True):
+        for column, place in zip(columns, line, strict=True):
+            if row[column]:
+                panels[column](place, row[column])
+            else:
+                place.set_axis_off()
+        line[0].set_title(domain)
     save(figure, file)
 
 
@@ -42,19 +58,13 @@ def _variants(axes: Axes, rows: Mapping[str, Mapping[str, Mapping[str, float | N
 
 
 def _sample_efficiency(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
-    if not points:
-        axes.set_axis_off()
-        return
     axes.set_title("Sample efficiency")
     axes.plot([p["episodes"] for p in points], [p["task_success"]["mean"] for p in points], "o-")
     axes.axhline(80, color="0.6", linestyle=":")
     axes.set(xscale="log", ylim=(0, 101), xlabel="episodes trained on", ylabel="task success, %")
 
 
-def _open_loop(axes: Axes, errors: Mapping[str, Any] | None) -> None:
-    if not errors:
-        axes.set_axis_off()
-        return
+def _open_loop(axes: Axes, errors: Mapping[str, Any]) -> None:
     axes.set_title("Open-loop prediction")
     for name, values in errors["latent"].items():
         axes.plot(errors["k"], values, "o-", label=name)
