@@ -50,7 +50,7 @@ def test_fewer_stages_of_the_world_model_leave_the_policys_own(config):
 
 
 @pytest.mark.parametrize("file", ["default.yaml", "cpu.yaml"])
-def test_what_a_variant_of_the_benchmark_weighs_at_zero_is_zero_in_every_stage(shipped, file):
+def test_a_weight_of_a_benchmark_variant_holds_in_every_stage(shipped, file):
     plan = read_plan(resource("config", "benchmark", file))
     seen = set()
     for (domain, name), config in plan.training.items():
@@ -60,7 +60,7 @@ def test_what_a_variant_of_the_benchmark_weighs_at_zero_is_zero_in_every_stage(s
             found = {stage.name: getattr(stage.loss_weights(config.weights), term) for stage in config.stages}
             assert set(found.values()) == {value}, f"{domain}, {name}: {term} is {found}"
             seen.add(name)
-    assert seen == {"behaviour_cloning", "conventional", "no_counterfactual", "no_collapse_guard"}
+    assert seen == {"behaviour_cloning", "conventional", "no_counterfactual", "no_collapse_guard", "strong_guard"}
 
 
 def test_every_weight_of_a_shipped_switch_holds_in_every_stage_that_stays(shipped):
