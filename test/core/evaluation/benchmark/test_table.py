@@ -117,6 +117,13 @@ def test_what_is_not_done_yet_is_left_out(benchmark):
     assert any(line.endswith("+50.0, one seed: no verdict") for line in render(found, names).splitlines())
     assert "> 400" in render(found, names) and "intervals" not in found
 
+    def width(name: str, content: dict) -> int:
+        draw(content, list(names), benchmark.folder / name)
+        return int.from_bytes((benchmark.folder / name).read_bytes()[16:20], "big")  # of the PNG's header
+
+    one = width("success.png", {"navigation": found["navigation"]})
+    assert width("and_episodes.png", found | {"open_loop": {}}) == 2 * one
+
 
 def test_an_evaluation_that_was_measured_otherwise_is_not_mixed_in(benchmark):
     first, second, *_ = benchmark.plan.jobs
