@@ -86,13 +86,13 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     """``base`` with ``change`` merged into it.
 
     ``stages`` of it names the stages of the world model that are left, as a list or with what changes in each; a stage
-    of heads alone stays, unless the change switches off the term that it learns by. A weight in ``change`` holds in
+    of heads alone stays, unless the change switches off all terms that it learns by. A weight in ``change`` holds in
     every stage, also in those with a weight of their own for that term, except where ``stages`` sets it for one stage.
     """
     change = dict(change)
     weights, stages = change.get("weights"), change.get("stages")
     weights = weights if isinstance(weights, Mapping) else {}  # anything else is refused below, by its name
-    left = [stage for stage in base.stages if not stage.encoders_rest or weights.get(stage.needs) != 0]
+    left = [s for s in base.stages if not s.encoders_rest or any(weights.get(term) != 0 for term in s.needs)]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}

@@ -15,13 +15,14 @@ from tc_mmwm_core.training.optimizer import OptimizerConfig
 LossName = Literal[tuple(LossWeights.model_fields)]
 # Stages that train one part, on what was encoded once.
 ENCODERS_REST = ("memory", "dynamics", "field", "judge", "policy")
+# Terms that a stage learns nothing without: one of them must have a weight.
 NEEDS = {
-    "grounding": "referring",
-    "memory": "visibility",
-    "dynamics": "state",
-    "field": "field",
-    "judge": "margin",
-    "policy": "proposal",
+    "grounding": ("referring",),
+    "memory": ("visibility",),
+    "dynamics": ("state", "rollout"),
+    "field": ("field",),
+    "judge": ("margin",),
+    "policy": ("proposal",),
 }
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -78,9 +79,9 @@ class StageConfig(Config):
         return self.name in ("world_model", "full")
 
     @property
-    def needs(self) -> str | None:
-        """The term that this stage cannot do without, if there is one."""
-        return NEEDS.get(self.name)
+    def needs(self) -> tuple[str, ...]:
+        """The terms of which this stage cannot do without one at least; empty if any term will do."""
+        return NEEDS.get(self.name, ())
 
     @property
     def encoders_rest(self) -> bool:
@@ -142,8 +143,10 @@ class TrainConfig(Config):
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
-            if stage.needs and not getattr(stage.loss_weights(self.weights), stage.needs):
+            weights = stage.loss_weights(self.weights)
+            if stage.needs and not any(getattr(weights, term) for term in stage.needs):
                 raise ValueError(
-                    f"stage {stage.name} learns nothing without the term {stage.needs}, whose weight is 0: leave it out"
+                    f"stage {stage.name} learns nothing without the term {' or '.join(stage.needs)}, "
+                    "whose weight is 0: leave it out"
                 )
         return self

@@ -49,6 +49,15 @@ def test_fewer_stages_of_the_world_model_leave_the_policys_own(config):
     assert ablated(base, {"weights": {"proposal": 0}}, "test").stages == config.stages  # it would learn nothing
 
 
+def test_the_stage_of_dynamics_goes_on_with_either_of_its_terms(config):
+    dynamics = StageConfig(name="dynamics", epochs=1, min_length=8, weights={"rollout": 1.0})
+    base = config.model_copy(update={"stages": (*config.stages, dynamics)})
+    without_state = ablated(base, {"weights": {"state": 0}}, "test")
+    assert without_state.stages[-1].loss_weights(without_state.weights).rollout == 1
+    assert ablated(base, {"weights": {"rollout": 0}}, "test").stages[-1].weights == {"rollout": 0}
+    assert ablated(base, {"weights": {"state": 0, "rollout": 0}}, "test").stages == config.stages
+
+
 @pytest.mark.parametrize("file", ["default.yaml", "cpu.yaml"])
 def test_a_weight_of_a_benchmark_variant_holds_in_every_stage(shipped, file):
     plan = read_plan(resource("config", "benchmark", file))
