@@ -152,6 +152,7 @@ def generate_launch_description() -> LaunchDescription:
                 start_state="configuring",
                 goal_state="inactive",
                 entities=[transition(Transition.TRANSITION_ACTIVATE)],
+                handle_once=True,  # configured again by hand, it waits to be activated by hand
             )
         ),
         RegisterEventHandler(

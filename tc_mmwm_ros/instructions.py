@@ -1,4 +1,4 @@
-"""What the robot is told, whoever says it: a planner that comes late hears it, and no publisher's QoS is refused.
+"""What the robot is told, by any reliable publisher: a planner that comes late hears it, latched or not.
 
 One topic, two subscriptions. A transient-local one hears what was said before it came, but not the publishers of most
 tools (``ros2 topic pub``, rqt, a speech node), which are volatile; a volatile one hears everybody, from now on.

@@ -41,9 +41,11 @@ def read_config(node: Node, model: type[Config], prefix: str = "", leave_out: fr
     return content
 
 
-def describe(description: str, low: float | None = None, high: float | None = None) -> ParameterDescriptor:
+def describe(
+    description: str, low: float | None = None, high: float | None = None, *, read_only: bool = False
+) -> ParameterDescriptor:
     """A descriptor with an inclusive range; its type (int or float) is that of ``low``."""
-    descriptor = ParameterDescriptor(description=description)
+    descriptor = ParameterDescriptor(description=description, read_only=read_only)
     if isinstance(low, int):
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     elif isinstance(low, float):

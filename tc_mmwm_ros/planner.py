@@ -27,18 +27,20 @@ Publishes (topics relative, command topic and type as the robot interface says):
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
 latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
 policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, the
-previous one is dropped and the robot stops until a valid one arrives.
+previous one is dropped and the robot stops until a valid one arrives. And to the interface's topic of events, if it
+names one (EpisodeEvent, reliable): at an episode's START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations
 
 import array
-import importlib
+import difflib
 import math
 import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -48,9 +50,10 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
@@ -68,13 +71,15 @@ from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Provide
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.markers import candidate_markers, twist_fields
-from tc_mmwm_ros.msg import CandidateActions, LatentState, Screening
+from tc_mmwm_ros.message_definition import MissingTypeError, message_class
+from tc_mmwm_ros.msg import CandidateActions, EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tc_mmwm_ros.parameters import declare_config, describe, read_config
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
@@ -120,6 +125,8 @@ class PlannerNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
 
         self._planner: Planner | None = None  # not None: configured
+        self._inputs: list[Subscription] = []
+        self._outputs: list[LifecyclePublisher] = []
         self._active = False
         self.finalized = False  # shut down, which cannot be asked for twice
         self._state, self._reason, self._instruction_text = PlannerState.UNCONFIGURED, "", ""
@@ -134,6 +141,7 @@ class PlannerNode(LifecycleNode):
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._publish_state()
         self.create_timer(1.0, self._on_second, clock=self._steady_clock)
+        self._name_unknown_parameters()
 
     # --- lifecycle
 
@@ -141,11 +149,13 @@ class PlannerNode(LifecycleNode):
         """Load, check and warm up everything; FAILURE names the field in the log."""
         try:
             self._configure()
-        except (config.ConfigError, BundleError, ProviderError, OSError, ValueError) as error:
+        except (config.ConfigError, BundleError, ProviderError, MissingTypeError, OSError, ValueError) as error:
             self.get_logger().error(f"cannot configure: {error}")
+            self._unload()
             return FAILURE
         except Exception:  # rclpy would swallow it
             self.get_logger().error(f"cannot configure: {traceback.format_exc()}")
+            self._unload()
             return FAILURE
         self._set_state(PlannerState.INACTIVE, "")
         return super().on_configure(state)
@@ -195,6 +205,15 @@ class PlannerNode(LifecycleNode):
         self._unload()
         return super().on_error(state)
 
+    def _name_unknown_parameters(self) -> None:
+        """A misspelt parameter is otherwise never heard of. It may be another node's, in a file for all (``/**``)."""
+        declared = self._parameters  # rclpy has no public way to ask for either
+        for name in self._parameter_overrides.keys() - declared.keys():
+            near = difflib.get_close_matches(name, declared, n=1)
+            self.get_logger().warning(
+                f"parameter '{name}' is none of this node's" + (f"; did you mean '{near[0]}'?" if near else "")
+            )
+
     def _configure(self) -> None:
         model = self.get_parameter("model").value
         if not model:
@@ -205,35 +224,40 @@ class PlannerNode(LifecycleNode):
         robot = self.get_parameter("robot").value
         interface = RobotInterface.load(robot) if robot else bundle.interface
         bundle.check(interface)
-        types = {name: _message_type(name) for name in [*interface.topics().values(), interface.action.type]}
+        types = {name: message_class(name, topic) for topic, name in interface.topics().items()}
         _check_command(types[interface.action.type], interface)
         screener = Screener(bundle, self.get_parameter("provider").value, self.get_parameter("threads").value)
         planner = Planner(screener, interface, settings)
         planner.warm_up()
 
-        self._interface, self._bundle, self._planner = interface, bundle, planner
+        self._interface, self._bundle = interface, bundle
         self._period = 1 / interface.rate
         self._stream = StepStream(interface)
         self._candidates: ExternalCandidates | None = None
         self._action_type = types[interface.action.type]
-        self._command_publisher = self.create_lifecycle_publisher(
-            self._action_type, interface.action.topic, COMMAND_QOS
-        )
-        self._screening_publisher = self.create_lifecycle_publisher(Screening, "~/screening", REPORT_QOS)
-        self._latent_publisher = self.create_lifecycle_publisher(LatentState, "~/latent_state", REPORT_QOS)
-        self._marker_publisher = self.create_lifecycle_publisher(MarkerArray, "~/candidates", REPORT_QOS)
-        subscribe = self.create_subscription
-        self._inputs = [
-            subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
-            for topic, type_name in interface.observation_topics().items()
-        ]
+        self._command_publisher = self._publish(self._action_type, interface.action.topic, COMMAND_QOS)
+        self._screening_publisher = self._publish(Screening, "~/screening", REPORT_QOS)
+        self._latent_publisher = self._publish(LatentState, "~/latent_state", REPORT_QOS)
+        self._marker_publisher = self._publish(MarkerArray, "~/candidates", REPORT_QOS)
+        for topic, type_name in interface.observation_topics().items():
+            self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
-        self._inputs.append(subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS))
+        self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS)
+        if interface.events:
+            self._subscribe(EpisodeEvent, interface.events.topic, self._on_event, EVENT_QOS)
+        self._planner = planner
         self.get_logger().info(
             f"configured: bundle {bundle.identity}, robot {interface.name}, {screener.provider}, "
             f"{interface.rate:g} Hz, threshold {planner.threshold:g}"
             + ("" if bundle.manifest.calibration else " (not calibrated)")
         )
+
+    def _publish(self, message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
+        self._outputs.append(self.create_lifecycle_publisher(message_type, topic, qos))
+        return self._outputs[-1]
+
+    def _subscribe(self, message_type: type, topic: str, heard: Callable, qos: QoSProfile) -> None:
+        self._inputs.append(self.create_subscription(message_type, topic, heard, qos))
 
     def _stop_publishing(self) -> None:
         """The safe action, as the last command; nothing where not active."""
@@ -245,17 +269,11 @@ class PlannerNode(LifecycleNode):
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
     def _unload(self) -> None:
-        if self._planner is None:
-            return
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        for publisher in (
-            self._command_publisher,
-            self._screening_publisher,
-            self._latent_publisher,
-            self._marker_publisher,
-        ):
-            self.destroy_lifecycle_publisher(publisher)
+        """All that configuring has made, also where it failed halfway."""
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
+        while self._outputs:
+            self.destroy_lifecycle_publisher(self._outputs.pop())
         self._planner = self._understood = None
         self._set_state(PlannerState.UNCONFIGURED, "")
 
@@ -263,10 +281,17 @@ class PlannerNode(LifecycleNode):
 
     def _on_input(self, topic: str, message: object) -> None:
         self._heard[topic] = self._heard.get(topic, 0) + 1
-        self._stream.add(topic, message, self.get_clock().now().nanoseconds)
+        now_ns = self.get_clock().now().nanoseconds
+        self._stream.add(topic, message, now_ns)
+        if not self._active:
+            self._stream.discard(now_ns)  # nobody steps
 
     def _on_instruction(self, text: str, _: int) -> None:
         self._said = text
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.START:
+            self._begun_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
     def _on_candidates(self, message: CandidateActions) -> None:
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
@@ -324,6 +349,11 @@ class PlannerNode(LifecycleNode):
 
     def _decide(self, now_ns: int) -> Decision:
         self._step = self._stream.step(now_ns)
+        if self._begun_ns is not None and isinstance(self._step, Step):
+            oldest_ns = now_ns - round(max(self._step.ages.values()) * 1e9)
+            if oldest_ns >= self._begun_ns:  # not before all that is seen is of the new episode
+                self._planner.begin_episode()
+                self._begun_ns = None
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
 
     def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
@@ -556,6 +586,7 @@ class PlannerNode(LifecycleNode):
         self._ignored, self._ignored_why = 0, ""
         self._last_tick_ns = 0  # on the control timer's clock, as the next
         self._last_second_ns = -1
+        self._begun_ns: int | None = None  # when the episode began of which nothing was decided yet
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._heard: dict[str, int] = {}
         self._heard_since = time.perf_counter()
@@ -577,17 +608,6 @@ def _level(state: PlannerState) -> bytes:
 def _floats(values: np.ndarray) -> array.array:
     """Row-major float32: the one kind of sequence that rclpy takes without a look at each element."""
     return array.array("f", np.ascontiguousarray(values, np.float32).tobytes())
-
-
-def _message_type(name: str) -> type:
-    """The class of ``package/msg/Name``. ConfigError: it is not installed, or not sourced."""
-    package, _, message = name.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), message)
-    except (ImportError, AttributeError) as error:
-        raise config.ConfigError(
-            f"robot interface: type {name}: {error}; is {package} installed and sourced?"
-        ) from None
 
 
 def _check_command(message_type: type, interface: RobotInterface) -> None:

@@ -3,8 +3,9 @@
 Subscribes to every topic of the robot interface and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small
 chunks: a recorder that is killed has lost at most its last second.
 
-QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), for instruction
-and events transient local too, and for less as soon as a publisher turns up that offers only less (sensor data often).
+QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), for instruction,
+events and extra topics (/tf_static, /map) transient local too, and for less as soon as a publisher turns up that offers
+only less (sensor data often).
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
@@ -22,19 +23,21 @@ from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from rclpy.validate_topic_name import validate_topic_name
 
 from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.interface.messages import check_type
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.bag_writer import BagWriter
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
+from tc_mmwm_ros.parameters import describe
 
 QUEUE = 200
 REPORT_PERIOD = 5.0  # s between lines in the log
@@ -45,7 +48,7 @@ class Recorder(Node):
     """See the module's docstring.
 
     Raises:
-        ConfigError: the robot interface cannot be read.
+        ConfigError: the robot interface cannot be read, or an extra topic is none.
         MissingTypeError: a message package is not installed.
         FileExistsError: ``output`` already holds something.
     """
@@ -64,30 +67,36 @@ class Recorder(Node):
             "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
             "it has a publisher",
         )
-        chunk = ParameterDescriptor(
-            description="most that is lost if the recorder is killed, s; smaller chunks compress less",
-            floating_point_range=[FloatingPointRange(from_value=0.05, to_value=10.0)],
-            read_only=True,
+        chunk_seconds = self._declare(
+            "chunk_seconds",
+            0.5,
+            "most that is lost if the recorder is killed, s; smaller chunks compress less",
+            0.05,
+            10.0,
         )
-        split = ParameterDescriptor(
-            description="size at which the bag is split into another file, bytes; 0: never",
-            integer_range=[IntegerRange(from_value=0, to_value=2**62)],
-            read_only=True,
+        split_bytes = self._declare(
+            "max_bag_size", 0, "size at which the bag is split into another file, bytes; 0: never", 0, 2**62
         )
-        chunk_seconds = self.declare_parameter("chunk_seconds", 0.5, chunk).value
-        split_bytes = self.declare_parameter("max_bag_size", 0, split).value
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         self.interface = RobotInterface.load(robot)
         latched = {self.interface.instruction.topic}
         latched |= {self.interface.events.topic} if self.interface.events else set()
-        topics = [(name, kind, name in latched) for name, kind in self.interface.topics().items()]
-        given = [entry.partition(":") for entry in extra if entry]
-        topics += [(name, kind, False) for name, _, kind in given if kind]
-        self._unknown = {self.resolve_topic_name(name) for name, _, kind in given if not kind}
+        topics = {
+            self.resolve_topic_name(name): (kind, name in latched) for name, kind in self.interface.topics().items()
+        }
+        self._unknown: set[str] = set()
+        for entry in filter(None, extra):
+            topic, kind = self._extra(entry)
+            if topic in topics:  # it would be recorded twice
+                continue
+            if kind:
+                topics[topic] = (kind, True)
+            else:
+                self._unknown.add(topic)
         prepared = [
-            (name, message_class(kind, name), message_definition(kind, name), kind, held)
-            for name, kind, held in topics  # before anything is written: a missing package leaves no bag behind
+            (topic, message_class(kind, topic), message_definition(kind, topic), kind, held)
+            for topic, (kind, held) in topics.items()  # before anything is written: a missing package leaves no bag
         ]
 
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
@@ -96,8 +105,8 @@ class Recorder(Node):
         self._asked: dict[str, tuple[Subscription, QoSProfile]] = {}
         self._refused: dict[str, QoSPolicyKind] = {}  # by topic, what a publisher does not offer
         self._reported = (time.monotonic(), 0)
-        for name, cls, definition, kind, held in prepared:
-            self._record(name, cls, definition, kind, held)
+        for each in prepared:
+            self._record(*each)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(min(chunk_seconds / 2, 0.2), self._flush, clock=steady)
@@ -114,8 +123,18 @@ class Recorder(Node):
         if silent:
             self.get_logger().warning(f"nothing was heard on {', '.join(silent)}")
 
-    def _record(self, name: str, cls: type, definition: str, kind: str, latched: bool) -> None:
-        topic = self.resolve_topic_name(name)
+    def _extra(self, entry: str) -> tuple[str, str]:
+        """Resolved name and type, '' where it is not given, of an entry of ``extra_topics``."""
+        name, _, kind = entry.partition(":")
+        try:
+            validate_topic_name(name)
+            return self.resolve_topic_name(name), check_type(kind) if kind else ""
+        except (InvalidTopicNameException, ValueError) as error:
+            raise ConfigError(
+                f"parameter 'extra_topics': '{entry}': {error}; give name:package/msg/Name or a name alone"
+            ) from None
+
+    def _record(self, topic: str, cls: type, definition: str, kind: str, latched: bool) -> None:
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         self._subscribe(topic, cls, QoSProfile(depth=QUEUE, durability=durability))
@@ -161,7 +180,7 @@ class Recorder(Node):
             for name, kind in found.items():
                 self._unknown.discard(name)
                 try:
-                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, False)
+                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, True)
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
@@ -187,8 +206,8 @@ class Recorder(Node):
         size = self.writer.size / 1e6
         self.get_logger().info(f"{total} messages, {rate:.0f}/s, {self._lost} lost, {size:.1f} MB")
 
-    def _declare(self, name: str, default, description: str):
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=True)).value
+    def _declare(self, name: str, default, description: str, *limits: float):
+        return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
 
 
 def _playback_qos(latched: bool) -> dict:

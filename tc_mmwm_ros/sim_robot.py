@@ -40,9 +40,9 @@ import uuid
 
 import numpy as np
 import rclpy
+from cv_bridge import CvBridge
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterValueException, ParameterException
 from rclpy.node import Node
@@ -61,6 +61,7 @@ from tc_mmwm_core.domains.navigation.simulator import LIDAR_RANGE, LIDAR_RAYS, S
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.msg import EpisodeEvent
+from tc_mmwm_ros.parameters import describe
 from tc_mmwm_ros.srv import ResetEpisode
 
 TIMESTEP_NS = round(TIMESTEP * 1e9)
@@ -75,49 +76,49 @@ class SimRobot(Node):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("sim_robot", **node_arguments)
-        seed = self._integer(
+        seed = self._declare(
             "seed",
             0,
+            "seed of the first layout; if it lacks the goal of the instruction, the next that has it",
             0,
             2**62,
-            "seed of the first layout; if it lacks the goal of the instruction, the next that has it",
         )
         text = self._declare(
             "instruction", "", "instruction of the first episodes; empty: drawn from the seed of the layout"
         )
-        self._max_steps = self._integer(
-            "max_steps", 200, 1, 100_000, "control steps of 0.1 s after which an episode times out"
+        self._max_steps = self._declare(
+            "max_steps", 200, "control steps of 0.1 s after which an episode times out", 1, 100_000
         )
         self._auto_reset = self._declare("auto_reset", True, "start the next layout when an episode has ended")
-        self._reset_delay = self._number(
-            "auto_reset_delay", 2.0, 0.0, 60.0, "pause before auto_reset starts the next layout, s"
+        self._reset_delay = self._declare(
+            "auto_reset_delay", 2.0, "pause before auto_reset starts the next layout, s", 0.0, 60.0
         )
         self._publish_instruction = self._declare(
             "publish_instruction", True, "publish the instruction of each new episode"
         )
-        rate = self._number(
-            "sensor_rate", 20.0, 1.0, 200.0, "rate of all sensors, Hz; the period is rounded to whole steps of 5 ms"
+        rate = self._declare(
+            "sensor_rate", 20.0, "rate of all sensors, Hz; the period is rounded to whole steps of 5 ms", 1.0, 200.0
         )
         self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._number(
-            "command_timeout", 0.25, 0.05, 5.0, "age of the last command at which the robot brakes, s"
+        self._timeout = self._declare(
+            "command_timeout", 0.25, "age of the last command at which the robot brakes, s", 0.05, 5.0
         )
         self._publish_clock = self._declare("publish_clock", False, "publish /clock, as the source of simulated time")
-        factor = self._number(
-            "real_time_factor", 1.0, 0.05, 20.0, "speed of simulated time with publish_clock; 1: real time"
+        factor = self._declare(
+            "real_time_factor", 1.0, "speed of simulated time with publish_clock; 1: real time", 0.05, 20.0
         )
         self._factor = factor if self._publish_clock else 1.0
-        self._image_noise = self._number(
-            "image_noise", 0.0, 0.0, 255.0, "standard deviation of the noise on each pixel, grey levels"
+        self._image_noise = self._declare(
+            "image_noise", 0.0, "standard deviation of the noise on each pixel, grey levels", 0.0, 255.0
         )
-        self._range_noise = self._number(
-            "range_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each lidar ray, m"
+        self._range_noise = self._declare(
+            "range_noise", 0.0, "standard deviation of the noise on each lidar ray, m", 0.0, 1.0
         )
-        self._odometry_noise = self._number(
-            "odometry_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on the pose, m and rad"
+        self._odometry_noise = self._declare(
+            "odometry_noise", 0.0, "standard deviation of the noise on the pose, m and rad", 0.0, 1.0
         )
-        self._action_noise = self._number(
-            "action_noise", 0.0, 0.0, 1.0, "standard deviation of the noise on each command, in half ranges"
+        self._action_noise = self._declare(
+            "action_noise", 0.0, "standard deviation of the noise on each command, in half ranges", 0.0, 1.0
         )
 
         try:
@@ -127,6 +128,7 @@ class SimRobot(Node):
             raise InvalidParameterValueException("instruction", text, str(error)) from None
 
         self._simulator = Simulator()
+        self._bridge = CvBridge()
         self._episode: Episode | None = None  # None: nothing to judge
         self._over = True
         self._episode_id = ""
@@ -259,8 +261,11 @@ class SimRobot(Node):
             self._announce(EpisodeEvent.VIOLATION_END)
         if episode.over:
             self._end(episode.over, EpisodeEvent.TRUE if episode.success else EpisodeEvent.FALSE)
-            if self._auto_reset:
-                self._resume_at = self._time + int(self._reset_delay * 1e9)
+            self._resume_later()
+
+    def _resume_later(self) -> None:
+        if self._auto_reset:
+            self._resume_at = self._time + int(self._reset_delay * 1e9)
 
     def _end(self, reason: str, success: int) -> None:
         self._over = True
@@ -312,20 +317,31 @@ class SimRobot(Node):
     def _on_instruction(self, text: str, stamp_ns: int) -> None:
         if stamp_ns < self._begun_at:
             return  # overtaken by a reset, whose instruction is newer
-        if text == self._episode.instruction.text:
+        waiting = self._over and self._resume_at is None
+        if text == self._episode.instruction.text and not waiting:
             return
         self._advance()
         try:
             instruction = instructions.parse(text)
-            if not self._over:
-                self._episode.instruct(instruction)
-                self._announce(EpisodeEvent.INSTRUCTION)
-            self._given = text
         except ValueError as error:
-            self.get_logger().warning(f"this episode can no longer be judged: {error}")
-            self._resume_at = None
-            if not self._over:
-                self._end(f"cannot be judged: {error}", EpisodeEvent.UNKNOWN)
+            self._give_up(error)
+            self._resume_at = None  # nothing follows that would be judged against something else
+            return
+        self._given = text
+        if self._over:
+            self._resume_later()
+            return
+        try:
+            self._episode.instruct(instruction)
+            self._announce(EpisodeEvent.INSTRUCTION)
+        except ValueError as error:
+            self._give_up(error)
+            self._resume_later()  # in a layout that has the goal
+
+    def _give_up(self, why: ValueError) -> None:
+        self.get_logger().warning(f"this episode can no longer be judged: {why}")
+        if not self._over:
+            self._end(f"cannot be judged: {why}", EpisodeEvent.UNKNOWN)
 
     def _on_reset(self, request: ResetEpisode.Request, response: ResetEpisode.Response) -> ResetEpisode.Response:
         self._advance()
@@ -360,15 +376,9 @@ class SimRobot(Node):
         if self._image_noise:
             noisy = pixels + self._rng.normal(0, self._image_noise, pixels.shape)
             pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-        height, width, channels = pixels.shape
-        return Image(
-            header=self._header("overhead_camera"),
-            height=height,
-            width=width,
-            encoding="rgb8",
-            step=width * channels,
-            data=array.array("B", pixels.tobytes()),  # any other sequence is checked byte by byte
-        )
+        image = self._bridge.cv2_to_imgmsg(pixels, "rgb8")
+        image.header = self._header("overhead_camera")
+        return image
 
     def _scan(self, reading: Reading) -> LaserScan:
         ranges = reading.ranges
@@ -383,7 +393,7 @@ class SimRobot(Node):
             scan_time=self._sensor_every * TIMESTEP,
             range_min=0.0,
             range_max=LIDAR_RANGE,
-            ranges=array.array("f", ranges.tobytes()),
+            ranges=array.array("f", ranges.tobytes()),  # any other sequence is checked number by number
         )
 
     def _odometry(self, reading: Reading) -> Odometry:
@@ -398,19 +408,8 @@ class SimRobot(Node):
 
     # --- parameters and clocks
 
-    def _declare(self, name: str, default, description: str, **limits):
-        descriptor = ParameterDescriptor(description=description, read_only=True, **limits)
-        return self.declare_parameter(name, default, descriptor).value
-
-    def _integer(self, name: str, default: int, low: int, high: int, description: str) -> int:
-        return self._declare(
-            name, default, description, integer_range=[IntegerRange(from_value=low, to_value=high, step=1)]
-        )
-
-    def _number(self, name: str, default: float, low: float, high: float, description: str) -> float:
-        return self._declare(
-            name, default, description, floating_point_range=[FloatingPointRange(from_value=low, to_value=high)]
-        )
+    def _declare(self, name: str, default, description: str, *limits: float):
+        return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
 
 
 def main(arguments: list[str] | None = None) -> int:

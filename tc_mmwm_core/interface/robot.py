@@ -28,7 +28,7 @@ def _check_name(name: str) -> str:
 
 
 def _check_topic(topic: str) -> str:
-    if not re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", topic):
+    if not re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", topic, re.ASCII) or "__" in topic:
         raise ValueError(f"'{topic}' is not a topic name; write e.g. camera/image_raw (relative: a namespace applies)")
     return topic
 
@@ -133,7 +133,10 @@ class ActionField(_Section):
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     limits: Span = Field(description="[lower, upper]: never commanded beyond; [-1, 1] for the model")
     max_rate: Positive | None = Field(None, description="largest change, units per second; unset: no limit")
-    safe: Finite = Field(description="what is commanded when there is nothing better: usually the value that stops")
+    safe: Finite = Field(
+        description="what is commanded at once, beyond max_rate, when there is nothing better: the value that stops. "
+        "So command speeds, efforts or changes: a fixed position would be driven to from anywhere"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ActionField:

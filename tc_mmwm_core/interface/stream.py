@@ -66,6 +66,11 @@ class _Topic:
         else:
             self.read = _sensor_reader(spec)
 
+    def discard(self, now_ns: int) -> None:
+        """All before the newest message that a step of ``now_ns`` knows."""
+        while len(self.entries) > 1 and self.entries[1].known_at(now_ns):
+            self.entries.popleft()
+
 
 class StepStream:
     """Newest messages of every observation topic, and the step that they make.
@@ -106,6 +111,12 @@ class StepStream:
             else:
                 heard.entries.append(_Entry(stamp_ns, received_ns, message))
 
+    def discard(self, now_ns: int) -> None:
+        """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
+        with self._lock:
+            for heard in self._topics.values():
+                heard.discard(now_ns)
+
     def step(self, now_ns: int) -> Step | Fault:
         """The step of tick ``now_ns``: of each topic the newest message stamped and received at or before it.
 
@@ -133,10 +144,8 @@ class StepStream:
         return Step(now_ns, images, sensor, ages)
 
     def _choose(self, heard: _Topic, now_ns: int) -> _Entry | Fault:
-        entries = heard.entries
-        while len(entries) > 1 and entries[1].known_at(now_ns):
-            entries.popleft()
-        fault = None
+        heard.discard(now_ns)
+        entries, fault = heard.entries, None
         while heard.refused and heard.refused[0][0] <= now_ns:
             fault = heard.refused.popleft()[1]
         if fault is not None:

@@ -128,8 +128,12 @@ class Planner:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a new episode."""
+        """Forget everything: the robot stands still, in a scene of which nothing is known."""
         self._halt()
+        self.begin_episode()
+
+    def begin_episode(self) -> None:
+        """Forget what was seen and how it fared, as training does where an episode begins; not what is being done."""
         self._instructed(None)
         self._memory: np.ndarray | None = None
         self._seen_ns = 0

@@ -22,7 +22,7 @@ from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import String
-from tc_mmwm_ros.msg import LatentState, Screening
+from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, write_tiny_bundle
 from visualization_msgs.msg import MarkerArray
@@ -392,6 +392,41 @@ def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner,
     logged = capfd.readouterr().err
     assert f"cannot configure: robot interface: action.forward: {path} of a new {kind} cannot be set" in logged
     assert "Traceback" not in logged
+
+
+def test_a_configure_that_fails_halfway_leaves_nothing_behind(make_planner, monkeypatch):
+    planner = make_planner()
+    before = len(list(planner.subscriptions)), len(list(planner.publishers))
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "_on_candidates", None)  # what rclpy refuses to subscribe with
+        assert planner.trigger_configure() == FAILURE
+    assert (len(list(planner.subscriptions)), len(list(planner.publishers))) == before
+    assert planner.set_parameters([Parameter("threads", value=2)])[0].successful  # nothing is configured
+    assert planner.trigger_configure() == SUCCESS
+
+
+def test_a_parameter_that_it_does_not_have_is_named(make_planner, capfd):
+    make_planner(cautoin=0.9)
+    assert "parameter 'cautoin' is none of this node's; did you mean 'caution'?" in capfd.readouterr().err
+
+
+def test_what_was_seen_before_an_episode_began_is_forgotten_once_all_that_is_seen_is_newer(driving):
+    planner, robot, spinner = driving
+    begun = []
+    begin = planner._planner.begin_episode
+    planner._planner.begin_episode = lambda: (begun.append(planner._step), begin())
+    events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
+    spinner.until(lambda: events.get_subscription_count() > 0)
+    events.publish(EpisodeEvent(kind=EpisodeEvent.VIOLATION_BEGIN))
+    ahead = robot.get_clock().now() + rclpy.duration.Duration(seconds=0.5)
+    start = EpisodeEvent(kind=EpisodeEvent.START)
+    start.header.stamp = ahead.to_msg()
+    events.publish(start)
+    spinner.until(lambda: begun)
+    (step,) = begun
+    assert step.stamp_ns - max(step.ages.values()) * 1e9 >= ahead.nanoseconds - 1
+    spinner.spin(0.3)
+    assert len(begun) == 1 and robot.state == PlannerState.PLANNING
 
 
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):

@@ -15,7 +15,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Imu
@@ -195,6 +195,22 @@ def test_hears_publishers_that_offer_less(scene):
     assert counts["imu"] > 20 and counts["said"] > 20, processes.tail("recorder")
 
 
+def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
+    driver, processes, record = scene
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    for name in ("robot_description", "map_name"):
+        driver.node.create_publisher(String, name, latched).publish(String(data=name))
+    bag = record(extra_topics="['robot_description:std_msgs/msg/String', map_name, odom, 'odom:nav_msgs/msg/Odometry']")
+    topics = [driver.node.resolve_topic_name(name) for name in ("robot_description", "map_name")]
+    driver.wait(lambda: all(int(driver.told().get(f"messages {topic}", 0)) for topic in topics), seconds=60.0)
+    driver.wait_until_recorded(20)
+    assert processes.stop("recorder") == 0
+    recorded = Bag(bag)
+    assert [recorded.topics[topic].messages for topic in topics] == [1, 1], processes.tail("recorder")
+    odometry = [raw.data for raw in recorded.messages({driver.node.resolve_topic_name("odom")})]
+    assert len(odometry) == len(set(odometry)) > 10
+
+
 def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):
     driver, processes, record = scene
     bag = record()
@@ -212,7 +228,16 @@ def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):
     ("parameters", "says"),
     [
         ({"extra_topics": "['x:no_such_msgs/msg/Y']"}, "needs package no_such_msgs, which is not installed"),
-        ({"extra_topics": "['x:std_msgs/msg/Strin']"}, "package std_msgs has no message Strin"),
+        (
+            {"extra_topics": "['x:std_msgs/msg/Strin']"},
+            "'extra_topics': 'x:std_msgs/msg/Strin': std_msgs has no message",
+        ),
+        ({"extra_topics": "['x:tc_mmwm_ros/msg/Strin']"}, "package tc_mmwm_ros has no message Strin"),
+        (
+            {"extra_topics": "['x:sensor_msgs/Image']"},
+            "'extra_topics': 'x:sensor_msgs/Image': 'sensor_msgs/Image' is not",
+        ),
+        ({"extra_topics": "['two words']"}, "'extra_topics': 'two words'"),
         ({"robot": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"robot": "''"}, "parameter 'robot' is empty"),
     ],

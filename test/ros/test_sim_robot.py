@@ -344,6 +344,30 @@ def test_timeout_and_auto_reset_keep_the_instruction_that_was_given(tmp_path):
         assert len({start.seed for start in starts}) == len(starts)
 
 
+def test_told_of_a_goal_that_is_not_there_it_goes_on_where_it_is(tmp_path):
+    with world(tmp_path, auto_reset=True, auto_reset_delay=0.1) as operator:
+        speaker = operator.node.create_publisher(String, "instruction", 10)
+        operator.wait(lambda: speaker.get_subscription_count() > 0)
+        absent = f"go to the {absent_from(operator.events[-1])} pad"
+        speaker.publish(String(data=absent))
+        operator.wait(lambda: (operator.kinds()[-1], operator.events[-1].instruction) == (EpisodeEvent.START, absent))
+        why = next(event.reason for event in reversed(operator.events) if event.kind == EpisodeEvent.END)
+        assert why.startswith("cannot be judged: there is no")
+
+        speaker.publish(String(data="fly to the moon"))  # not to be judged anywhere: it waits
+        operator.wait(lambda: operator.kinds()[-1] == EpisodeEvent.END)
+        operator.spin(0.5)
+        assert operator.kinds()[-1] == EpisodeEvent.END
+        speaker.publish(String(data=absent))
+        operator.wait(lambda: operator.kinds()[-1] == EpisodeEvent.START)
+
+
+def absent_from(event: EpisodeEvent) -> str:
+    """A colour that no pad of the scene has in which an episode began."""
+    scene = Scene.from_json(event.scene)
+    return next(colour for colour in ("red", "green", "blue", "yellow") if scene.pad(colour) is None)
+
+
 def test_as_the_source_of_time_it_stamps_in_that_time_and_can_run_fast(tmp_path):
     with world(tmp_path, publish_clock=True, real_time_factor=3.0) as operator:
         operator.wait(lambda: operator.heard["/clock"])

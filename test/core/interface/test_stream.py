@@ -153,6 +153,17 @@ def test_lidar_without_return_reads_the_end_of_its_range(navigation):
     np.testing.assert_array_equal(stream.step(ns(1.0)).sensor[6:10], np.float32([3.0, 0.0, 3.0, 0.5]))
 
 
+def test_discarding_keeps_the_message_that_a_step_needs(navigation):
+    stream, plain = StepStream(navigation), StepStream(navigation)
+    for seconds in (1.0, 1.1, 1.2, 1.3):
+        feed(stream, seconds)
+        feed(plain, seconds)
+        stream.discard(ns(seconds - 0.05))
+    assert {len(topic.entries) for topic in stream._topics.values()} == {2}  # the newest at 1.25 s, and one after it
+    for seconds in (1.25, 1.35):
+        np.testing.assert_array_equal(stream.step(ns(seconds)).sensor, plain.step(ns(seconds)).sensor)
+
+
 def test_unknown_topic_is_a_wiring_mistake(navigation):
     with pytest.raises(KeyError):
         StepStream(navigation).add("front_camera", image(1.0, PIXELS), 0)
