@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import device
+
 HELP = "train with one thing switched off at a time, and print what held-out data say of each"
 EXAMPLES = """\
   tc-mmwm ablate --config config/train/navigation.yaml --data data/navigation --output runs/ablate
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default: 0)")
     parser.add_argument("--steps", type=int, help="limit each stage to this many optimizer steps, for a quick look")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--json", type=Path, help="write the measures here")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

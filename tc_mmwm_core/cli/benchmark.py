@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import device
+
 SHIPPED = ("default", "cpu", "quick")
 HELP = "rerun the whole benchmark: collect, train every variant under every seed, export, evaluate, print the table"
 EXAMPLES = """\
@@ -34,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", action="store_true", help="print what is left to do and how long it will take, then stop"
     )
-    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads for training (default: one per core)")
     parser.add_argument("--workers", type=int, default=1, help="processes that collect and evaluate (default: 1)")
     parser.add_argument(

@@ -37,21 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--perturbed-episodes", type=int, default=0, help="layouts to drive in under each perturbation (default: none)"
     )
     parser.add_argument(
-        "--probes", type=int, default=100, help="states to probe for language and counterfactual truth; 0: none"
+        "--probes",
+        type=int,
+        default=100,
+        help="states to probe for language and counterfactual truth; 0: none (default: %(default)s)",
     )
     parser.add_argument(
         "--open-loop",
         type=int,
         default=80,
-        help="long episodes to measure the prediction error at k = 1..50 on; 0: none",
+        help="long episodes to measure the prediction error at k = 1..50 on; 0: none (default: %(default)s)",
     )
     parser.add_argument("--candidates", type=int, help="candidates per decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
     parser.add_argument(
         "--planner",
         type=Path,
-        help="parameter file of the planner, or a YAML of its settings alone (default: for the shipped bundle of a "
-        "domain its config/planner/<domain>.yaml, if there is one; else the planner's own defaults)",
+        help="parameter file of the planner, or a YAML of its settings alone (default, as in the launch file: "
+        "config/planner/<name of the bundle's folder>.yaml, if the package has one; else the planner's own defaults)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that share the episodes (default: 1)")
     parser.add_argument(
@@ -73,14 +76,18 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
     from tc_mmwm_core.evaluation.report import report, write_report
     from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Driver, Suite, evaluate
-    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.interface.robot import RobotInterface
+    from tc_mmwm_core.resources import resource, robot_file
+    from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.planner import PlannerConfig, read_planner
     from tc_mmwm_core.training.checkpoint import CheckpointError
 
     bundle, settings = args.bundle, args.planner
-    if args.bundle is None and args.driver in (PLANNER, POLICY):
-        name = load_domain(args.domain).name
-        bundle, shipped = resource("bundles", name), resource("config", "planner") / f"{name}.yaml"
+    if args.driver in (PLANNER, POLICY):
+        domain = load_domain(args.domain)
+        bundle = bundle or resource("bundles", domain.name)
+        Bundle.load(bundle).check(RobotInterface.load(robot_file(domain.robot)))  # a bundle of another domain
+        shipped = resource("config", "planner") / f"{bundle.resolve().name}.yaml"
         settings = settings or (shipped if shipped.exists() else None)
     planner = read_planner(settings) if settings else PlannerConfig()
     if args.candidates:

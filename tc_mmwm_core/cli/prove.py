@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import device
+
 HELP = "show what each part of the method does, by training many small models"
 EXAMPLES = """\
   tc-mmwm prove collapse           what keeps the latent from collapsing
@@ -94,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes that collect (default: one per core)"
     )
-    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="where to train: cpu, cuda, ... (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--json", type=Path, help="write the results here, with their figure next to them as .png")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

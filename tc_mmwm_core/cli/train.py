@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import device
+
 HELP = "train a world model on one or more datasets; a killed run continues where it was"
 EXAMPLES = """\
   tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="bundle or run to start from; its model configuration is used")
     parser.add_argument("--stages", nargs="+", help="only these stages, in this order (default: all of the config)")
     parser.add_argument("--seed", type=int, help="overrides the config's")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

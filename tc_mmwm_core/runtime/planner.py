@@ -5,6 +5,7 @@ Free of ROS: the planner node, the evaluation and the benchmarks all decide thro
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, RootModel
 
-from tc_mmwm_core.config import Config, load, parse
+from tc_mmwm_core.config import Config, ConfigError, load, parse
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
@@ -89,8 +90,11 @@ def read_planner(path: Path) -> PlannerConfig:
     content = load(path, RootModel[dict[str, Any]]).root
     for name, node in content.items():
         if isinstance(node, dict) and "ros__parameters" in node and name.rsplit("/", 1)[-1] == "planner":
-            ours = PlannerConfig.model_fields.keys() & node["ros__parameters"].keys()  # the others are the node's
-            content = {key: node["ros__parameters"][key] for key in ours}
+            given = node["ros__parameters"]
+            content = {key: given[key] for key in given if key in PlannerConfig.model_fields}
+            for key in given.keys() - content.keys():  # the node's own, or misspelt
+                if near := difflib.get_close_matches(key, PlannerConfig.model_fields, n=1, cutoff=0.8):
+                    raise ConfigError(f"{path}: unknown key '{key}'; did you mean '{near[0]}'?")
             break
     return parse(content, PlannerConfig, str(path))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import device
+
 HELP = "training samples per second, where the time goes, and the speed-up over a plain loop over time steps"
 EXAMPLES = """\
   tc-mmwm bench train --data data/navigation
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=int, default=8, help="steps to time against a plain loop (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="override the config's")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="override the config's")

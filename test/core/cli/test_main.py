@@ -95,3 +95,16 @@ def test_a_bug_is_not_dressed_up(failing):
     failing(KeyError("latent"))
     with pytest.raises(KeyError):
         cli.main([])
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(name):
+    run = tc_mmwm("train", "--config", "none.yaml", "--data", "none", "--output", "none", "--device", name)
+    assert run.returncode == 2
+    assert f"argument --device: {name}: PyTorch" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_bundle_of_another_domain_is_refused_by_field(share):
+    run = tc_mmwm("evaluate", "--bundle", str(share / "bundles" / "manipulation"), "--episodes", "1")
+    assert run.returncode == 2
+    assert "images" in run.stderr and "Traceback" not in run.stderr

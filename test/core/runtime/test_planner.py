@@ -325,5 +325,7 @@ def test_settings_are_read_from_a_file_of_their_own_or_from_the_nodes_parameters
     assert read_planner(resource("config", "planner", "default.yaml")) == PlannerConfig()
     assert read_planner(resource("config", "planner", "manipulation.yaml")).trust > 0
     own.write_text("trusst: 2.0\n")
-    with pytest.raises(ConfigError, match=r"own.yaml: unknown key 'trusst'; did you mean 'trust'\?"):
-        read_planner(own)
+    nodes.write_text("planner: {ros__parameters: {deadline: 0.1, trusst: 2.0}}\n")
+    for path in (own, nodes):
+        with pytest.raises(ConfigError, match=rf"{path.name}: unknown key 'trusst'; did you mean 'trust'\?"):
+            read_planner(path)

@@ -1,0 +1,27 @@
+"""Types of command line arguments: what argparse refuses before anything long begins."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def device(name: str) -> str:
+    """A device that PyTorch has here: cpu, cuda, cuda:1, ..."""
+    if name == "cpu":
+        return name
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
+        raise argparse.ArgumentTypeError(
+            f"{name}: PyTorch {torch.__version__} has no such device here: {error}"
+        ) from None
+    return name
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
