@@ -34,6 +34,7 @@ RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by pert
 RETAINED_GOAL = "≥ 75"
 EPISODES_TO_80 = 50  # published
 ONE_SEED = "one seed: no verdict"
+OTHER_SETTINGS = "measured under other settings: not compared"
 COSTS = ("latency_p50_ms", "latency_p99_ms", "training_minutes")
 VARIANT_COLUMNS = (
     "task_success",
@@ -55,7 +56,7 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
     these means over the seeds; ``variants``, the same measures of every other; ``comparisons`` of their success with
     the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done, which of them under
     other settings than the plan's, and which are of no job of this plan: kept, but in none of the above.
-    ``evaluations``: what all of this is made from, by job.
+    ``evaluations``: what all of this is made from, by job. Compared is what has the plan's settings.
 
     Args:
         earlier: what :func:`read_evaluations` gave, for jobs that the folder has not done.
@@ -64,6 +65,7 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
     done = {str(job.folder): _evaluation(benchmark, job) for job in plan.jobs if benchmark.done(job)}
     evaluations = dict(earlier or {}) | done
     found = {job: evaluations[str(job.folder)] for job in plan.jobs if str(job.folder) in evaluations}
+    other = [job for job, result in found.items() if result["settings"] != plan.settings(job)]
     content: dict[str, Any] = {}
     for domain in plan.config.domains:
         by_name: dict[str, dict[int, Evaluation]] = {}
@@ -78,8 +80,14 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
         if full:
             content[domain] = summarise(full)
             parts["intervals"] = intervals(full)
+            strange = {(job.name, job.seed) for job in other if job.domain == domain}
+
+            def ours(name: str, rows: Mapping[int, Evaluation], strange=strange) -> dict[int, Evaluation]:
+                return {seed: row for seed, row in rows.items() if (name, seed) not in strange}
+
             parts["comparisons"] = {
-                name: compare(seeded, rows, plan.config.variants[name].trained) for name, rows in others.items()
+                name: compare(ours(FULL, seeded), ours(name, rows), plan.config.variants[name].trained)
+                for name, rows in others.items()
             }
             parts["open_loop"] = open_loop(full)
             parts["cost"] = _cost(full)
@@ -90,11 +98,20 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
         for name, part in parts.items():
             if part:
                 content.setdefault(name, {})[domain] = part
-    other = [str(job) for job, result in found.items() if result["settings"] != plan.settings(job)]
-    ours = {str(job.folder): result for job, result in found.items()}
-    others = {name: result for name, result in evaluations.items() if name not in ours}
-    jobs = {"done": len(found), "planned": len(plan.jobs), "other_settings": other, "other_plans": list(others)}
-    return content | {"jobs": jobs, "evaluations": ours | others}
+    planned = {str(job.folder): result for job, result in found.items()}
+    more = {name: result for name, result in evaluations.items() if name not in planned}
+    jobs = {
+        "done": len(found),
+        "planned": len(plan.jobs),
+        "other_settings": list(map(str, other)),
+        "other_plans": list(more),
+    }
+    return content | {"jobs": jobs, "evaluations": planned | more}
+
+
+def starred(content: Mapping[str, Any], domain: str, name: str) -> str:
+    """``name`` of a variant, with a star where a seed of it was measured under other settings than the plan's."""
+    return name + "*" * any(job.startswith(f"{domain}, {name}, ") for job in content["jobs"]["other_settings"])
 
 
 def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict[str, Any]:
@@ -155,6 +172,8 @@ def compare(full: Mapping[int, Evaluation], other: Mapping[int, Evaluation], tra
     theirs = {seed: _success_by_layout(other[seed] if trained else next(iter(other.values()))) for seed in seeds}
     layouts = sorted(set.intersection(*map(set, (*mine.values(), *theirs.values())))) if seeds else []
     found = {"points_ahead": None, "low": None, "high": None, "n_seeds": len(seeds), "n_episodes": len(layouts)}
+    if not full or not other:
+        return found | {"verdict": OTHER_SETTINGS}
     if not layouts:
         return found | {"verdict": f"no {'layout' if seeds else 'seed'} in common"}
     a, b = (np.array([[rows[seed][layout] for layout in layouts] for seed in seeds], float) for rows in (mine, theirs))
@@ -218,7 +237,7 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
         told = ", ".join(f"{name.replace('_', ' ')} {_cell('', row)}" for name, row in cost.items())
         lines += ["", f"{domain}: {told}"]
     if other := content["jobs"]["other_settings"]:
-        lines += ["", f"measured under other settings than this plan's: {'; '.join(other)}"]
+        lines += ["", f"* measured under other settings than this plan's: {'; '.join(other)}"]
     if other := content["jobs"]["other_plans"]:
         lines += ["", f"kept, but of no job of this plan: {', '.join(other)}"]
     return "\n".join(lines)
@@ -229,7 +248,9 @@ def _variants(content: Mapping[str, Any], domain: str) -> list[str]:
     lines = [f"{head}   full model ahead by"]
     ahead = content.get("comparisons", {}).get(domain, {})
     for name, row in {FULL: content[domain], **content.get("variants", {}).get(domain, {})}.items():
-        line = f"{name:20}" + "".join(f"{_cell(column, row.get(column)):>16}" for column in VARIANT_COLUMNS)
+        line = f"{starred(content, domain, name):20}" + "".join(
+            f"{_cell(column, row.get(column)):>16}" for column in VARIANT_COLUMNS
+        )
         if name in ahead and ahead[name]["n_episodes"]:
             one = ahead[name]
             interval = "" if one["low"] is None else f" [{one['low']:+.1f}, {one['high']:+.1f}]"

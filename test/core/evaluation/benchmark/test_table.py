@@ -117,12 +117,17 @@ def test_what_is_not_done_yet_is_left_out(benchmark):
     assert any(line.endswith("+50.0, one seed: no verdict") for line in render(found, names).splitlines())
     assert "> 400" in render(found, names) and "intervals" not in found
 
-    def width(name: str, content: dict) -> int:
-        draw(content, list(names), benchmark.folder / name)
-        return int.from_bytes((benchmark.folder / name).read_bytes()[16:20], "big")  # of the PNG's header
+    def size(**more: dict) -> tuple[int, int]:
+        draw({"jobs": found["jobs"], "navigation": found["navigation"]} | more, list(names), benchmark.folder / "t.png")
+        header = (benchmark.folder / "t.png").read_bytes()
+        return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
 
-    one = width("success.png", {"navigation": found["navigation"]})
-    assert width("and_episodes.png", found | {"open_loop": {}}) == 2 * one
+    width, height = size()
+    assert size(open_loop=found["open_loop"]) == (2 * width, height)
+    wide, high = size(sample_efficiency=found["sample_efficiency"])
+    assert wide == width and high > height
+    told = found["navigation"] | {"language_truth": {"mean": 90.0, "std": None}}
+    assert size(navigation=told) == (2 * width, height)
 
 
 def test_an_evaluation_that_was_measured_otherwise_is_not_mixed_in(benchmark):
@@ -174,7 +179,13 @@ def test_what_was_measured_under_other_settings_is_named(benchmark):
     plan = replace(benchmark.plan, training=benchmark.plan.training | {("navigation", "full"): training})
     found = collate(Benchmark(plan, benchmark.folder / "elsewhere"), earlier)
     assert found["jobs"]["other_settings"] == ["navigation, full, seed 0"] and found["navigation"]["task_success"]
-    assert "measured under other settings than this plan's: navigation, full, seed 0" in render(found, ["navigation"])
+    said = render(found, ["navigation"])
+    assert "* measured under other settings than this plan's: navigation, full, seed 0" in said
+    assert any(line.startswith("full* ") for line in said.splitlines())
+    write(benchmark, benchmark.plan.jobs[2], evaluation(10))
+    against = collate(Benchmark(plan, benchmark.folder / "elsewhere"), collate(benchmark)["evaluations"])["comparisons"]
+    assert against["navigation"]["worse"]["points_ahead"] is None
+    assert against["navigation"]["worse"]["verdict"].startswith("measured under other settings")
 
 
 def seeded(*successes: int) -> dict[int, dict]:
