@@ -63,7 +63,10 @@ class Bag:
     def __init__(self, path: str | Path, salvage: bool = False):
         self.path = Path(path)
         self.lost: list[str] = []  # what could not be read, a line for each file that was cut off or damaged
-        self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
+        try:
+            self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be read: {error}") from None
         self.topics: dict[str, TopicSummary] = {}
         for part in self._parts:
             for name, found in part.topics.items():

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.bag import Bag, DamagedBagError
-from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.dataset import DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.action import read_action
 from tc_mmwm_core.interface.fault import Fault
@@ -42,7 +42,7 @@ STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
 class ConversionError(ValueError):
-    """A bag does not hold what the robot interface needs, or was converted before."""
+    """A bag does not hold what the robot interface needs."""
 
 
 @dataclass
@@ -64,6 +64,7 @@ class ConversionReport:
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
     notes: list[str] = field(default_factory=list)  # what was salvaged, left out, assumed
+    error: str | None = None  # why it could not be converted
 
     def count(self, what: str, example: str) -> None:
         """One more step that is not valid because of ``what``."""
@@ -143,7 +144,8 @@ def convert(
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), no instruction, or converted before.
+        ConversionError: a topic is missing (those there are listed), or no instruction.
+        AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
     options = (Path(output), interface, namespace, instruction, source, force, progress)
@@ -168,9 +170,8 @@ def _convert(
     report.messages = {topic: bag.topics[name].messages for topic, name in names.items() if name in bag.topics}
     writer = DatasetWriter(output, interface)
     digest = bag.sha256()
-    if not force and any(info.provenance.get("sha256") == digest for info in Dataset.open(output).trajectories):
-        raise ConversionError(f"{bag.path}: {output} already holds this bag's trajectories; --force appends them again")
-
+    if not force:
+        writer.check_new(bag.path, sha256=digest)
     offset_ns = _clock_offset(bag, interface, names)
     timeline = _read_timeline(bag, interface, names)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)

@@ -35,6 +35,10 @@ class DatasetError(ValueError):
     """A folder is no dataset, or what is appended does not fit it."""
 
 
+class AlreadyHeldError(DatasetError):
+    """A recording would be appended a second time."""
+
+
 class _Record(Config):
     """One trajectory in shard.json."""
 
@@ -84,6 +88,13 @@ class DatasetWriter:
             (self.path / "shards").mkdir(parents=True, exist_ok=True)
             content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
             _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
+
+    def check_new(self, recording: Path, **provenance: str) -> None:
+        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of the same ``provenance``."""
+        if any(provenance.items() <= info.provenance.items() for info in Dataset.open(self.path).trajectories):
+            raise AlreadyHeldError(
+                f"{recording}: {self.path} already holds its trajectories; --force appends them again"
+            )
 
     def append(self, trajectories: Sequence[Trajectory]) -> Path:
         """Write ``trajectories`` as one new shard and return its path.

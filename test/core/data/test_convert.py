@@ -15,7 +15,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
 from tc_mmwm_core.data.convert import ConversionError, convert
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import StepStream
 
@@ -223,7 +223,7 @@ def test_the_same_bag_twice_is_refused(navigation, tmp_path):
     bag = episode().write(tmp_path / "bag")
     convert(bag, tmp_path / "dataset", navigation)
     copy = shutil.copytree(bag, tmp_path / "renamed")
-    with pytest.raises(ConversionError, match="already holds this bag's trajectories; --force"):
+    with pytest.raises(AlreadyHeldError, match="already holds its trajectories; --force"):
         convert(copy, tmp_path / "dataset", navigation)
     convert(copy, tmp_path / "dataset", navigation, force=True)
     assert len(Dataset.open(tmp_path / "dataset")) == 2
