@@ -32,6 +32,10 @@ class DamagedBagError(BagError):
     """A bag that looked whole is damaged inside; ``Bag(path, salvage=True)`` reads what is left of an MCAP."""
 
 
+class UnreadableMessageError(BagError):
+    """The data of one message is bad. SQLite bags have no checksums: nothing else would notice."""
+
+
 class Raw(NamedTuple):
     """One message as recorded."""
 
@@ -63,6 +67,7 @@ class Bag:
     def __init__(self, path: str | Path, salvage: bool = False):
         self.path = Path(path)
         self.lost: list[str] = []  # what could not be read, a line for each file that was cut off or damaged
+        self.unreadable: dict[tuple[str, int], str] = {}  # (topic, log_ns) of what ``contents`` left out, and why
         try:
             self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
         except OSError as error:
@@ -106,8 +111,21 @@ class Bag:
             except BROKEN as error:
                 raise DamagedBagError(f"{part.files[0]}: damaged: {error}") from error
 
+    def contents(self, topics: set[str]) -> Iterator[tuple[Raw, Any]]:
+        """``messages`` with what ``deserialize`` makes of each; what has bad data is left out: ``unreadable``."""
+        for raw in self.messages(topics):
+            try:
+                yield raw, self.deserialize(raw)
+            except UnreadableMessageError as error:
+                self.unreadable[raw.topic, raw.log_ns] = str(error)
+
     def deserialize(self, raw: Raw) -> Any:
-        """The message as an object with the fields of its type. BagError: its definition or its data is bad."""
+        """The message as an object with the fields of its type.
+
+        Raises:
+            UnreadableMessageError: its data is bad.
+            BagError: the definition of its type is nowhere.
+        """
         try:
             return self._store.deserialize_cdr(raw.data, raw.type)
         except KeyError as error:
@@ -116,7 +134,7 @@ class Bag:
                 "workspace (AMENT_PREFIX_PATH)"
             ) from None
         except BROKEN as error:
-            raise BagError(f"{self.path}: {raw.topic}: cannot be read as {raw.type}: {error}") from None
+            raise UnreadableMessageError(f"{raw.topic}: cannot be read as {raw.type}: {error}") from None
 
 
 class _Indexed:

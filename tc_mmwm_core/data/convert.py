@@ -120,6 +120,7 @@ class _Timeline:
     commands: list[np.ndarray | Fault]
     events: list[tuple[int, Any]]
     instructions: list[tuple[int, str]]
+    missed_ns: list[int]  # when an event was received that cannot be read
 
 
 def convert(
@@ -187,6 +188,9 @@ def _convert(
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
                 _account(trajectory, report)
+    for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
+        first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
+        report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
     return report
 
 
@@ -249,8 +253,7 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str]) ->
     seen: dict[str, list[int]] = {}
     unstamped: set[str] = set()
     inputs = {names[topic] for topic in (*interface.observation_topics(), interface.action.topic)}
-    for raw in bag.messages(inputs):
-        message = bag.deserialize(raw)
+    for raw, message in bag.contents(inputs):
         if hasattr(message, "header"):
             seen.setdefault(raw.topic, []).append(raw.log_ns - message_time(message, raw.log_ns))
         else:
@@ -278,8 +281,7 @@ def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -
     commands: list[tuple[int, np.ndarray | Fault]] = []
     events: list[tuple[int, Any]] = []
     instructions: list[tuple[int, str]] = []
-    for raw in bag.messages({action, told} | ({judged} if judged else set())):
-        message = bag.deserialize(raw)
+    for raw, message in bag.contents({action, told} | ({judged} if judged else set())):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
             commands.append((stamp_ns, read_action(message, interface.action)))
@@ -287,9 +289,13 @@ def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -
             instructions.append((stamp_ns, message.data.strip()))
         else:
             events.append((stamp_ns, message))
+    if not commands:
+        raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
+    missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
     commands.sort(key=lambda item: item[0])
     events.sort(key=lambda item: item[0])
-    return _Timeline([stamp for stamp, _ in commands], [action for _, action in commands], events, instructions)
+    times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
+    return _Timeline(times, actions, events, instructions, missed_ns)
 
 
 def _episodes(
@@ -313,6 +319,10 @@ def _episodes(
             )
         episodes = _by_instructions(timeline.instructions, first_ns, last_ns, offset_ns, instruction, bag)
     for episode in episodes:
+        # with two clocks nobody can tell in which episode it was received
+        if any(offset_ns or episode.start_ns <= at_ns <= episode.end_ns for at_ns in timeline.missed_ns):
+            report.notes.append(f"episode {episode.name}: not judged, since one of its events cannot be read")
+            episode.judged, episode.success = False, None
         episode.start_ns, episode.end_ns = max(episode.start_ns, first_ns), min(episode.end_ns, last_ns)
         if not episode.instruction and instruction:
             episode.instruction = instruction
@@ -441,8 +451,8 @@ def _observe(
                 yield episode
 
     total = sum(bag.topics[name].messages for name in topics)
-    for raw in tqdm(bag.messages(set(topics)), total=total, unit="msg", desc=bag.path.name, disable=not progress):
-        message = bag.deserialize(raw)
+    contents = bag.contents(set(topics))
+    for raw, message in tqdm(contents, total=total, unit="msg", desc=bag.path.name, disable=not progress):
         stamp_ns = message_time(message, raw.log_ns)
         newest_ns = max(newest_ns, stamp_ns)
         received_ns = newest_ns if offset_ns else raw.log_ns

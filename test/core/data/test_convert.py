@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sqlite3
 from collections import deque
+from contextlib import closing
 
 import numpy as np
 import pytest
 from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
-from robot_messages import SECOND, boolean, image, odometry, types
+from robot_messages import SECOND, boolean, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
@@ -260,6 +262,48 @@ def test_damaged_chunk_is_left_out(navigation, tmp_path):
     assert 20 < report.valid_steps < 45
 
 
+def spoil(bag, topic: str, first: int, end: int) -> None:
+    """Cut the data of the messages [first, end) on ``topic`` of an SQLite bag in half."""
+    with closing(sqlite3.connect(next(bag.glob("*.db3")))) as storage, storage:
+        rows = storage.execute(
+            "SELECT id, data FROM messages WHERE topic_id = (SELECT id FROM topics WHERE name = ?) ORDER BY timestamp",
+            (topic,),
+        ).fetchall()
+        halves = [(data[: len(data) // 2], row) for row, data in rows[first:end]]
+        storage.executemany("UPDATE messages SET data = ? WHERE id = ?", halves)
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_counted(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/camera/image_raw", 41, 42)  # one alone: the frame before it is not too old
+    spoil(bag, "/odom", 5, 6)  # among those by which the clocks are compared
+    spoil(bag, "/odom", 60, 70)
+    spoil(bag, "/cmd_vel", 40, 43)
+    report = convert(bag, tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert len(trajectory) == 45 and report.faults == {"odometry: stale": 2, "no command": 2}
+    assert np.flatnonzero(~trajectory.valid).tolist() == [33, 34, 41, 42]
+    assert trajectory.success is False and trajectory.violation.max() == 1
+    for topic, count in (("/camera/image_raw", "1 of 100"), ("/odom", "11 of 100"), ("/cmd_vel", "3 of 50")):
+        assert any(f"{count} messages were left out: {topic}: cannot be read as" in note for note in report.notes)
+
+
+def test_an_episode_with_an_event_that_cannot_be_read_is_not_judged(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/episode_event", 1, 2)  # VIOLATION_BEGIN
+    report = convert(bag, tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert (trajectory.violation == -1).all() and trajectory.success is None
+    assert any("not judged, since one of its events cannot be read" in note for note in report.notes)
+
+
+def test_commands_of_which_none_can_be_read(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/cmd_vel", 0, 50)
+    with pytest.raises(ConversionError, match="no message on /cmd_vel can be read: /cmd_vel: cannot be read as geom"):
+        convert(bag, tmp_path / "dataset", navigation)
+
+
 @pytest.mark.parametrize("size", [0, 5, 30])
 def test_hopeless_files(navigation, tmp_path, size):
     bag = episode().write(tmp_path / "bag")
@@ -331,7 +375,3 @@ def test_a_restarted_simulation_in_one_bag(run):
     first.entries += second.entries
     _, dataset = run(first)
     assert [len(trajectory) for trajectory in dataset] == [45, 45]
-
-
-def test_image_types_of_the_store_are_those_of_the_bag():
-    assert types["sensor_msgs/msg/Image"].__msgtype__ == "sensor_msgs/msg/Image"
