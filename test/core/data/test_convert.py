@@ -11,6 +11,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
 from robot_messages import SECOND, boolean, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
@@ -260,6 +261,25 @@ def test_damaged_chunk_is_left_out(navigation, tmp_path):
     report = convert(file, tmp_path / "dataset", navigation)
     assert any("1 damaged chunks left out" in note for note in report.notes)
     assert 20 < report.valid_steps < 45
+
+
+def test_damage_to_the_chunks_that_declare_the_topics_loses_them_alone(navigation, tmp_path):
+    from mcap_files import rechunk
+
+    file = rechunk(episode().write(tmp_path / "bag"), tmp_path / "whole.mcap")
+    with open(file, "r+b") as stream:
+        chunks = make_reader(stream).get_summary().chunk_indexes
+        for chunk in sorted(chunks, key=lambda chunk: chunk.chunk_start_offset)[:2]:  # the first holds one message
+            stream.seek(chunk.chunk_start_offset + chunk.chunk_length // 2)
+            stream.write(bytes(16))
+    assert Bag(file, salvage=True).lost == ["whole.mcap: 2 damaged chunks left out"]
+    report = convert(file, tmp_path / "dataset", navigation, instruction="go")  # START was in it
+    assert "whole.mcap: 2 damaged chunks left out" in report.notes and 40 <= report.valid_steps < 50
+
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * 0.9)])  # and no summary says what it declared
+    with pytest.raises(BagError, match=r"2 damaged chunks left out; \d{3} messages lost whose topic was declared in"):
+        Bag(file)
 
 
 def spoil(bag, topic: str, first: int, end: int) -> None:
