@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tc_mmwm_core.data.bag import BagError
     from tc_mmwm_core.data.convert import ConversionError, ConversionReport, convert
-    from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset
+    from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetError
     from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import robot_file
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.inputs:
         try:
             if args.origin == "lerobot":
-                trajectories = import_lerobot(path, args.output, interface)
+                trajectories = import_lerobot(path, args.output, interface, args.force)
                 print(f"{path}: {trajectories} trajectories into {args.output}")
             else:
                 report = convert(
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print(f"left out: {error}")
             became["already there"] += 1
-        except (BagError, ConversionError, LeRobotError) as error:
+        except (BagError, ConversionError, DatasetError, LeRobotError) as error:
             if not several:
                 raise
             print(f"tc-mmwm convert: {error}", file=sys.stderr)
