@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.resources import robot_file
 
     if args.to == "lerobot":
-        print(f"{args.output}: {export_lerobot(Dataset.open(*args.inputs), args.output)} episodes")
+        dataset = Dataset.open(*args.inputs).tell_skipped()
+        print(f"{args.output}: {export_lerobot(dataset, args.output)} episodes")
         return 0
     if args.robot is None:
         raise ConversionError("--robot is missing: the robot interface says which topics or features are which fields")

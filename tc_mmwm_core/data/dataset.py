@@ -70,6 +70,8 @@ class TrajectoryInfo:
     has_state: bool
     identity: str
     """sha256 of what the robot sensed and did: the same for the same recording, wherever it lies"""
+    record: str
+    """sha256 of all that shard.json says of it, labels and checksums too"""
 
 
 class DatasetWriter:
@@ -178,7 +180,7 @@ class ShardWriter:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        digest = hashlib.sha256(json.dumps(self.records, sort_keys=True).encode()).hexdigest()
+        digest = _sha256(json.dumps(self.records, sort_keys=True))
         content = {"schema": SCHEMA, "steps": self.steps, "sha256": digest, "trajectories": self.records}
         _write_atomically(self.folder / "shard.json", json.dumps(content))
         self.folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
@@ -217,7 +219,8 @@ class Dataset(Sequence[Trajectory]):
         self.skipped: list[tuple[str, int | None, str]] = []
         self._shards: list[dict[str, np.ndarray]] = []
         self._shard_of: list[int] = []
-        self._digests: list[str] = []
+        self._digests: list[tuple[int, str]] = []  # of each shard: how many trajectories were written, sha256
+        self._whole: Dataset | None = None
         for path in self.paths:
             for shard in sorted((path / "shards").glob("[!.]*")):
                 self._open_shard(path, shard)
@@ -246,7 +249,20 @@ class Dataset(Sequence[Trajectory]):
         part = copy.copy(self)
         part.trajectories = [self.trajectories[index] for index in indices]
         part._shard_of = [self._shard_of[index] for index in indices]
+        part._whole = self.whole
         return part
+
+    @property
+    def whole(self) -> Dataset:
+        """What this is a subset of, as it was opened; itself where it is none."""
+        return self if self._whole is None else self._whole
+
+    def tell_skipped(self) -> Dataset:
+        """Print what is left out as corrupt, a line each; returns the dataset."""
+        for shard, trajectory, why in self.skipped:
+            where = f"shard {shard}" if trajectory is None else f"shard {shard}, trajectory {trajectory}"
+            print(f"skipped: {', '.join(map(str, self.paths))}, {where}: {why}", flush=True)
+        return self
 
     def __getitem__(self, index: int) -> Trajectory:
         """Trajectory ``index``; its arrays are read-only views of the files."""
@@ -263,8 +279,15 @@ class Dataset(Sequence[Trajectory]):
 
     @property
     def digest(self) -> str:
-        """sha256 over the records of every readable shard, in any order, which hold the checksum of every array."""
-        return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()
+        """sha256 over the records of its trajectories, in any order, which hold the checksum of every array."""
+        records: dict[int, list[str]] = {}
+        for shard, info in zip(self._shard_of, self.trajectories, strict=True):
+            records.setdefault(shard, []).append(info.record)
+        parts = []
+        for shard, held in records.items():
+            count, digest = self._digests[shard]
+            parts.append(digest if count == len(held) == len(set(held)) else _sha256("\n".join(sorted(held))))
+        return _sha256("\n".join(sorted(parts)))
 
     def verify(self) -> list[tuple[str, int, str]]:
         """Read everything, images too, and name each trajectory whose bytes are not those that were written."""
@@ -281,6 +304,8 @@ class Dataset(Sequence[Trajectory]):
         try:
             content = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
             records, steps, digest = content["trajectories"], int(content["steps"]), str(content["sha256"])
+            if _sha256(json.dumps(records, sort_keys=True)) != digest:
+                raise ValueError("shard.json: its trajectories are not those that were written, the sha256 differs")
             arrays = {file.stem: _map(file) for file in sorted(shard.glob("*.npy"))}
             wrong = [f"{name}.npy has {len(array)} rows" for name, array in arrays.items() if len(array) != steps]
             if wrong:
@@ -297,7 +322,7 @@ class Dataset(Sequence[Trajectory]):
         self.trajectories += infos
         self._shard_of += [len(self._shards)] * len(infos)
         self._shards.append(arrays)
-        self._digests.append(digest)
+        self._digests.append((len(records), digest))
 
 
 def _read_record(
@@ -316,9 +341,13 @@ def _read_record(
         end = record.start + record.length
         raise ValueError(f"steps {record.start} to {end} are beyond the shard's {len(arrays['action'])}")
     known = {name: record.crc32.get(name) for name in ("sensor", "action")}
-    identity = hashlib.sha256(json.dumps([known, record.length, record.instruction]).encode()).hexdigest()
     info = TrajectoryInfo(
-        dataset=path, shard=shard, index=index, identity=identity, **record.model_dump(exclude={"crc32"})
+        dataset=path,
+        shard=shard,
+        index=index,
+        identity=_sha256(json.dumps([known, record.length, record.instruction])),
+        record=_sha256(json.dumps(content, sort_keys=True)),
+        **record.model_dump(exclude={"crc32"}),
     )
     trajectory = _view(info, arrays)
     if problems := trajectory.problems(interface):
@@ -344,6 +373,10 @@ def _view(info: TrajectoryInfo, arrays: dict[str, np.ndarray]) -> Trajectory:
         scene=info.scene,
         state=rows["state"] if info.has_state else None,
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksums(trajectory: Trajectory, images: bool = True) -> dict[str, int]:
