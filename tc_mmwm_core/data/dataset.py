@@ -1,12 +1,13 @@
 """The dataset: memory-mapped trajectories in shards that are written once and never touched again (contract 2).
 
-A shard is written under a temporary name, synced to disk and renamed, so a killed writer leaves nothing half-written
-behind, and appending rewrites nothing.
+A shard is written under a temporary name, synced to disk and renamed, so there is never half a shard, and appending
+rewrites nothing. What a killed writer leaves is in nobody's way, and the next writer removes it.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import RobotInterface
 
 SCHEMA = 1
+LOCK = ".lock"  # held in a shard's folder while the shard is written
 
 
 class DatasetError(ValueError):
@@ -90,6 +92,7 @@ class DatasetWriter:
             (self.path / "shards").mkdir(parents=True, exist_ok=True)
             content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
             _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
+        _remove_abandoned(self.path / "shards")
 
     def check_new(self, recording: Path, **provenance: str) -> None:
         """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of the same ``provenance``."""
@@ -115,18 +118,41 @@ class DatasetWriter:
         """A new shard to ``add`` trajectories to one by one; it appears whole when the block ends without an error."""
         shards = self.path / "shards"
         shards.mkdir(exist_ok=True)
-        shard = ShardWriter(Path(tempfile.mkdtemp(prefix=".writing-", dir=shards)), self.interface)
-        try:
-            yield shard
-            if not shard.records:
-                raise DatasetError(f"{self.path}: no trajectories to append")
-            digest = shard.finish()
-            shard.path = shards / f"{_utc_now()}-{digest[:12]}"
-            os.rename(shard.folder, shard.path)
-        except BaseException:
-            shard.abandon()
-            raise
+        with _locked_folder(shards) as folder:
+            shard = ShardWriter(folder, self.interface)
+            try:
+                yield shard
+                if not shard.records:
+                    raise DatasetError(f"{self.path}: no trajectories to append")
+                digest = shard.finish()
+                shard.path = shards / f"{_utc_now()}-{digest[:12]}"
+                os.rename(shard.folder, shard.path)
+            except BaseException:
+                shard.abandon()
+                raise
+            (shard.path / LOCK).unlink()
         _sync(shards)
+
+
+@contextmanager
+def _locked_folder(shards: Path) -> Iterator[Path]:
+    """A new folder under ``shards`` that no other writer removes before the block ends."""
+    made = Path(tempfile.mkdtemp(prefix=".new-", dir=shards))
+    with open(made / LOCK, "w") as lock:
+        with suppress(OSError):  # a file system without locks: what is left on it stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now under the name that others look for: what they find there without a lock is abandoned.
+        folder = shards / made.name.replace(".new-", ".writing-")
+        os.rename(made, folder)
+        yield folder
+
+
+def _remove_abandoned(shards: Path) -> None:
+    """Remove the folders of writers that were killed: nobody holds their locks."""
+    for folder in shards.glob(".writing-*"):
+        with suppress(OSError), open(folder / LOCK, "w") as lock:  # it is being written, or is complete by now
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class ShardWriter:

@@ -129,4 +129,5 @@ def test_a_collection_that_is_interrupted_or_killed_continues(tmp_path, how, cod
     kept = seeds(folder)
     assert 5 <= len(kept) < 500 and len(kept) == len(set(kept))
     assert subprocess.run([*command, "--episodes", "30"], capture_output=True).returncode == 0
+    assert not list(folder.glob("shards/.writing-*"))
     assert set(seeds(folder)) >= set(range(30)) and len(seeds(folder)) == len(set(seeds(folder)))

@@ -207,8 +207,8 @@ def test_damaged_images_are_found_by_verify(navigation, tmp_path):
     assert Dataset.open(tmp_path).verify() == [(shard.name, 1, "checksum of image.overhead differs")]
 
 
-def test_a_killed_writer_leaves_no_half_shard(navigation, tmp_path):
-    """SIGKILL between any two writes of a shard: what was there stays readable, what was not renamed is not seen."""
+def test_what_a_killed_writer_leaves_is_not_seen_and_the_next_removes_it(navigation, tmp_path):
+    """SIGKILL before a shard's folder gets its name: what was there stays readable."""
     DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 0)])
     script = (
         "import os, signal, sys\n"
@@ -218,15 +218,31 @@ def test_a_killed_writer_leaves_no_half_shard(navigation, tmp_path):
         "from tc_mmwm_core.data.dataset import Dataset, DatasetWriter\n"
         "import tc_mmwm_core.data.dataset as dataset\n"
         "path = Path(sys.argv[1]); interface = Dataset.open(path).interface\n"
-        "dataset.os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "rename = os.rename\n"
+        "def die(old, new): rename(old, new) if new.name[0] == '.' else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "dataset.os.rename = die\n"
         "DatasetWriter(path, interface).append([make_trajectory(interface, 1)])\n"
     )
     here = str(Path(__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path), here]).returncode == -9
     dataset = Dataset.open(tmp_path)
     assert len(dataset) == 1 and dataset.skipped == []
-    DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 2)])
-    assert len(Dataset.open(tmp_path)) == 2
+    [left] = (tmp_path / "shards").glob(".*")
+    assert (left / "shard.json").exists()
+    (tmp_path / "shards" / ".writing-before").mkdir()  # as of versions without a lock
+    DatasetWriter(tmp_path, navigation)
+    assert list((tmp_path / "shards").glob(".*")) == []
+    shard = DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 2)])
+    assert len(Dataset.open(tmp_path)) == 2 and not list(shard.glob(".*"))
+
+
+def test_what_another_writer_writes_is_left_alone(navigation, tmp_path):
+    with DatasetWriter(tmp_path, navigation).shard() as shard:
+        shard.add(make_trajectory(navigation, 0))
+        DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 1)])
+        shard.add(make_trajectory(navigation, 2))
+    dataset = Dataset.open(tmp_path)
+    assert len(dataset) == 3 and dataset.skipped == [] and not list((tmp_path / "shards").glob(".*"))
 
 
 def test_full_disk_leaves_the_dataset_as_it_was(navigation, tmp_path, monkeypatch):
