@@ -107,7 +107,12 @@ def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], ste
 
 
 def run_episode(domain: Domain, environment, seed: int, steps: int) -> Trajectory:
-    """One episode: scene, instruction, driver and its noise all follow from ``seed``."""
+    """One episode: scene, instruction, driver and its noise all follow from ``seed``.
+
+    After the last observation nothing was done. The action of that step is recorded as zeros, whatever the robot
+    interface says is safe, and the step is valid: its image and state are learned from. No prediction is, since nothing
+    follows it; but a policy that imitates takes the zeros for what was done there.
+    """
     rng = np.random.default_rng([seed, 0xC011EC7])
     kinds, shares = zip(*domain.drivers(), strict=True)
     kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))

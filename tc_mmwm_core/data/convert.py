@@ -324,9 +324,31 @@ def _episodes(
             report.notes.append(f"episode {episode.name}: not judged, since one of its events cannot be read")
             episode.judged, episode.success = False, None
         episode.start_ns, episode.end_ns = max(episode.start_ns, first_ns), min(episode.end_ns, last_ns)
-        if not episode.instruction and instruction:
-            episode.instruction = instruction
-    return [episode for episode in episodes if episode.start_ns < episode.end_ns]
+        if not episode.instruction.strip():
+            said = _said(timeline.instructions, episode, offset_ns)
+            if said:
+                topic = interface.instruction.topic
+                report.notes.append(f"episode {episode.name}: its event has no instruction; {topic} said '{said}'")
+            episode.instruction = said or instruction or ""
+    episodes = [episode for episode in episodes if episode.start_ns < episode.end_ns]
+    known = [episode for episode in episodes if episode.instruction]
+    if episodes and not known:
+        raise ConversionError(f"{bag.path}: no instruction was recorded; give one with --instruction")
+    for episode in episodes:
+        if not episode.instruction:
+            report.notes.append(f"episode {episode.name}: left out, it has no instruction; give one with --instruction")
+    return known
+
+
+def _said(instructions: list[tuple[int, str]], episode: _Episode, offset_ns: int) -> str:
+    """What was said last before ``episode`` began, or else first in it; empty where nothing was, or none can tell."""
+    texts = [(stamp_ns, text) for stamp_ns, text in instructions if text]
+    if offset_ns:  # instructions have no stamp, so it is not known which came when
+        different = {text for _, text in texts}
+        return different.pop() if len(different) == 1 else ""
+    before = [text for stamp_ns, text in texts if stamp_ns <= episode.start_ns]
+    within = [text for stamp_ns, text in texts if episode.start_ns < stamp_ns <= episode.end_ns]
+    return next(iter(before[-1:] + within), "")
 
 
 def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from robot_bags import Drive, episode
+from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.interface.robot import RobotInterface
 
 SHIPPED_BAG = Path(__file__).parents[2] / "data" / "navigation_bag"
 
@@ -87,6 +89,15 @@ def test_inspect_a_dataset(dataset, tmp_path, capsys):
     assert main(["inspect", str(dataset), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
+
+
+def test_a_robot_without_cameras_has_no_figure(robot, tmp_path, capsys):
+    robot["images"] = []
+    interface = RobotInterface.from_dict(robot, "test")
+    DatasetWriter(tmp_path / "d", interface).append([make_trajectory(interface, 0)])
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    assert main(["inspect", str(tmp_path / "d"), "--figure", str(tmp_path / "frames.png")]) == 2
+    assert "'images' of the robot interface is empty; --figure needs a camera" in capsys.readouterr().err
 
 
 def test_inspect_names_what_is_damaged(dataset, tmp_path, capsys):

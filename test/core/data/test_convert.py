@@ -126,6 +126,35 @@ def test_no_instruction(run):
         run(Drive())
 
 
+def test_an_episode_whose_event_has_no_instruction_takes_what_was_said(run):
+    drive = Drive()
+    drive.instruct(0.0, "go left")
+    drive.event(0.5, START, instruction=" ")
+    drive.event(2.0, END, instruction="", success=1)
+    drive.event(2.2, START, "go right")
+    drive.event(4.5, END, "go right")
+    report, [left, right] = run(drive)
+    assert (left.instruction, left.success, right.instruction) == ("go left", True, "go right")
+    assert "episode e1: its event has no instruction; instruction said 'go left'" in report.notes
+
+
+def test_an_episode_of_which_nobody_knows_the_instruction_is_left_out(navigation, tmp_path):
+    drive = Drive()
+    drive.event(0.5, START, instruction="")
+    drive.event(2.0, END, instruction="")
+    with pytest.raises(ConversionError, match="no instruction was recorded; give one with --instruction"):
+        convert(drive.write(tmp_path / "blank"), tmp_path / "dataset", navigation)
+    drive.event(2.2, START, "go right")
+    drive.event(4.5, END, "go right")
+    bag = drive.write(tmp_path / "bag")
+    report = convert(bag, tmp_path / "dataset", navigation)
+    assert "episode e1: left out, it has no instruction; give one with --instruction" in report.notes
+    [right] = Dataset.open(tmp_path / "dataset")
+    assert right.instruction == "go right"
+    convert(bag, tmp_path / "given", navigation, instruction="go left")
+    assert [each.instruction for each in Dataset.open(tmp_path / "given")] == ["go left", "go right"]
+
+
 def test_instruction_given_on_the_command_line(run):
     _, [trajectory] = run(Drive(), instruction="bring the cup", source="simulated")
     assert trajectory.instruction == "bring the cup" and trajectory.source == "simulated"
