@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     base = load(args.config, TrainConfig)
-    datasets = [Dataset.open(path) for path in args.data]
+    datasets = [Dataset.open(path).tell_skipped() for path in args.data]
     if args.steps:
         trained_on = sum(len(split(dataset, base.data.holdout)[0]) for dataset in datasets)
         stages = tuple(shortened(stage, args.steps, trained_on) for stage in base.stages)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     collected = collect(args.domain, robot, args.output, args.episodes, args.steps, args.seed, args.workers)
     elapsed = time.monotonic() - start
-    dataset = Dataset.open(args.output)
+    dataset = Dataset.open(args.output).tell_skipped()
     successes = sum(bool(info.success) for info in dataset.trajectories)
     print(
         f"{args.output}: {collected} episodes collected in {elapsed:.0f} s ({collected / max(elapsed, 1e-9):.1f}/s); "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 
 HELP = "turn ROS 2 bags into a dataset as the planner would have seen them; read and write LeRobotDataset v3.0"
@@ -31,43 +33,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
     parser.add_argument("--instruction", help="what the robot was told, for bags that do not hold it")
     parser.add_argument("--source", choices=["simulated", "real"], help="default: simulated where a scene was recorded")
-    parser.add_argument("--force", action="store_true", help="append even if the dataset already holds this bag")
+    parser.add_argument("--force", action="store_true", help="append even if the dataset already holds this recording")
     parser.add_argument("--report", type=Path, help="also write the reports to this JSON file")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert each input, and say what became of it. 1: no trajectory came of some bag."""
-    from tc_mmwm_core.data.convert import ConversionError, convert
-    from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.data.lerobot import export_lerobot, import_lerobot
+    """Convert each input, and say what became of it. 1: no trajectory came of one of them.
+
+    Of several, those that cannot be converted are named and those that the dataset holds are left out: the rest is
+    converted, and the same command can be given again. One alone is refused (exit code 2).
+    """
+    from tc_mmwm_core.data.bag import BagError
+    from tc_mmwm_core.data.convert import ConversionError, ConversionReport, convert
+    from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetError
+    from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import robot_file
 
     if args.to == "lerobot":
-        print(f"{args.output}: {export_lerobot(Dataset.open(*args.inputs), args.output)} episodes")
+        dataset = Dataset.open(*args.inputs).tell_skipped()
+        print(f"{args.output}: {export_lerobot(dataset, args.output)} episodes")
         return 0
     if args.robot is None:
         raise ConversionError("--robot is missing: the robot interface says which topics or features are which fields")
     interface = RobotInterface.load(args.robot if args.robot.exists() else robot_file(str(args.robot)))
-    if args.origin == "lerobot":
-        for path in args.inputs:
-            print(f"{path}: {import_lerobot(path, args.output, interface)} trajectories into {args.output}")
-        return 0
-    reports = []
-    for bag in args.inputs:
-        report = convert(
-            bag,
-            args.output,
-            interface,
-            namespace=args.namespace,
-            instruction=args.instruction,
-            source=args.source,
-            force=args.force,
-            progress=not args.quiet,
-        )
-        reports.append(report)
-        print(report.table(), end="\n\n" if bag != args.inputs[-1] else "\n")
+    several = len(args.inputs) > 1
+    became: Counter[str] = Counter()
+    reports: list[ConversionReport] = []
+    for path in args.inputs:
+        try:
+            if args.origin == "lerobot":
+                trajectories = import_lerobot(path, args.output, interface, args.force)
+                print(f"{path}: {trajectories} trajectories into {args.output}")
+            else:
+                report = convert(
+                    path,
+                    args.output,
+                    interface,
+                    namespace=args.namespace,
+                    instruction=args.instruction,
+                    source=args.source,
+                    force=args.force,
+                    progress=not args.quiet,
+                )
+                reports.append(report)
+                print(report.table(), end="\n\n" if several else "\n")
+                trajectories = report.trajectories
+            became["converted" if trajectories else "without a trajectory"] += 1
+        except AlreadyHeldError as error:
+            if not several:
+                raise
+            print(f"left out: {error}")
+            became["already there"] += 1
+        except (BagError, ConversionError, DatasetError, LeRobotError) as error:
+            if not several:
+                raise
+            print(f"tc-mmwm convert: {error}", file=sys.stderr)
+            reports.append(ConversionReport(str(path), str(args.output), error=str(error)))
+            became["cannot be converted"] += 1
         if args.report:
             args.report.write_text(json.dumps([report.to_dict() for report in reports], indent=2), encoding="utf-8")
-    return 0 if all(report.trajectories for report in reports) else 1
+    if several:
+        print(f"{len(args.inputs)} inputs: {', '.join(f'{count} {what}' for what, count in became.items())}")
+    return 1 if became["cannot be converted"] or became["without a trajectory"] else 0

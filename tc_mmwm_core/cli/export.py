@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise OSError(
             "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
         )
-    datasets = [Dataset.open(path) for path in args.data or []]
+    datasets = [Dataset.open(path).tell_skipped() for path in args.data or []]
     bundle, rests_on = (recalibrate if (args.run / MANIFEST).exists() else export_run)(
         args.run,
         datasets,

@@ -124,6 +124,10 @@ def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int 
     import numpy as np
     from matplotlib.figure import Figure
 
+    from tc_mmwm_core.data.dataset import DatasetError
+
+    if not dataset.interface.images:
+        raise DatasetError(f"{dataset.paths[0]}: 'images' of the robot interface is empty; --figure needs a camera")
     spec = dataset.interface.images[0]
     rows = min(trajectories, len(dataset))
     figure = Figure(figsize=(frames * 1.1, max(rows, 1) * 1.35), layout="constrained")

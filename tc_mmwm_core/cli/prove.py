@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what in ("constraint", "interventions"):
         _refuse_other_horizons(args.bundle, base.model)  # before hours of training
     paths = args.data or [_collected(args, domain, "train", args.episodes, 50, TRAIN_SEED)]
-    datasets = [Dataset.open(path) for path in paths]
+    datasets = [Dataset.open(path).tell_skipped() for path in paths]
     rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, not args.quiet)
     found = {
         "config": base.model_dump(mode="json"),
@@ -209,7 +209,7 @@ def _constraint(args, base, domain, rows, found):
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.screener import Screener
 
-    fresh = Dataset.open(_collected(args, domain, "fresh", args.fresh, 50, FRESH_SEED))
+    fresh = Dataset.open(_collected(args, domain, "fresh", args.fresh, 50, FRESH_SEED)).tell_skipped()
     found["data"]["fresh"] = fresh.digest
     data = _labelled(args, base, domain, fresh)
     bundle = Bundle.load(args.bundle)
@@ -264,8 +264,8 @@ def _interventions(args, base, domain, datasets, rows, found):
     )
     steps = (STEPS + 1) * model.frame_skip
     parts = {
-        "alternatives": Dataset.open(path),
-        "long": Dataset.open(_collected(args, domain, "long", args.states * 2, steps, LONG_SEED)),
+        "alternatives": Dataset.open(path).tell_skipped(),
+        "long": Dataset.open(_collected(args, domain, "long", args.states * 2, steps, LONG_SEED)).tell_skipped(),
     }
     found["data"] |= {name: dataset.digest for name, dataset in parts.items()}
     fitted = datasets[0].subset(range(min(FITTED, len(datasets[0]))))

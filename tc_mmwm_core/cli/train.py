@@ -56,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
         config = config.model_copy(update={"model": init.model})
     datasets = [Dataset.open(path) for path in args.data]
     for dataset in datasets if is_first() else ():
-        for shard, trajectory, why in dataset.skipped:
-            print(f"skipped: {dataset.paths[0]}, shard {shard}, trajectory {trajectory}: {why}")
+        dataset.tell_skipped()
     measures = train(config, datasets, args.output, init, args.device, progress=not args.quiet)
     if not is_first():
         return 0

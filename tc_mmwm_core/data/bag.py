@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # mcap: its stream reader makes sense of a file without an end.
+from mcap.reader import make_reader
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
@@ -30,6 +31,10 @@ class BagError(ValueError):
 
 class DamagedBagError(BagError):
     """A bag that looked whole is damaged inside; ``Bag(path, salvage=True)`` reads what is left of an MCAP."""
+
+
+class UnreadableMessageError(BagError):
+    """The data of one message is bad. SQLite bags have no checksums: nothing else would notice."""
 
 
 class Raw(NamedTuple):
@@ -63,7 +68,11 @@ class Bag:
     def __init__(self, path: str | Path, salvage: bool = False):
         self.path = Path(path)
         self.lost: list[str] = []  # what could not be read, a line for each file that was cut off or damaged
-        self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
+        self.unreadable: dict[tuple[str, int], str] = {}  # (topic, log_ns) of what ``contents`` left out, and why
+        try:
+            self._parts: list[_Indexed | _Salvaged] = _open(self.path, salvage, self.lost)
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be read: {error}") from None
         self.topics: dict[str, TopicSummary] = {}
         for part in self._parts:
             for name, found in part.topics.items():
@@ -103,8 +112,21 @@ class Bag:
             except BROKEN as error:
                 raise DamagedBagError(f"{part.files[0]}: damaged: {error}") from error
 
+    def contents(self, topics: set[str]) -> Iterator[tuple[Raw, Any]]:
+        """``messages`` with what ``deserialize`` makes of each; what has bad data is left out: ``unreadable``."""
+        for raw in self.messages(topics):
+            try:
+                yield raw, self.deserialize(raw)
+            except UnreadableMessageError as error:
+                self.unreadable[raw.topic, raw.log_ns] = str(error)
+
     def deserialize(self, raw: Raw) -> Any:
-        """The message as an object with the fields of its type. BagError: its definition or its data is bad."""
+        """The message as an object with the fields of its type.
+
+        Raises:
+            UnreadableMessageError: its data is bad.
+            BagError: the definition of its type is nowhere.
+        """
         try:
             return self._store.deserialize_cdr(raw.data, raw.type)
         except KeyError as error:
@@ -113,7 +135,7 @@ class Bag:
                 "workspace (AMENT_PREFIX_PATH)"
             ) from None
         except BROKEN as error:
-            raise BagError(f"{self.path}: {raw.topic}: cannot be read as {raw.type}: {error}") from None
+            raise UnreadableMessageError(f"{raw.topic}: cannot be read as {raw.type}: {error}") from None
 
 
 class _Indexed:
@@ -151,7 +173,7 @@ class _Salvaged:
         types: dict[str, str] = {}
         self.definitions: list[tuple[str, MessageDefinition]] = []
         times: list[int] = []
-        self._damaged = 0
+        self._damaged = self._undeclared = 0
         for record in self._records():
             if isinstance(record, Schema):
                 kind = MessageDefinitionFormat.MSG if record.encoding == "ros2msg" else MessageDefinitionFormat.IDL
@@ -172,9 +194,10 @@ class _Salvaged:
 
     def _records(self) -> Iterator[Schema | tuple[str, str, Message]]:
         """Schemas, and (topic, type, message), up to where the file makes no more sense."""
-        self._damaged = 0
-        schemas: dict[int, Schema] = {}
-        channels: dict[int, Channel] = {}
+        self._damaged = self._undeclared = 0
+        # Writers declare a channel once, before its first message: where that chunk is damaged, the summary knows it.
+        schemas, channels = _declared(self.files[0])
+        yield from list(schemas.values())
         end = None
         with open(self.files[0], "rb") as stream:
             records = StreamReader(stream, emit_chunks=True, record_size_limit=os.path.getsize(self.files[0])).records
@@ -192,11 +215,16 @@ class _Salvaged:
                         yield inner
                     elif isinstance(inner, Channel):
                         channels[inner.id] = inner
-                    elif isinstance(inner, Message) and inner.channel_id in channels:
-                        channel = channels[inner.channel_id]
+                    elif isinstance(inner, Message):
+                        channel = channels.get(inner.channel_id)
+                        if channel is None or channel.schema_id not in schemas:
+                            self._undeclared += 1
+                            continue
                         yield channel.topic, schemas[channel.schema_id].name, inner
         damaged = f"{self._damaged} damaged chunks left out" if self._damaged else None
-        self.loss = f"{self.files[0].name}: " + "; ".join(filter(None, [end, damaged])) if end or damaged else ""
+        lost = f"{self._undeclared} messages lost whose topic was declared in what is damaged" * bool(self._undeclared)
+        losses = [loss for loss in (end, damaged, lost) if loss]
+        self.loss = f"{self.files[0].name}: {'; '.join(losses)}" if losses else ""
 
     def _inside(self, chunk: Chunk) -> list[Any]:
         try:
@@ -204,6 +232,16 @@ class _Salvaged:
         except BROKEN:  # the next chunk may be whole
             self._damaged += 1
             return []
+
+
+def _declared(file: Path) -> tuple[dict[int, Schema], dict[int, Channel]]:
+    """Schemas and channels by number, as the summary at the end of an MCAP has them; none where it has no end."""
+    try:
+        with open(file, "rb") as stream:
+            summary = make_reader(stream).get_summary()
+    except BROKEN:
+        summary = None
+    return (dict(summary.schemas), dict(summary.channels)) if summary else ({}, {})
 
 
 def _open(path: Path, salvage: bool, lost: list[str]) -> list[_Indexed | _Salvaged]:

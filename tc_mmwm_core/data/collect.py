@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,8 @@ from tc_mmwm_core.interface.robot import RobotInterface
 
 EPISODES_A_SHARD = 50
 
+_stop: Event  # of a worker process, set in the process that waits for it
+
 
 def collect(
     domain: str, robot: Path, output: Path, episodes: int, steps: int, seed: int, workers: int, progress: bool = True
@@ -26,8 +32,11 @@ def collect(
     Episode ``i`` depends on ``seed + i`` alone, so the data are the same for any number of workers. Episodes that the
     dataset already holds are not collected again. Returns the number collected.
 
+    On an error or Ctrl-C each process ends the episode that it is in and keeps those that it has.
+
     Raises:
-        DatasetError: an episode that the dataset holds is of another domain, length or robot interface.
+        DatasetError: an episode that the dataset holds is of another domain, length or robot interface, or an episode
+            collected does not fit the robot interface; names its seed.
     """
     DatasetWriter(output, RobotInterface.load(robot))
     held = Dataset.open(output).trajectories
@@ -38,10 +47,16 @@ def collect(
     chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
     bar = tqdm(total=episodes, initial=episodes - len(wanted), desc="collect", unit="episode", disable=not progress)
-    with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps) for chunk in chunks]
-        for done in as_completed(running):
-            bar.update(done.result())
+    stop = context.Event()
+    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
+        try:
+            running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps) for chunk in chunks]
+            for done in as_completed(running):
+                bar.update(done.result())
+        except BaseException:  # leaving the block would work off the whole queue first
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     return len(wanted)
 
 
@@ -63,19 +78,41 @@ def check_settings(held: Sequence[TrajectoryInfo], seeds: range, domain: str, st
             )
 
 
+def _start_worker(stop: Event) -> None:
+    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one decides
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], steps: int) -> int:
-    world = load_domain(domain)
+    world, interface = load_domain(domain), RobotInterface.load(robot)
     environment = world.environment()
+    trajectories: list[Trajectory] = []
     try:
-        trajectories = [run_episode(world, environment, seed, steps) for seed in seeds]
+        for seed in seeds:
+            if _stop.is_set():
+                break
+            trajectory = run_episode(world, environment, seed, steps)
+            if problems := trajectory.problems(interface):
+                raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
+            trajectories.append(trajectory)
     finally:
+        if trajectories:
+            DatasetWriter(output, interface).append(trajectories)
         environment.close()
-    DatasetWriter(output, RobotInterface.load(robot)).append(trajectories)
     return len(trajectories)
 
 
 def run_episode(domain: Domain, environment, seed: int, steps: int) -> Trajectory:
-    """One episode: scene, instruction, driver and its noise all follow from ``seed``."""
+    """One episode: scene, instruction, driver and its noise all follow from ``seed``.
+
+    After the last observation nothing was done. The action of that step is recorded as zeros, whatever the robot
+    interface says is safe, and the step is valid: its image and state are learned from. No prediction is, since nothing
+    follows it; but a policy that imitates takes the zeros for what was done there.
+    """
     rng = np.random.default_rng([seed, 0xC011EC7])
     kinds, shares = zip(*domain.drivers(), strict=True)
     kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.bag import Bag, DamagedBagError
-from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.dataset import DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.action import read_action
 from tc_mmwm_core.interface.fault import Fault
@@ -42,7 +42,7 @@ STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
 class ConversionError(ValueError):
-    """A bag does not hold what the robot interface needs, or was converted before."""
+    """A bag does not hold what the robot interface needs."""
 
 
 @dataclass
@@ -64,6 +64,7 @@ class ConversionReport:
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
     notes: list[str] = field(default_factory=list)  # what was salvaged, left out, assumed
+    error: str | None = None  # why it could not be converted
 
     def count(self, what: str, example: str) -> None:
         """One more step that is not valid because of ``what``."""
@@ -119,6 +120,7 @@ class _Timeline:
     commands: list[np.ndarray | Fault]
     events: list[tuple[int, Any]]
     instructions: list[tuple[int, str]]
+    missed_ns: list[int]  # when an event was received that cannot be read
 
 
 def convert(
@@ -143,7 +145,8 @@ def convert(
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), no instruction, or converted before.
+        ConversionError: a topic is missing (those there are listed), or no instruction.
+        AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
     options = (Path(output), interface, namespace, instruction, source, force, progress)
@@ -168,9 +171,8 @@ def _convert(
     report.messages = {topic: bag.topics[name].messages for topic, name in names.items() if name in bag.topics}
     writer = DatasetWriter(output, interface)
     digest = bag.sha256()
-    if not force and any(info.provenance.get("sha256") == digest for info in Dataset.open(output).trajectories):
-        raise ConversionError(f"{bag.path}: {output} already holds this bag's trajectories; --force appends them again")
-
+    if not force:
+        writer.check_new(bag.path, sha256=digest)
     offset_ns = _clock_offset(bag, interface, names)
     timeline = _read_timeline(bag, interface, names)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
@@ -186,6 +188,9 @@ def _convert(
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
                 _account(trajectory, report)
+    for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
+        first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
+        report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
     return report
 
 
@@ -248,8 +253,7 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str]) ->
     seen: dict[str, list[int]] = {}
     unstamped: set[str] = set()
     inputs = {names[topic] for topic in (*interface.observation_topics(), interface.action.topic)}
-    for raw in bag.messages(inputs):
-        message = bag.deserialize(raw)
+    for raw, message in bag.contents(inputs):
         if hasattr(message, "header"):
             seen.setdefault(raw.topic, []).append(raw.log_ns - message_time(message, raw.log_ns))
         else:
@@ -277,8 +281,7 @@ def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -
     commands: list[tuple[int, np.ndarray | Fault]] = []
     events: list[tuple[int, Any]] = []
     instructions: list[tuple[int, str]] = []
-    for raw in bag.messages({action, told} | ({judged} if judged else set())):
-        message = bag.deserialize(raw)
+    for raw, message in bag.contents({action, told} | ({judged} if judged else set())):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
             commands.append((stamp_ns, read_action(message, interface.action)))
@@ -286,9 +289,13 @@ def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -
             instructions.append((stamp_ns, message.data.strip()))
         else:
             events.append((stamp_ns, message))
+    if not commands:
+        raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
+    missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
     commands.sort(key=lambda item: item[0])
     events.sort(key=lambda item: item[0])
-    return _Timeline([stamp for stamp, _ in commands], [action for _, action in commands], events, instructions)
+    times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
+    return _Timeline(times, actions, events, instructions, missed_ns)
 
 
 def _episodes(
@@ -312,10 +319,36 @@ def _episodes(
             )
         episodes = _by_instructions(timeline.instructions, first_ns, last_ns, offset_ns, instruction, bag)
     for episode in episodes:
+        # with two clocks nobody can tell in which episode it was received
+        if any(offset_ns or episode.start_ns <= at_ns <= episode.end_ns for at_ns in timeline.missed_ns):
+            report.notes.append(f"episode {episode.name}: not judged, since one of its events cannot be read")
+            episode.judged, episode.success = False, None
         episode.start_ns, episode.end_ns = max(episode.start_ns, first_ns), min(episode.end_ns, last_ns)
-        if not episode.instruction and instruction:
-            episode.instruction = instruction
-    return [episode for episode in episodes if episode.start_ns < episode.end_ns]
+        if not episode.instruction.strip():
+            said = _said(timeline.instructions, episode, offset_ns)
+            if said:
+                topic = interface.instruction.topic
+                report.notes.append(f"episode {episode.name}: its event has no instruction; {topic} said '{said}'")
+            episode.instruction = said or instruction or ""
+    episodes = [episode for episode in episodes if episode.start_ns < episode.end_ns]
+    known = [episode for episode in episodes if episode.instruction]
+    if episodes and not known:
+        raise ConversionError(f"{bag.path}: no instruction was recorded; give one with --instruction")
+    for episode in episodes:
+        if not episode.instruction:
+            report.notes.append(f"episode {episode.name}: left out, it has no instruction; give one with --instruction")
+    return known
+
+
+def _said(instructions: list[tuple[int, str]], episode: _Episode, offset_ns: int) -> str:
+    """What was said last before ``episode`` began, or else first in it; empty where nothing was, or none can tell."""
+    texts = [(stamp_ns, text) for stamp_ns, text in instructions if text]
+    if offset_ns:  # instructions have no stamp, so it is not known which came when
+        different = {text for _, text in texts}
+        return different.pop() if len(different) == 1 else ""
+    before = [text for stamp_ns, text in texts if stamp_ns <= episode.start_ns]
+    within = [text for stamp_ns, text in texts if episode.start_ns < stamp_ns <= episode.end_ns]
+    return next(iter(before[-1:] + within), "")
 
 
 def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:
@@ -440,8 +473,8 @@ def _observe(
                 yield episode
 
     total = sum(bag.topics[name].messages for name in topics)
-    for raw in tqdm(bag.messages(set(topics)), total=total, unit="msg", desc=bag.path.name, disable=not progress):
-        message = bag.deserialize(raw)
+    contents = bag.contents(set(topics))
+    for raw, message in tqdm(contents, total=total, unit="msg", desc=bag.path.name, disable=not progress):
         stamp_ns = message_time(message, raw.log_ns)
         newest_ns = max(newest_ns, stamp_ns)
         received_ns = newest_ns if offset_ns else raw.log_ns

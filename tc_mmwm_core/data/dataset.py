@@ -1,12 +1,13 @@
 """The dataset: memory-mapped trajectories in shards that are written once and never touched again (contract 2).
 
-A shard is written under a temporary name, synced to disk and renamed, so a killed writer leaves nothing half-written
-behind, and appending rewrites nothing.
+A shard is written under a temporary name, synced to disk and renamed, so there is never half a shard, and appending
+rewrites nothing. What a killed writer leaves is in nobody's way, and the next writer removes it.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,10 +30,15 @@ from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import RobotInterface
 
 SCHEMA = 1
+LOCK = ".lock"  # held in a shard's folder while the shard is written
 
 
 class DatasetError(ValueError):
     """A folder is no dataset, or what is appended does not fit it."""
+
+
+class AlreadyHeldError(DatasetError):
+    """A recording would be appended a second time."""
 
 
 class _Record(Config):
@@ -66,6 +72,8 @@ class TrajectoryInfo:
     has_state: bool
     identity: str
     """sha256 of what the robot sensed and did: the same for the same recording, wherever it lies"""
+    record: str
+    """sha256 of all that shard.json says of it, labels and checksums too"""
 
 
 class DatasetWriter:
@@ -84,6 +92,14 @@ class DatasetWriter:
             (self.path / "shards").mkdir(parents=True, exist_ok=True)
             content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
             _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
+        _remove_abandoned(self.path / "shards")
+
+    def check_new(self, recording: Path, **provenance: str) -> None:
+        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of the same ``provenance``."""
+        if any(provenance.items() <= info.provenance.items() for info in Dataset.open(self.path).trajectories):
+            raise AlreadyHeldError(
+                f"{recording}: {self.path} already holds its trajectories; --force appends them again"
+            )
 
     def append(self, trajectories: Sequence[Trajectory]) -> Path:
         """Write ``trajectories`` as one new shard and return its path.
@@ -102,18 +118,41 @@ class DatasetWriter:
         """A new shard to ``add`` trajectories to one by one; it appears whole when the block ends without an error."""
         shards = self.path / "shards"
         shards.mkdir(exist_ok=True)
-        shard = ShardWriter(Path(tempfile.mkdtemp(prefix=".writing-", dir=shards)), self.interface)
-        try:
-            yield shard
-            if not shard.records:
-                raise DatasetError(f"{self.path}: no trajectories to append")
-            digest = shard.finish()
-            shard.path = shards / f"{_utc_now()}-{digest[:12]}"
-            os.rename(shard.folder, shard.path)
-        except BaseException:
-            shard.abandon()
-            raise
+        with _locked_folder(shards) as folder:
+            shard = ShardWriter(folder, self.interface)
+            try:
+                yield shard
+                if not shard.records:
+                    raise DatasetError(f"{self.path}: no trajectories to append")
+                digest = shard.finish()
+                shard.path = shards / f"{_utc_now()}-{digest[:12]}"
+                os.rename(shard.folder, shard.path)
+            except BaseException:
+                shard.abandon()
+                raise
+            (shard.path / LOCK).unlink()
         _sync(shards)
+
+
+@contextmanager
+def _locked_folder(shards: Path) -> Iterator[Path]:
+    """A new folder under ``shards`` that no other writer removes before the block ends."""
+    made = Path(tempfile.mkdtemp(prefix=".new-", dir=shards))
+    with open(made / LOCK, "w") as lock:
+        with suppress(OSError):  # a file system without locks: what is left on it stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now under the name that others look for: what they find there without a lock is abandoned.
+        folder = shards / made.name.replace(".new-", ".writing-")
+        os.rename(made, folder)
+        yield folder
+
+
+def _remove_abandoned(shards: Path) -> None:
+    """Remove the folders of writers that were killed: nobody holds their locks."""
+    for folder in shards.glob(".writing-*"):
+        with suppress(OSError), open(folder / LOCK, "w") as lock:  # it is being written, or is complete by now
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class ShardWriter:
@@ -167,7 +206,7 @@ class ShardWriter:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        digest = hashlib.sha256(json.dumps(self.records, sort_keys=True).encode()).hexdigest()
+        digest = _sha256(json.dumps(self.records, sort_keys=True))
         content = {"schema": SCHEMA, "steps": self.steps, "sha256": digest, "trajectories": self.records}
         _write_atomically(self.folder / "shard.json", json.dumps(content))
         self.folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
@@ -206,7 +245,8 @@ class Dataset(Sequence[Trajectory]):
         self.skipped: list[tuple[str, int | None, str]] = []
         self._shards: list[dict[str, np.ndarray]] = []
         self._shard_of: list[int] = []
-        self._digests: list[str] = []
+        self._digests: list[tuple[int, str]] = []  # of each shard: how many trajectories were written, sha256
+        self._whole: Dataset | None = None
         for path in self.paths:
             for shard in sorted((path / "shards").glob("[!.]*")):
                 self._open_shard(path, shard)
@@ -235,7 +275,20 @@ class Dataset(Sequence[Trajectory]):
         part = copy.copy(self)
         part.trajectories = [self.trajectories[index] for index in indices]
         part._shard_of = [self._shard_of[index] for index in indices]
+        part._whole = self.whole
         return part
+
+    @property
+    def whole(self) -> Dataset:
+        """What this is a subset of, as it was opened; itself where it is none."""
+        return self if self._whole is None else self._whole
+
+    def tell_skipped(self) -> Dataset:
+        """Print what is left out as corrupt, a line each; returns the dataset."""
+        for shard, trajectory, why in self.skipped:
+            where = f"shard {shard}" if trajectory is None else f"shard {shard}, trajectory {trajectory}"
+            print(f"skipped: {', '.join(map(str, self.paths))}, {where}: {why}", flush=True)
+        return self
 
     def __getitem__(self, index: int) -> Trajectory:
         """Trajectory ``index``; its arrays are read-only views of the files."""
@@ -252,8 +305,15 @@ class Dataset(Sequence[Trajectory]):
 
     @property
     def digest(self) -> str:
-        """sha256 over the records of every readable shard, in any order, which hold the checksum of every array."""
-        return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()
+        """sha256 over the records of its trajectories, in any order, which hold the checksum of every array."""
+        records: dict[int, list[str]] = {}
+        for shard, info in zip(self._shard_of, self.trajectories, strict=True):
+            records.setdefault(shard, []).append(info.record)
+        parts = []
+        for shard, held in records.items():
+            count, digest = self._digests[shard]
+            parts.append(digest if count == len(held) == len(set(held)) else _sha256("\n".join(sorted(held))))
+        return _sha256("\n".join(sorted(parts)))
 
     def verify(self) -> list[tuple[str, int, str]]:
         """Read everything, images too, and name each trajectory whose bytes are not those that were written."""
@@ -270,6 +330,8 @@ class Dataset(Sequence[Trajectory]):
         try:
             content = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
             records, steps, digest = content["trajectories"], int(content["steps"]), str(content["sha256"])
+            if _sha256(json.dumps(records, sort_keys=True)) != digest:
+                raise ValueError("shard.json: its trajectories are not those that were written, the sha256 differs")
             arrays = {file.stem: _map(file) for file in sorted(shard.glob("*.npy"))}
             wrong = [f"{name}.npy has {len(array)} rows" for name, array in arrays.items() if len(array) != steps]
             if wrong:
@@ -286,7 +348,7 @@ class Dataset(Sequence[Trajectory]):
         self.trajectories += infos
         self._shard_of += [len(self._shards)] * len(infos)
         self._shards.append(arrays)
-        self._digests.append(digest)
+        self._digests.append((len(records), digest))
 
 
 def _read_record(
@@ -305,9 +367,13 @@ def _read_record(
         end = record.start + record.length
         raise ValueError(f"steps {record.start} to {end} are beyond the shard's {len(arrays['action'])}")
     known = {name: record.crc32.get(name) for name in ("sensor", "action")}
-    identity = hashlib.sha256(json.dumps([known, record.length, record.instruction]).encode()).hexdigest()
     info = TrajectoryInfo(
-        dataset=path, shard=shard, index=index, identity=identity, **record.model_dump(exclude={"crc32"})
+        dataset=path,
+        shard=shard,
+        index=index,
+        identity=_sha256(json.dumps([known, record.length, record.instruction])),
+        record=_sha256(json.dumps(content, sort_keys=True)),
+        **record.model_dump(exclude={"crc32"}),
     )
     trajectory = _view(info, arrays)
     if problems := trajectory.problems(interface):
@@ -333,6 +399,10 @@ def _view(info: TrajectoryInfo, arrays: dict[str, np.ndarray]) -> Trajectory:
         scene=info.scene,
         state=rows["state"] if info.has_state else None,
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksums(trajectory: Trajectory, images: bool = True) -> dict[str, int]:

@@ -5,12 +5,13 @@ meta/tasks.parquet, meta/episodes/ and data/ in numbered parquet files, one row 
 PNG inside the parquet, so nothing is lost; datasets with MP4 video are read too.
 
 What LeRobot has no place for travels along: per frame ``violation`` (0, 1, -1 unknown), ``valid`` and, of simulators,
-``observation.environment_state``; per episode success, source, provenance and scene as columns ``tc_mmwm/*``; the robot
-interface in meta/robot.json.
+``observation.environment_state`` (NaN in episodes that have none); per episode success, source, provenance and scene as
+columns ``tc_mmwm/*``; the robot interface in meta/robot.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -91,8 +92,11 @@ def export_lerobot(dataset: Dataset, path: str | Path) -> int:
 def _write(dataset: Dataset, folder: Path) -> None:
     pa, pq = _parquet()
     interface = dataset.interface
-    with_state = all(info.has_state for info in dataset.trajectories)
-    features = _features(interface, dataset[0].state.shape[1] if with_state else None)
+    sizes = {dataset[index].state.shape[1] for index, info in enumerate(dataset.trajectories) if info.has_state}
+    if len(sizes) > 1:
+        raise LeRobotError(f"states of {' and '.join(map(str, sorted(sizes)))} numbers; a LeRobotDataset has one size")
+    state_size = sizes.pop() if sizes else None
+    features = _features(interface, state_size)
     schema = _schema(features)
     tasks = list(dict.fromkeys(info.instruction for info in dataset.trajectories))
     statistics = {name: _Statistics() for name in features if name not in ("violation", "valid")}
@@ -101,8 +105,10 @@ def _write(dataset: Dataset, folder: Path) -> None:
     first = 0
     for number, info in enumerate(dataset.trajectories):
         trajectory = dataset[number]
-        columns = _columns(trajectory, interface, number, first, tasks.index(info.instruction), with_state)
+        columns = _columns(trajectory, interface, number, first, tasks.index(info.instruction), state_size)
         for name, statistic in statistics.items():
+            if name == ENVIRONMENT and trajectory.state is None:
+                continue
             image = trajectory.images.get(name.removeprefix(IMAGES))
             values = columns[name] if image is None else _rgb(image, interface, name)
             statistic.add(np.asarray(values)[trajectory.valid])
@@ -209,7 +215,7 @@ def _schema(features: dict[str, dict[str, Any]]) -> Any:
 
 
 def _columns(
-    trajectory: Trajectory, interface: RobotInterface, number: int, first: int, task: int, with_state: bool
+    trajectory: Trajectory, interface: RobotInterface, number: int, first: int, task: int, state_size: int | None
 ) -> dict[str, Any]:
     length = len(trajectory)
     columns: dict[str, Any] = {}
@@ -221,8 +227,9 @@ def _columns(
             for index, frame in enumerate(pixels)
         ]
     columns |= {STATE: trajectory.sensor, ACTION: trajectory.action}
-    if with_state:
-        columns[ENVIRONMENT] = trajectory.state
+    if state_size is not None:
+        unknown = np.full((length, state_size), np.nan, np.float32)
+        columns[ENVIRONMENT] = unknown if trajectory.state is None else trajectory.state
     columns |= {"violation": trajectory.violation, "valid": trajectory.valid}
     frames = np.arange(length)
     columns |= {
@@ -315,22 +322,29 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # --- reading
 
 
-def import_lerobot(path: str | Path, output: str | Path, interface: RobotInterface) -> int:
+def import_lerobot(path: str | Path, output: str | Path, interface: RobotInterface, force: bool = False) -> int:
     """Append the episodes of the LeRobotDataset at ``path`` to the dataset at ``output``; returns how many.
 
     Cameras are matched by name (``observation.images.<name>``), numbers of ``observation.state`` and ``action`` by
     their names where the dataset gives any, else by their order. An episode is cut where its task changes.
 
     Raises:
-        LeRobotError: not a LeRobotDataset v3.0, or it does not fit the interface; says what is there.
+        LeRobotError: not a LeRobotDataset v3.0, damaged, or it does not fit the interface; says what is there.
+        AlreadyHeldError: the dataset at ``output`` holds it; only without ``force``.
     """
+    pa, _ = _parquet()
     source = _Source(Path(path), interface)
     writer = DatasetWriter(output, interface)
+    if not force:
+        writer.check_new(source.path, lerobot_sha256=source.sha256)
     count = 0
-    with writer.shard() as shard:
-        for trajectory in source.trajectories():
-            shard.add(trajectory)
-            count += 1
+    try:
+        with writer.shard() as shard:
+            for trajectory in source.trajectories():
+                shard.add(trajectory)
+                count += 1
+    except pa.ArrowException as error:
+        raise LeRobotError(f"{path}: cannot be read: {error}") from None
     return count
 
 
@@ -352,6 +366,7 @@ class _Source:
         self.cameras = {spec.name: self._camera(spec) for spec in interface.images}
         self.sensor = self._order(STATE, interface.sensor_names) if interface.sensor_size else np.zeros(0, int)
         self.action = self._order(ACTION, interface.action_names)
+        self.sha256 = self._sha256()
 
     def trajectories(self) -> Iterator[Trajectory]:
         _, pq = _parquet()
@@ -375,9 +390,14 @@ class _Source:
         empty = np.zeros((len(rows), 0), np.float32)
         sensor = self._numbers(rows, STATE)[:, self.sensor] if len(self.sensor) else empty
         action = self._numbers(rows, ACTION)[:, self.action]
-        states = self._numbers(rows, ENVIRONMENT) if ENVIRONMENT in rows.column_names else None
+        # others keep there what no oracle of ours knows how to read
+        known = ENVIRONMENT in rows.column_names and "tc_mmwm/scene" in episode
+        states = self._numbers(rows, ENVIRONMENT) if known else None
+        if states is not None and np.isnan(states).all():
+            states = None
         scene = json.loads(episode.get("tc_mmwm/scene") or "null")
         provenance = json.loads(episode.get("tc_mmwm/provenance") or "{}")
+        origin = {"lerobot": self.path.name, "lerobot_sha256": self.sha256, "episode_index": number}
         task = rows["task_index"].to_numpy()
         cuts = [0, *(np.flatnonzero(np.diff(task)) + 1).tolist(), len(task)]
         for begin, end in pairwise(cuts):
@@ -391,10 +411,19 @@ class _Source:
                 instruction=tasks[int(task[begin])],
                 success=episode.get("tc_mmwm/success") if last else None,
                 source=episode.get("tc_mmwm/source") or "real",
-                provenance=provenance | {"lerobot": self.path.name, "episode_index": number},
+                provenance=provenance | origin,
                 scene=scene,
-                state=states[begin:end] if states is not None and scene is not None else None,
+                state=None if states is None else states[begin:end],
             )
+
+    def _sha256(self) -> str:
+        """Over all parquet files: what was sensed, done and said, which no two recordings have in common."""
+        digest = hashlib.sha256()
+        for file in sorted([*self.path.glob("data/**/*.parquet"), *self.path.glob("meta/**/*.parquet")]):
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
 
     def _camera(self, spec: ImageSpec) -> str:
         keys = [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]

@@ -30,7 +30,7 @@ def collect_long(
     os.environ.setdefault("MUJOCO_GL", "egl")
     steps = (STEPS + 1) * Bundle.load(bundle).manifest.frame_skip
     collect(domain, bundle / "robot.yaml", folder, episodes, steps, seed, workers, progress)
-    dataset = Dataset.open(folder)
+    dataset = Dataset.open(folder).tell_skipped()
     layouts = [info.provenance["seed"] for info in dataset.trajectories]
     return dataset.subset([i for i in np.argsort(layouts) if seed <= layouts[i] < seed + episodes])
 

@@ -160,6 +160,8 @@ class _Trained:
     def __init__(self, datasets: Sequence[Dataset], device: str, progress: bool) -> None:
         self.datasets, self.device, self.progress = datasets, device, progress
         self.digests = [dataset.digest for dataset in datasets]
+        # Runs on a subset of a dataset used to record the digest of the whole.
+        self.recorded = (self.digests, [dataset.whole.digest for dataset in datasets])
         self.labels: tuple[Any, tuple[LabelledData, LabelledData]] | None = None
 
     def __call__(self, config: TrainConfig, folder: Path, begun: Path | None, title: str) -> dict[str, float]:
@@ -167,7 +169,8 @@ class _Trained:
         identity = {"config": config.model_dump(mode="json"), "data": self.digests}
         if (folder / DONE).exists():
             content = json.loads((folder / DONE).read_text(encoding="utf-8"))
-            if parse(content["config"], TrainConfig, str(folder / DONE)) != config or content["data"] != self.digests:
+            made_with = parse(content["config"], TrainConfig, str(folder / DONE))
+            if made_with != config or content["data"] not in self.recorded:
                 raise TrainingError(f"{folder}: holds an ablation of another config or of other data")
             return {key: np.nan if value is None else value for key, value in content["measures"].items()}
         if self.progress:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, Judgement
 from tc_mmwm_core.models.encoders import CELL
@@ -80,8 +81,11 @@ def label(
     first of those that the domain's oracle does. The labels do not depend on ``workers``, the processes that judge.
 
     Raises:
+        ConfigError: the robot has no camera.
         ValueError: the domain's oracle locates fewer.
     """
+    if not dataset.interface.images:
+        raise ConfigError(f"robot interface '{dataset.interface.name}': 'images' is empty; the model needs a camera")
     judged = _judge_all(dataset, domain, count, seed, workers)
     columns = list(tqdm(judged, desc="labels", unit="trajectory", total=len(dataset), disable=not progress))
     texts = [column[0] for column in columns]

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.training.data import split
 
     config = load(args.config or resource("config", "train", "navigation.yaml"), TrainConfig)
-    trained_on = sum(len(split(Dataset.open(path), config.data.holdout)[0]) for path in args.data)
+    trained_on = sum(len(split(Dataset.open(path).tell_skipped(), config.data.holdout)[0]) for path in args.data)
     stages = tuple(shortened(stage, args.steps, trained_on) for stage in config.stages)
     config = config.model_copy(update={"stages": stages, "checkpoint_seconds": args.checkpoint_seconds})
     with tempfile.TemporaryDirectory() as temporary:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config or resource("config", "train", "navigation.yaml"), TrainConfig)
     switches = {name: getattr(args, name) for name in ("bf16", "compile") if getattr(args, name) is not None}
     config = config.model_copy(update=switches)
-    datasets = [Dataset.open(path) for path in args.data]
+    datasets = [Dataset.open(path).tell_skipped() for path in args.data]
     datasets = [dataset.subset(range(min(args.trajectories, len(dataset)))) for dataset in datasets]
     speed = measure(config, datasets, device=args.device, steps=args.steps, pairs=args.pairs, progress=not args.quiet)
     eager = speed["eager"]

@@ -203,7 +203,7 @@ class Benchmark:
                 self.clock.time(Part(name, "collect", 0 if folder.exists() else episodes), folder.name),
             ):
                 collect(plan.domain, robot, folder, episodes, plan.steps, seed, self.workers, self.progress)
-            self._datasets[folder] = Dataset.open(folder)
+            self._datasets[folder] = Dataset.open(folder).tell_skipped()
         return self._datasets[folder]
 
     def _dataset_folder(self, job: Job) -> Path:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from robot_bags import Drive, episode
+from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.interface.robot import RobotInterface
 
 SHIPPED_BAG = Path(__file__).parents[2] / "data" / "navigation_bag"
 
@@ -39,11 +43,36 @@ def test_labels_of_the_shipped_bag_are_what_the_oracle_says(dataset):
 def test_report_and_refusal(dataset, tmp_path, capsys):
     arguments = ["convert", str(SHIPPED_BAG), "--robot", "navigation.yaml", "--quiet", "--output"]
     assert main([*arguments, str(dataset)]) == 2
-    assert "already holds this bag's trajectories; --force" in capsys.readouterr().err
+    assert "already holds its trajectories; --force" in capsys.readouterr().err
     report = tmp_path / "report.json"
     assert main([*arguments, str(tmp_path / "other"), "--report", str(report)]) == 0
     assert json.loads(report.read_text())[0]["trajectories"] == len(Dataset.open(dataset))
     assert "outcome" in capsys.readouterr().out
+
+
+def test_of_several_bags_the_good_ones_are_converted_and_the_rest_is_named(tmp_path, capsys):
+    bags = {name: episode(start=start).write(tmp_path / name) for name, start in (("a", 1e3), ("b", 2e3), ("c", 3e3))}
+    os.truncate(bags["b"] / "b.mcap", 5)
+    still = Drive(start=4e3)
+    still.without("odom")
+    bags["d"] = still.write(tmp_path / "d")
+    output, report = tmp_path / "dataset", tmp_path / "report.json"
+    command = ["convert", *map(str, bags.values()), "--robot", "navigation.yaml", "--quiet", "--output", str(output)]
+    assert main([*command, "--report", str(report)]) == 1
+    out, err = capsys.readouterr()
+    assert "4 inputs: 2 converted, 2 cannot be converted" in out
+    assert f"{bags['b']}: the bag is empty" in err and "/odom (nav_msgs/msg/Odometry) is not in the bag" in err
+    assert {info.provenance["bag"] for info in Dataset.open(output).trajectories} == {"a", "c"}
+    found = {Path(entry["bag"]).name: entry for entry in json.loads(report.read_text())}
+    assert [found[name]["trajectories"] for name in "abcd"] == [1, 0, 1, 0]
+    assert found["a"]["error"] is None and "the bag is empty" in found["b"]["error"]
+
+    shutil.rmtree(bags["b"])  # the recording is found whole elsewhere, and the same command given again
+    episode(start=2e3).write(tmp_path / "b")
+    assert main([*command[:4], *command[5:]]) == 0  # without d
+    out, err = capsys.readouterr()
+    assert "3 inputs: 2 already there, 1 converted" in out and f"left out: {bags['a']}: " in out and err == ""
+    assert len(Dataset.open(output)) == 3
 
 
 def test_robot_is_asked_for(tmp_path, capsys):
@@ -60,6 +89,15 @@ def test_inspect_a_dataset(dataset, tmp_path, capsys):
     assert main(["inspect", str(dataset), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
+
+
+def test_a_robot_without_cameras_has_no_figure(robot, tmp_path, capsys):
+    robot["images"] = []
+    interface = RobotInterface.from_dict(robot, "test")
+    DatasetWriter(tmp_path / "d", interface).append([make_trajectory(interface, 0)])
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    assert main(["inspect", str(tmp_path / "d"), "--figure", str(tmp_path / "frames.png")]) == 2
+    assert "'images' of the robot interface is empty; --figure needs a camera" in capsys.readouterr().err
 
 
 def test_inspect_names_what_is_damaged(dataset, tmp_path, capsys):

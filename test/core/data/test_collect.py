@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import main
+from tc_mmwm_core.data import collect as collecting
 from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.resources import robot_file
@@ -59,3 +67,67 @@ def test_episodes_that_do_not_say_how_long_they_may_be_are_taken_as_they_are(nav
     assert collect("navigation", ROBOT, tmp_path / "d", 1, 12, seed=7, workers=1, progress=False) == 0
     content = json.loads((tmp_path / "d" / "dataset.json").read_text())
     assert content["interface"] == navigation.to_dict()
+
+
+def seeds(path: Path) -> list[int]:
+    return sorted(info.provenance["seed"] for info in Dataset.open(path).trajectories)
+
+
+def test_any_number_of_workers_collects_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "EPISODES_A_SHARD", 3)
+    for workers in (1, 2):
+        collect("toy_world:make", ROBOT, tmp_path / str(workers), 8, 5, seed=0, workers=workers, progress=False)
+    one, two = (Dataset.open(tmp_path / str(workers)) for workers in (1, 2))
+    assert len(one) == 8 and one.digest == two.digest
+
+
+@pytest.mark.parametrize(
+    ("world", "says"),
+    [
+        ("failing", "the gripper is stuck"),
+        ("misfitting", rf"episode {BAD_SEED} of toy: 'sensor' is float32 \[6, 32\], the interface needs .*\[6, 31\]"),
+    ],
+)
+def test_an_error_is_told_at_once_and_keeps_what_was_collected(tmp_path, monkeypatch, world, says):
+    """The queue of 1000 shards would take a minute."""
+    monkeypatch.setattr(collecting, "EPISODES_A_SHARD", 2)
+    start = time.monotonic()
+    with pytest.raises((RuntimeError, DatasetError), match=says):
+        collect(f"toy_world:{world}", ROBOT, tmp_path / "d", 2000, 5, seed=0, workers=2, progress=False)
+    assert time.monotonic() - start < 30
+    kept = seeds(tmp_path / "d")
+    assert {0, 1, BAD_SEED - 1} <= set(kept) and BAD_SEED not in kept and len(kept) < 200
+    collect("toy_world:make", ROBOT, tmp_path / "d", 6, 5, seed=0, workers=1, progress=False)
+    assert {*range(6)} <= set(seeds(tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_collection_that_is_interrupted_or_killed_continues(tmp_path, how, code):
+    """Ctrl-C reaches the whole group of processes, a kill the first alone: then the others end by themselves."""
+    script = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from tc_mmwm_core.cli import main\n"
+        "from tc_mmwm_core.data import collect\n"
+        "if __name__ == '__main__':\n"
+        "    collect.EPISODES_A_SHARD = 5\n"
+        "    sys.exit(main(['collect', '--domain', 'toy_world:slow', *sys.argv[2:]]))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    folder = tmp_path / "d"
+    settings = ["--robot", str(ROBOT), "--output", str(folder), "--workers", "2", "--steps", "5"]
+    command = [sys.executable, str(tmp_path / "script.py"), str(Path(__file__).parents[1]), *settings]
+    process = subprocess.Popen([*command, "--episodes", "1000"], start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("shards/[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+    _, errors = process.communicate(timeout=20)  # the pipe closes when the last of the processes has ended
+    assert process.returncode == code and b"Traceback" not in errors
+    kept = seeds(folder)
+    assert 5 <= len(kept) < 500 and len(kept) == len(set(kept))
+    assert subprocess.run([*command, "--episodes", "30"], capture_output=True).returncode == 0
+    assert not list(folder.glob("shards/.writing-*"))
+    assert set(seeds(folder)) >= set(range(30)) and len(seeds(folder)) == len(set(seeds(folder)))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sqlite3
 from collections import deque
+from contextlib import closing
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
-from robot_messages import SECOND, boolean, image, odometry, types
+from robot_messages import SECOND, boolean, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
 from tc_mmwm_core.data.convert import ConversionError, convert
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import StepStream
 
@@ -123,6 +126,35 @@ def test_no_instruction(run):
         run(Drive())
 
 
+def test_an_episode_whose_event_has_no_instruction_takes_what_was_said(run):
+    drive = Drive()
+    drive.instruct(0.0, "go left")
+    drive.event(0.5, START, instruction=" ")
+    drive.event(2.0, END, instruction="", success=1)
+    drive.event(2.2, START, "go right")
+    drive.event(4.5, END, "go right")
+    report, [left, right] = run(drive)
+    assert (left.instruction, left.success, right.instruction) == ("go left", True, "go right")
+    assert "episode e1: its event has no instruction; instruction said 'go left'" in report.notes
+
+
+def test_an_episode_of_which_nobody_knows_the_instruction_is_left_out(navigation, tmp_path):
+    drive = Drive()
+    drive.event(0.5, START, instruction="")
+    drive.event(2.0, END, instruction="")
+    with pytest.raises(ConversionError, match="no instruction was recorded; give one with --instruction"):
+        convert(drive.write(tmp_path / "blank"), tmp_path / "dataset", navigation)
+    drive.event(2.2, START, "go right")
+    drive.event(4.5, END, "go right")
+    bag = drive.write(tmp_path / "bag")
+    report = convert(bag, tmp_path / "dataset", navigation)
+    assert "episode e1: left out, it has no instruction; give one with --instruction" in report.notes
+    [right] = Dataset.open(tmp_path / "dataset")
+    assert right.instruction == "go right"
+    convert(bag, tmp_path / "given", navigation, instruction="go left")
+    assert [each.instruction for each in Dataset.open(tmp_path / "given")] == ["go left", "go right"]
+
+
 def test_instruction_given_on_the_command_line(run):
     _, [trajectory] = run(Drive(), instruction="bring the cup", source="simulated")
     assert trajectory.instruction == "bring the cup" and trajectory.source == "simulated"
@@ -223,7 +255,7 @@ def test_the_same_bag_twice_is_refused(navigation, tmp_path):
     bag = episode().write(tmp_path / "bag")
     convert(bag, tmp_path / "dataset", navigation)
     copy = shutil.copytree(bag, tmp_path / "renamed")
-    with pytest.raises(ConversionError, match="already holds this bag's trajectories; --force"):
+    with pytest.raises(AlreadyHeldError, match="already holds its trajectories; --force"):
         convert(copy, tmp_path / "dataset", navigation)
     convert(copy, tmp_path / "dataset", navigation, force=True)
     assert len(Dataset.open(tmp_path / "dataset")) == 2
@@ -258,6 +290,67 @@ def test_damaged_chunk_is_left_out(navigation, tmp_path):
     report = convert(file, tmp_path / "dataset", navigation)
     assert any("1 damaged chunks left out" in note for note in report.notes)
     assert 20 < report.valid_steps < 45
+
+
+def test_damage_to_the_chunks_that_declare_the_topics_loses_them_alone(navigation, tmp_path):
+    from mcap_files import rechunk
+
+    file = rechunk(episode().write(tmp_path / "bag"), tmp_path / "whole.mcap")
+    with open(file, "r+b") as stream:
+        chunks = make_reader(stream).get_summary().chunk_indexes
+        for chunk in sorted(chunks, key=lambda chunk: chunk.chunk_start_offset)[:2]:  # the first holds one message
+            stream.seek(chunk.chunk_start_offset + chunk.chunk_length // 2)
+            stream.write(bytes(16))
+    assert Bag(file, salvage=True).lost == ["whole.mcap: 2 damaged chunks left out"]
+    report = convert(file, tmp_path / "dataset", navigation, instruction="go")  # START was in it
+    assert "whole.mcap: 2 damaged chunks left out" in report.notes and 40 <= report.valid_steps < 50
+
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * 0.9)])  # and no summary says what it declared
+    with pytest.raises(BagError, match=r"2 damaged chunks left out; \d{3} messages lost whose topic was declared in"):
+        Bag(file)
+
+
+def spoil(bag, topic: str, first: int, end: int) -> None:
+    """Cut the data of the messages [first, end) on ``topic`` of an SQLite bag in half."""
+    with closing(sqlite3.connect(next(bag.glob("*.db3")))) as storage, storage:
+        rows = storage.execute(
+            "SELECT id, data FROM messages WHERE topic_id = (SELECT id FROM topics WHERE name = ?) ORDER BY timestamp",
+            (topic,),
+        ).fetchall()
+        halves = [(data[: len(data) // 2], row) for row, data in rows[first:end]]
+        storage.executemany("UPDATE messages SET data = ? WHERE id = ?", halves)
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_counted(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/camera/image_raw", 41, 42)  # one alone: the frame before it is not too old
+    spoil(bag, "/odom", 5, 6)  # among those by which the clocks are compared
+    spoil(bag, "/odom", 60, 70)
+    spoil(bag, "/cmd_vel", 40, 43)
+    report = convert(bag, tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert len(trajectory) == 45 and report.faults == {"odometry: stale": 2, "no command": 2}
+    assert np.flatnonzero(~trajectory.valid).tolist() == [33, 34, 41, 42]
+    assert trajectory.success is False and trajectory.violation.max() == 1
+    for topic, count in (("/camera/image_raw", "1 of 100"), ("/odom", "11 of 100"), ("/cmd_vel", "3 of 50")):
+        assert any(f"{count} messages were left out: {topic}: cannot be read as" in note for note in report.notes)
+
+
+def test_an_episode_with_an_event_that_cannot_be_read_is_not_judged(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/episode_event", 1, 2)  # VIOLATION_BEGIN
+    report = convert(bag, tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert (trajectory.violation == -1).all() and trajectory.success is None
+    assert any("not judged, since one of its events cannot be read" in note for note in report.notes)
+
+
+def test_commands_of_which_none_can_be_read(navigation, tmp_path):
+    bag = episode().write(tmp_path / "bag", StoragePlugin.SQLITE3)
+    spoil(bag, "/cmd_vel", 0, 50)
+    with pytest.raises(ConversionError, match="no message on /cmd_vel can be read: /cmd_vel: cannot be read as geom"):
+        convert(bag, tmp_path / "dataset", navigation)
 
 
 @pytest.mark.parametrize("size", [0, 5, 30])
@@ -331,7 +424,3 @@ def test_a_restarted_simulation_in_one_bag(run):
     first.entries += second.entries
     _, dataset = run(first)
     assert [len(trajectory) for trajectory in dataset] == [45, 45]
-
-
-def test_image_types_of_the_store_are_those_of_the_bag():
-    assert types["sensor_msgs/msg/Image"].__msgtype__ == "sensor_msgs/msg/Image"

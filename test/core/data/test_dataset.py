@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -114,8 +115,17 @@ def test_unfit_trajectories_are_refused_and_leave_nothing(navigation, tmp_path, 
 
 
 def _edit(shard, index, **changes):
+    """Change what shard.json says of a trajectory, as a faulty writer would: the checksum is right."""
     content = json.loads((shard / "shard.json").read_text())
     content["trajectories"][index] |= changes
+    content["sha256"] = hashlib.sha256(json.dumps(content["trajectories"], sort_keys=True).encode()).hexdigest()
+    (shard / "shard.json").write_text(json.dumps(content))
+
+
+def _forge(shard, **changes):
+    """Change what shard.json says of the first trajectory, and nothing else."""
+    content = json.loads((shard / "shard.json").read_text())
+    content["trajectories"][0] |= changes
     (shard / "shard.json").write_text(json.dumps(content))
 
 
@@ -135,6 +145,8 @@ def _poke(file, offset):
         (lambda shard: _edit(shard, 1, start="twelve"), 1, "'start'"),
         (lambda shard: _poke(shard / "sensor.npy", -31 * 4 * 12 - 1), 1, "sensor"),
         (lambda shard: _poke(shard / "violation.npy", -13), 1, "violation"),
+        (lambda shard: _forge(shard, success=True), None, "not those that were written, the sha256 differs"),
+        (lambda shard: _forge(shard, scene={"pads": []}), None, "not those that were written, the sha256 differs"),
         (lambda shard: (shard / "shard.json").write_text('{"trajec'), None, "JSONDecodeError"),
         (lambda shard: os.truncate(shard / "image.overhead.npy", 5000), None, "ValueError"),
         (lambda shard: (shard / "shard.json").unlink(), None, "FileNotFoundError"),
@@ -152,6 +164,35 @@ def test_damage_is_skipped_counted_and_named(navigation, tmp_path, damage, traje
     assert same(dataset[len(dataset) - 1], make_trajectory(navigation, 9))
 
 
+def test_the_digest_is_of_what_is_there(navigation, tmp_path):
+    """Of what is intact it is what it always was: bundles and finished runs name their data by it."""
+    shards = [
+        DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, seed) for seed in pair])
+        for pair in ((0, 1), (2, 3))
+    ]
+    dataset = Dataset.open(tmp_path)
+    sums = sorted(json.loads((shard / "shard.json").read_text())["sha256"] for shard in shards)
+    assert dataset.digest == hashlib.sha256("\n".join(sums).encode()).hexdigest()
+    assert dataset.subset([3, 1, 0, 2]).digest == dataset.digest == dataset.subset([0]).whole.digest
+    parts = [dataset.subset(which).digest for which in ([0], [1], [0, 1], [2, 3], [0, 1, 2], [0, 0])]
+    assert len({*parts, dataset.digest}) == 7
+    assert dataset.subset([2, 3, 0]).subset([2, 0, 1]).digest == dataset.subset([0, 2, 3]).digest
+    _poke(shards[1] / "action.npy", -1)
+    damaged = Dataset.open(tmp_path)
+    assert len(damaged) == 3 and damaged.digest == parts[4]
+
+
+def test_what_is_skipped_is_told(navigation, tmp_path, capsys):
+    shards = [DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, seed)]) for seed in range(3)]
+    _poke(shards[0] / "action.npy", -1)
+    (shards[1] / "shard.json").unlink()
+    dataset = Dataset.open(tmp_path)
+    assert dataset.tell_skipped() is dataset
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"skipped: {tmp_path}, shard {shards[0].name}, trajectory 0: checksum of action differs")
+    assert second.startswith(f"skipped: {tmp_path}, shard {shards[1].name}: FileNotFoundError")
+
+
 def test_missing_column_names_it(navigation, tmp_path):
     shard = DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 0)])
     (shard / "action.npy").unlink()
@@ -166,8 +207,8 @@ def test_damaged_images_are_found_by_verify(navigation, tmp_path):
     assert Dataset.open(tmp_path).verify() == [(shard.name, 1, "checksum of image.overhead differs")]
 
 
-def test_a_killed_writer_leaves_no_half_shard(navigation, tmp_path):
-    """SIGKILL between any two writes of a shard: what was there stays readable, what was not renamed is not seen."""
+def test_what_a_killed_writer_leaves_is_not_seen_and_the_next_removes_it(navigation, tmp_path):
+    """SIGKILL before a shard's folder gets its name: what was there stays readable."""
     DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 0)])
     script = (
         "import os, signal, sys\n"
@@ -177,15 +218,31 @@ def test_a_killed_writer_leaves_no_half_shard(navigation, tmp_path):
         "from tc_mmwm_core.data.dataset import Dataset, DatasetWriter\n"
         "import tc_mmwm_core.data.dataset as dataset\n"
         "path = Path(sys.argv[1]); interface = Dataset.open(path).interface\n"
-        "dataset.os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "rename = os.rename\n"
+        "def die(old, new): rename(old, new) if new.name[0] == '.' else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "dataset.os.rename = die\n"
         "DatasetWriter(path, interface).append([make_trajectory(interface, 1)])\n"
     )
     here = str(Path(__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path), here]).returncode == -9
     dataset = Dataset.open(tmp_path)
     assert len(dataset) == 1 and dataset.skipped == []
-    DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 2)])
-    assert len(Dataset.open(tmp_path)) == 2
+    [left] = (tmp_path / "shards").glob(".*")
+    assert (left / "shard.json").exists()
+    (tmp_path / "shards" / ".writing-before").mkdir()  # as of versions without a lock
+    DatasetWriter(tmp_path, navigation)
+    assert list((tmp_path / "shards").glob(".*")) == []
+    shard = DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 2)])
+    assert len(Dataset.open(tmp_path)) == 2 and not list(shard.glob(".*"))
+
+
+def test_what_another_writer_writes_is_left_alone(navigation, tmp_path):
+    with DatasetWriter(tmp_path, navigation).shard() as shard:
+        shard.add(make_trajectory(navigation, 0))
+        DatasetWriter(tmp_path, navigation).append([make_trajectory(navigation, 1)])
+        shard.add(make_trajectory(navigation, 2))
+    dataset = Dataset.open(tmp_path)
+    assert len(dataset) == 3 and dataset.skipped == [] and not list((tmp_path / "shards").glob(".*"))
 
 
 def test_full_disk_leaves_the_dataset_as_it_was(navigation, tmp_path, monkeypatch):

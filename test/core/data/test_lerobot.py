@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from trajectories import make_trajectory
 
-from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter
 from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
 from tc_mmwm_core.interface.robot import RobotInterface
 
@@ -34,6 +36,40 @@ def test_reads_back_unchanged(dataset, navigation, tmp_path):
             np.testing.assert_array_equal(after.arrays()[name], array, err_msg=name)
         assert (after.instruction, after.success, after.source) == (before.instruction, before.success, before.source)
         assert after.scene == before.scene and before.provenance.items() <= after.provenance.items()
+
+
+def test_scene_and_state_are_kept_where_only_some_have_them(navigation, tmp_path):
+    kinds = [make_trajectory(navigation, seed) for seed in range(4)]
+    kinds[0].state = kinds[0].scene = kinds[2].state = kinds[3].scene = None
+    DatasetWriter(tmp_path / "dataset", navigation).append(kinds)
+    export_lerobot(Dataset.open(tmp_path / "dataset"), tmp_path / "lerobot")
+    import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation)
+    for before, after in zip(kinds, Dataset.open(tmp_path / "again"), strict=True):
+        assert after.scene == before.scene and (after.state is None) == (before.state is None)
+        if before.state is not None:
+            np.testing.assert_array_equal(after.state, before.state)
+    stats = json.loads((tmp_path / "lerobot" / "meta" / "stats.json").read_text())["observation.environment_state"]
+    known = np.concatenate([kinds[1].state, kinds[3].state])
+    np.testing.assert_allclose(stats["mean"], known.mean(0), atol=1e-6)
+
+
+def test_the_same_folder_twice_is_refused(dataset, navigation, tmp_path):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation)
+    (tmp_path / "lerobot").rename(tmp_path / "renamed")
+    with pytest.raises(AlreadyHeldError, match=r"renamed: .*again already holds its trajectories; --force"):
+        import_lerobot(tmp_path / "renamed", tmp_path / "again", navigation)
+    assert import_lerobot(tmp_path / "renamed", tmp_path / "again", navigation, force=True) == 3
+    assert len(Dataset.open(tmp_path / "again")) == 6
+
+
+def test_a_damaged_file_is_named(dataset, navigation, tmp_path):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    file = tmp_path / "lerobot" / "data" / "chunk-000" / "file-000.parquet"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(LeRobotError, match=r"lerobot: cannot be read: .*[Pp]arquet"):
+        import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation)
+    assert len(Dataset.open(tmp_path / "again")) == 0
 
 
 def test_layout_is_that_of_version_3(dataset, tmp_path):
@@ -100,6 +136,58 @@ def test_not_a_lerobot_dataset(navigation, tmp_path):
     (tmp_path / "meta" / "info.json").write_text('{"codebase_version": "v2.1", "features": {}, "fps": 10}')
     with pytest.raises(LeRobotError, match=r"codebase_version is v2\.1"):
         import_lerobot(tmp_path, tmp_path / "again", navigation)
+
+
+def as_video(lerobot, key: str, frames: int) -> None:
+    """Turn the pictures of a folder into one MP4 for all episodes, as LeRobot has them by default."""
+    av = pytest.importorskip("av")
+    data = lerobot / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(data)
+    file = lerobot / "videos" / key / "chunk-000" / "file-000.mp4"
+    file.parent.mkdir(parents=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("h264", rate=10, options={"crf": "1"})
+        stream.width = stream.height = 128  # twice what the interface asks for
+        stream.pix_fmt, stream.gop_size, stream.time_base = "yuv420p", 4, Fraction(1, 10)
+        for cell in table[key].to_pylist():
+            pixels = cv2.resize(cv2.imdecode(np.frombuffer(cell["bytes"], np.uint8), 1), (128, 128))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+        container.mux(stream.encode())
+    pq.write_table(table.drop_columns([key]), data)
+    episodes = lerobot / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(episodes)
+    starts = [index / 10 for index in table["dataset_from_index"].to_pylist()]
+    for name, values in {"chunk_index": [0] * frames, "file_index": [0] * frames, "from_timestamp": starts}.items():
+        table = table.append_column(f"videos/{key}/{name}", [values])
+    pq.write_table(table, episodes)
+    info = json.loads((lerobot / "meta" / "info.json").read_text())
+    info["features"][key] |= {"dtype": "video", "shape": [128, 128, 3]}
+    info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    (lerobot / "meta" / "info.json").write_text(json.dumps(info))
+
+
+def test_video_of_several_episodes_in_one_file(navigation, tmp_path):
+    trajectories = [make_trajectory(navigation, seed, length) for seed, length in ((0, 12), (1, 7), (2, 9))]
+    for number, trajectory in enumerate(trajectories):
+        grey = 60 * number + 8 * np.arange(len(trajectory), dtype=np.uint8)
+        trajectory.images["overhead"][:] = grey[:, None, None, None]
+        trajectory.images["overhead"][..., 0] = 0  # no red
+    DatasetWriter(tmp_path / "dataset", navigation).append(trajectories)
+    export_lerobot(Dataset.open(tmp_path / "dataset"), tmp_path / "lerobot")
+    as_video(tmp_path / "lerobot", "observation.images.overhead", len(trajectories))
+    assert import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation) == 3
+    for before, after in zip(trajectories, Dataset.open(tmp_path / "again"), strict=True):
+        seen, expected = (t.images["overhead"].mean((1, 2)) for t in (after, before))
+        np.testing.assert_allclose(seen.mean(1), expected.mean(1), atol=2.5)  # the next frame differs by 5.3
+        np.testing.assert_allclose(seen, expected, atol=15)
+
+    [file] = (tmp_path / "lerobot" / "videos").rglob("*.mp4")
+    shorter = tmp_path / "shorter"
+    export_lerobot(Dataset.open(tmp_path / "dataset").subset([0, 1]), shorter)
+    as_video(shorter, "observation.images.overhead", 2)
+    next((shorter / "videos").rglob("*.mp4")).replace(file)
+    with pytest.raises(LeRobotError, match=r"file-000\.mp4: episode 2 has 9 frames, the video only 0"):
+        import_lerobot(tmp_path / "lerobot", tmp_path / "third", navigation)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lerobot") is None, reason="lerobot is not installed")

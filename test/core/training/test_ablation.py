@@ -15,6 +15,7 @@ from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.training.ablation import Row, Switches, _Trained, ablated, ablations, table
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
+from tc_mmwm_core.training.stage import TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,20 @@ def test_labels_are_made_anew_where_the_bodies_differ(config, dataset):
         changed = config.model_copy(update={"model": config.model.model_copy(update={"bodies": bodies})})
         labelled, _ = trained._labelled(changed)
         assert {place.shape[1] for place in labelled.labels[0].place} == {2 * bodies}
+
+
+def test_a_finished_run_is_taken_up_again_for_its_own_data_only(config, dataset, tmp_path):
+    """Runs on a subset used to record the digest of the whole: those of a benchmark begun before go on."""
+
+    def finished(digest: str) -> dict:
+        done = {"config": config.model_dump(mode="json"), "data": [digest], "measures": {"loss": 1.0}}
+        (tmp_path / "measures.json").write_text(json.dumps(done))
+        return _Trained([part], "cpu", progress=False)(config, tmp_path, None, "full")
+
+    part, other = dataset.subset([0, 1]), dataset.subset([2])
+    assert finished(part.digest) == finished(dataset.digest) == {"loss": 1.0}
+    with pytest.raises(TrainingError, match="of another config or of other data"):
+        finished(other.digest)
 
 
 def test_unknown_switches_and_bad_changes_are_refused_by_name(shipped, config):

@@ -4,10 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from trajectories import make_trajectory
 
+from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.navigation import instructions, oracle
 from tc_mmwm_core.domains.navigation.oracle import NOSE
 from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
+from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.labels import label
 
@@ -87,6 +91,14 @@ def test_the_first_bodies_are_located_and_more_than_the_oracle_knows_are_refused
 def test_without_a_domain_nothing_is_judged(dataset):
     labels = label(dataset, None, 1, TextTokens(48), seed=0, progress=False)
     assert all(np.isnan(margin).all() for margin in labels.margin)
+
+
+def test_a_robot_without_cameras_is_refused(robot, tmp_path):
+    robot["images"] = []
+    interface = RobotInterface.from_dict(robot, "test")
+    DatasetWriter(tmp_path, interface).append([make_trajectory(interface, 0)])
+    with pytest.raises(ConfigError, match="'navigation': 'images' is empty; the model needs a camera"):
+        label(Dataset.open(tmp_path), None, 1, TextTokens(48), seed=0, progress=False)
 
 
 def test_the_seed_draws_the_instructions(dataset, domain, labels):

@@ -195,7 +195,8 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypat
 
     monkeypatch.setattr(running, "run_ablations", broken)
     monkeypatch.setattr(running, "collect", lambda *_: None)
-    monkeypatch.setattr(running.Dataset, "open", lambda folder: [])
+    there = Dataset.open(finished / "out" / "navigation" / "dataset")
+    monkeypatch.setattr(running.Dataset, "open", lambda folder: there)
     found = {job.variant: error for job, error in benchmark.work_off(benchmark.plan.jobs[:2])}
     assert str(found["full"]) == "step 3: loss state is not finite" and found["random"] is None
 

@@ -1,0 +1,71 @@
+"""A domain as someone else might write it, quick enough to collect hundreds of episodes: a robot that stands still."""
+
+from __future__ import annotations
+
+import time
+
+import gymnasium
+import numpy as np
+
+from tc_mmwm_core.domains.base import Domain
+
+BAD_SEED = 3
+
+
+class Standing(gymnasium.Env):
+    """Fits navigation.yaml; episodes of ``BAD_SEED`` end in an error or have a number too many."""
+
+    def __init__(self, seconds: float = 0.0, fails: bool = False, misfits: bool = False):
+        self.seconds, self.fails, self.misfits = seconds, fails, misfits
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.fails and seed == BAD_SEED:
+            raise RuntimeError("the gripper is stuck")
+        self.size = 32 if self.misfits and seed == BAD_SEED else 31
+        return self.observe()
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        observation, info = self.observe()
+        return observation, 0.0, False, False, info
+
+    def observe(self):
+        image = self.np_random.integers(0, 256, (64, 64, 3), np.uint8)
+        sensor = self.np_random.normal(size=self.size).astype(np.float32)
+        info = {"instruction": "stand", "scene": {}, "state": sensor[:5], "violation": False, "success": True}
+        return {"image.overhead": image, "sensor": sensor}, info
+
+
+class Toy(Domain):
+    """Its environment is made with ``settings``."""
+
+    name, robot = "toy", "navigation.yaml"
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def environment(self, render=True):
+        return Standing(**self.settings)
+
+    def drivers(self):
+        return iter([("still", 1.0)])
+
+    def driver(self, kind, rng):
+        return lambda environment, info: np.zeros(2, np.float32)
+
+
+def make():
+    return Toy()
+
+
+def failing():
+    return Toy(seconds=0.01, fails=True)
+
+
+def misfitting():
+    return Toy(seconds=0.01, misfits=True)
+
+
+def slow():
+    return Toy(seconds=0.02)
