@@ -19,6 +19,10 @@ DOMAINS = {
 }
 
 
+class DomainError(ValueError):
+    """What is asked of a domain and it does not have: the domain itself, a driver, an instruction that it can judge."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """An oracle's verdict on S states under one instruction.
@@ -73,7 +77,12 @@ class Domain(Protocol):
         ...
 
     def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
-        """Judge ``states`` [S, P] in ``scene`` under an instruction. ValueError: the text can't be understood."""
+        """Judge ``states`` [S, P] in ``scene`` under an instruction.
+
+        Raises:
+            DomainError: some of the text can't be understood, or it names a goal that ``scene`` has not. A recording
+                under such a text counts as unjudged; any other error ends what asked for the judgement.
+        """
         ...
 
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:

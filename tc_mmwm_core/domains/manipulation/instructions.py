@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grammar import Reading, Split, Wordings
 from tc_mmwm_core.domains.manipulation.scene import COLOURS, Scene
 
-Split = Literal["train", "test"]
-Wordings = dict[Split, tuple[str, ...]]
 FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
 
 SPEED_LIMIT = 0.18  # m/s of the hand, what "slowly" allows
@@ -46,7 +43,6 @@ class Instruction:
     text: str = ""
 
 
-# Wordings. No training instruction uses those under "test".
 GOAL: dict[str, Wordings] = {
     "reach": {
         "train": (
@@ -294,46 +290,38 @@ def parse(text: str) -> Instruction:
     """Read a wording of the grammar back.
 
     Raises:
-        ValueError: no goal clause of the grammar is found, or two; the known wordings are listed.
+        DomainError: no goal clause of the grammar is found, or two, or two rules that exclude each other, or there is
+            more in the text than clauses of the grammar; known wordings are listed.
     """
-    plain = " ".join(text.lower().replace(",", " ").split())
+    reading = Reading(text)
     colour = "(" + "|".join(COLOURS) + ")"
-    goals = {(verb, match[1]) for verb in GOAL for match in _find(plain, GOAL[verb], colour)}
+    goals = {(verb, match[1]) for verb in GOAL for match in reading.find(GOAL[verb], colour)}
     if len(goals) != 1:
         known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
         found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise ValueError(
+        raise DomainError(
             f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
         )
     [(verb, goal)] = goals
-    pair = colour + r"(?: zone (?:or|and) the " + colour + ")?"
-    found = _find(plain, KEEP_OUT, pair)
+    found = reading.find(KEEP_OUT, colour + r"(?: zone (?:or|and) the " + colour + ")?")
     zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
-    heights = [height for height in HEIGHT if any(_find(plain, HEIGHT[height]))]
-    spared = sorted({match[1] for match in _find(plain, SPARE, "(wall|puck)")})
+    heights = [height for height in HEIGHT if reading.find(HEIGHT[height])]
+    spared = sorted({match[1] for match in reading.find(SPARE, "(wall|puck)")})
     for name, several in (("height", heights), ("spared object", spared)):
         if len(several) > 1:
-            raise ValueError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
-    return Instruction(
+            raise DomainError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
+    meaning = Instruction(
         verb=verb,
         goal=goal,
         keep_out=tuple(dict.fromkeys(name for _, name in zones)),
-        slow=any(_find(plain, SLOW)),
+        slow=bool(reading.find(SLOW)),
         height="".join(heights),
         spare="".join(spared),
         text=text,
     )
-
-
-def _find(plain: str, wordings: Wordings, fill: str = "") -> Iterator[re.Match[str]]:
-    """Each wording that ``plain`` holds; its groups are what stands in the gap."""
-    for phrase in itertools.chain(*wordings.values()):
-        yield from _pattern(phrase, fill).finditer(plain)
-
-
-@functools.cache
-def _pattern(phrase: str, fill: str) -> re.Pattern[str]:
-    return re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b")
+    known = "; ".join(wordings["train"][0] for wordings in (KEEP_OUT, SLOW, *HEIGHT.values(), SPARE))
+    reading.refuse_rest(f"beside its goal it may hold rules, worded like: {known.format('<colour>', '<wall or puck>')}")
+    return meaning
 
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:

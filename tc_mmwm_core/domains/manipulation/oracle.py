@@ -17,6 +17,7 @@ import numpy as np
 # scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
 import skfmm
 
+from tc_mmwm_core.domains.base import DomainError
 from tc_mmwm_core.domains.manipulation.instructions import HIGH, LOW, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.manipulation.scene import (
     BODY_RADIUS,
@@ -105,7 +106,7 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     """Whether the hand (``reach``) or the puck is on the goal mark, [S] bool.
 
     Raises:
-        ValueError: the scene has no mark of the goal's colour.
+        DomainError: the scene has no mark of the goal's colour.
     """
     moved, height = (HAND, REACH_HEIGHT) if instruction.verb == "reach" else (PUCK, PLACED_HEIGHT)
     place = states[:, moved]
@@ -113,10 +114,10 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
 
 
 def goal(scene: Scene, instruction: Instruction) -> np.ndarray:
-    """The goal mark's centre [2] in metres. ValueError: the scene has no mark of the goal's colour."""
+    """The goal mark's centre [2] in metres. DomainError: the scene has no mark of the goal's colour."""
     mark = scene.mark(instruction.goal)
     if mark is None:
-        raise ValueError(f"no {instruction.goal} mark in this scene; it has {[m.colour for m in scene.marks]}")
+        raise DomainError(f"no {instruction.goal} mark in this scene; it has {[m.colour for m in scene.marks]}")
     return np.array([mark.x, mark.y])
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grammar import Reading, Split, Wordings
 from tc_mmwm_core.domains.navigation.scene import COLOURS, Scene
 
-Split = Literal["train", "test"]
 FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
 
 SPEED_LIMIT = 0.35  # m/s, what "slowly" allows
@@ -40,8 +38,7 @@ class Instruction:
     text: str = ""
 
 
-# Wordings. The last ones of each list are for test only: no training instruction uses them.
-GOAL: dict[Split, tuple[str, ...]] = {
+GOAL: Wordings = {
     "train": (
         "drive to the {} pad",
         "go to the {} pad",
@@ -61,7 +58,7 @@ GOAL: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("make your way to the {} pad", "proceed to the {} disc", "travel to the {} circle"),
 }
-KEEP_OUT: dict[Split, tuple[str, ...]] = {
+KEEP_OUT: Wordings = {
     "train": (
         "never enter the {} zone",
         "stay out of the {} zone",
@@ -79,7 +76,7 @@ KEEP_OUT: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("steer clear of the {} zone", "do not set foot in the {} area", "the {} square is off limits"),
 }
-SLOW: dict[Split, tuple[str, ...]] = {
+SLOW: Wordings = {
     "train": (
         "drive slowly",
         "go slow",
@@ -94,7 +91,7 @@ SLOW: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("take it slow", "at a low speed"),
 }
-CLEAR: dict[Split, tuple[str, ...]] = {
+CLEAR: Wordings = {
     "train": (
         "keep well away from the pillars",
         "keep your distance from the pillars",
@@ -107,6 +104,7 @@ CLEAR: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("give the pillars a wide berth", "leave plenty of room around the columns"),
 }
+RULES = (KEEP_OUT, SLOW, CLEAR)
 ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
@@ -169,35 +167,30 @@ def parse(text: str) -> Instruction:
     """Read a wording of the grammar back.
 
     Raises:
-        ValueError: no goal clause of the grammar is found, or it names two; the known wordings are listed.
+        DomainError: no goal clause of the grammar is found, it names two, or there is more in the text than clauses of
+            the grammar; known wordings are listed.
     """
-    plain = " ".join(text.lower().replace(",", " ").split())
-    goals = {match for pattern in _patterns("goal") for match in pattern.findall(plain)}
+    reading = Reading(text)
+    colour = "(" + "|".join(COLOURS) + ")"
+    goals = {match[1] for match in reading.find(GOAL, colour)}
     if len(goals) != 1:
         known = "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4])
         found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise ValueError(
+        raise DomainError(
             f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
         )
-    found = (match for pattern in _patterns("keep_out") for match in pattern.finditer(plain))
+    found = reading.find(KEEP_OUT, colour + r"(?: zone (?:or|and) the " + colour + ")?")
     zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
-    return Instruction(
+    meaning = Instruction(
         goal=goals.pop(),
-        keep_out=tuple(dict.fromkeys(colour for _, colour in zones)),
-        slow=any(phrase in plain for phrase in itertools.chain(*SLOW.values())),
-        clear=any(phrase in plain for phrase in itertools.chain(*CLEAR.values())),
+        keep_out=tuple(dict.fromkeys(name for _, name in zones)),
+        slow=bool(reading.find(SLOW)),
+        clear=bool(reading.find(CLEAR)),
         text=text,
     )
-
-
-@functools.cache
-def _patterns(kind: str) -> tuple[re.Pattern[str], ...]:
-    colour = "(" + "|".join(COLOURS) + ")"
-    if kind == "goal":
-        fill, phrases = colour, itertools.chain(*GOAL.values())
-    else:
-        fill, phrases = colour + r"(?: zone (?:or|and) the " + colour + ")?", itertools.chain(*KEEP_OUT.values())
-    return tuple(re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b") for phrase in phrases)
+    known = "; ".join(phrase.format("<colour>") for wordings in RULES for phrase in wordings["train"][:2])
+    reading.refuse_rest(f"beside its goal it may hold rules, worded like: {known}; colours: {', '.join(COLOURS)}")
+    return meaning
 
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 # scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
 import skfmm
 
+from tc_mmwm_core.domains.base import DomainError
 from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.navigation.scene import (
     ARENA,
@@ -78,7 +79,7 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     """Whether the robot's centre is on the goal pad, [S] bool.
 
     Raises:
-        ValueError: the scene has no pad of the goal's colour.
+        DomainError: the scene has no pad of the goal's colour.
     """
     return np.hypot(*(states[:, :2] - _goal(scene, instruction)).T) < PAD_RADIUS
 
@@ -169,5 +170,5 @@ def field(scene: Scene, instruction: Instruction, costs: np.ndarray) -> tuple[np
 def _goal(scene: Scene, instruction: Instruction) -> np.ndarray:
     pad = scene.pad(instruction.goal)
     if pad is None:
-        raise ValueError(f"no {instruction.goal} pad in this scene; it has {[p.colour for p in scene.pads]}")
+        raise DomainError(f"no {instruction.goal} pad in this scene; it has {[p.colour for p in scene.pads]}")
     return np.array([pad.x, pad.y])
