@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from tc_mmwm_core.config import did_you_mean
+
 DOMAINS = {
     "navigation": "tc_mmwm_core.domains.navigation.domain:make",
     "manipulation": "tc_mmwm_core.domains.manipulation.domain:make",
@@ -20,7 +22,7 @@ DOMAINS = {
 
 
 class DomainError(ValueError):
-    """What is asked of a domain and it does not have: the domain itself, a driver, an instruction that it can judge."""
+    """What is asked for and no domain has: the domain itself, a driver of it, an oracle for this instruction, ..."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Domain(Protocol):
         Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
         and units. Actions: float32 [A] in units.
         ``reset(seed, options={"instruction": str, "factors": names of :attr:`factors` taken beyond training})``.
-        ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
+        ``info``: ``instruction`` str, ``scene`` dict of what JSON can hold (no NumPy numbers or arrays: ``float(x)``,
+        ``x.tolist()``), ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
         of the rules that the instruction gives, in the same words (for compliance by rule).
         The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
@@ -109,7 +112,11 @@ class Domain(Protocol):
         return None
 
     def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
-        """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""
+        """A scripted driver, called with (environment, info) at every step.
+
+        Raises:
+            DomainError: ``kind`` is none of :meth:`drivers`.
+        """
         ...
 
     def drivers(self) -> Iterator[tuple[str, float]]:
@@ -121,13 +128,14 @@ def load_domain(name: str) -> Domain:
     """Find a domain by name or as ``module:factory``.
 
     Raises:
-        ValueError: no such domain, module or factory.
+        DomainError: no such domain, module or factory.
     """
     target = DOMAINS.get(name, name)
-    module_name, separator, factory = target.partition(":")
-    if not separator:
-        raise ValueError(f"domain {name!r}: known are {', '.join(DOMAINS)}, or give your own as module:factory")
+    module_name, _, factory = target.partition(":")
+    if not (module_name and factory):
+        known = f"known are {', '.join(DOMAINS)}, or your own as module:factory"
+        raise DomainError(f"domain {name!r}: {known}{did_you_mean(name, DOMAINS)}")
     try:
         return getattr(importlib.import_module(module_name), factory)()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"domain {name!r} cannot be loaded: {error}") from error
+        raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error

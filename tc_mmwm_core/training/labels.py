@@ -83,7 +83,7 @@ def label(
     first of those that the domain's oracle does. The labels do not depend on ``workers``, the processes that judge.
 
     Raises:
-        ValueError: the domain's oracle locates fewer.
+        DomainError: the domain's oracle locates fewer.
     """
     judged = _judge_all(dataset, domain, count, seed, workers)
     columns = list(tqdm(judged, desc="labels", unit="trajectory", total=len(dataset), disable=not progress))
@@ -119,7 +119,7 @@ def label(
             referents[index, which, : len(rows)] = rows
             located = judgement.place.shape[1] // 2
             if located < bodies:
-                raise ValueError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
+                raise DomainError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
             place[-1] = judgement.place[:, : 2 * bodies]
             if judgement.elsewhere is not None:
                 elsewhere[-1] = judgement.elsewhere[:, :, :bodies]

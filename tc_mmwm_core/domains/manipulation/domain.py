@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Judgement
+from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.domains.base import DomainError, Judgement
 from tc_mmwm_core.domains.manipulation import expert, instructions, oracle, scene
 from tc_mmwm_core.domains.manipulation.environment import ManipulationEnv
 from tc_mmwm_core.domains.manipulation.scene import Scene
@@ -81,7 +82,8 @@ class Manipulation:
                 return expert.wanderer(rng)
             case "visitor":
                 return expert.visitor(rng)
-        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+        known = dict(self.drivers())
+        raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""

@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Judgement
+from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.domains.base import DomainError, Judgement
 from tc_mmwm_core.domains.navigation import expert, instructions, oracle, scene
 from tc_mmwm_core.domains.navigation.environment import NavigationEnv
 from tc_mmwm_core.domains.navigation.scene import Scene
@@ -72,7 +73,8 @@ class Navigation:
                 return expert.wanderer(rng)
             case "visitor":
                 return expert.visitor(rng)
-        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+        known = dict(self.drivers())
+        raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""

@@ -112,7 +112,7 @@ def test_the_first_bodies_are_located_and_more_than_the_oracle_knows_are_refused
     for first, both in zip(one.place, two.place, strict=True):
         np.testing.assert_array_equal(first, both[:, :2])
         np.testing.assert_allclose(np.hypot(*(both[:, 2:] - first).T), NOSE / VIEW, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"model\.bodies is 3; the oracle of domain 'navigation' locates 2"):
+    with pytest.raises(DomainError, match=r"model\.bodies is 3; the oracle of domain 'navigation' locates 2"):
         label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=3)
 
 
