@@ -155,3 +155,22 @@ def test_referents_come_in_the_order_of_the_sentence():
     )
     assert not np.array_equal(one[1], one[2])
     np.testing.assert_array_equal(one, other[[0, 2, 1]])
+
+
+def test_the_field_is_cost_and_margin_of_standing_there_first_row_at_the_top():
+    told = Instruction("red", ("blue",), clear=True)
+    costs = oracle.cost_field(SCENE, told)
+    cost, margin = oracle.field(SCENE, told, costs)
+    assert cost.shape == margin.shape == (oracle.FIELD, oracle.FIELD)
+    cell = 2 * VIEW / oracle.FIELD
+    for row, column in [(0, 0), (0, 31), (3, 20), (15, 15), (22, 9), (31, 16)]:
+        there = np.array([[(column + 0.5) * cell - VIEW, VIEW - (row + 0.5) * cell, 0, 0, 0]])
+        assert margin[row, column] == pytest.approx(oracle.margin(there, SCENE, told)[0])
+        assert cost[row, column] == pytest.approx(oracle.sample_field(costs, there[:, :2])[0])
+
+    def at(x, y):
+        return int((VIEW - y) / cell), int((x + VIEW) / cell)
+
+    assert np.unravel_index(cost.argmin(), cost.shape) == at(-1.0, 1.0)  # the red pad
+    assert margin[at(0.0, 0.2)] > 0 > margin[at(-0.8, -0.8)]  # the blue zone; the red one is not forbidden
+    assert margin[at(0.0, 1.0)] > 0 > margin[at(0.0, -1.0)]  # a pillar stands up there and none down here
