@@ -25,6 +25,9 @@ class DomainError(ValueError):
     """What is asked for and no domain has: the domain itself, a driver of it, an oracle for this instruction, ..."""
 
 
+Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]  # of (environment, info), an action [A] in units
+
+
 @dataclass(frozen=True)
 class Judgement:
     """An oracle's verdict on S states under one instruction.
@@ -111,8 +114,8 @@ class Domain(Protocol):
         """
         return None
 
-    def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
-        """A scripted driver, called with (environment, info) at every step.
+    def driver(self, kind: str, rng: np.random.Generator) -> Driver:
+        """A scripted driver, called at every step.
 
         Raises:
             DomainError: ``kind`` is none of :meth:`drivers`.

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tc_mmwm_core.domains.base import DomainError
-from tc_mmwm_core.domains.grammar import Reading, Split, Wordings
-from tc_mmwm_core.domains.manipulation.scene import COLOURS, Scene
-
-FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
+from tc_mmwm_core.domains.grammar import COLOUR, ZONE_PAIR, Reading, Split, Wordings, pick, sentence, unusual_pair
+from tc_mmwm_core.domains.layouts import COLOURS
+from tc_mmwm_core.domains.manipulation.scene import Scene
 
 SPEED_LIMIT = 0.18  # m/s of the hand, what "slowly" allows
 LOW, HIGH = 0.15, 0.10  # m, hand heights that "low" stays below and "high" stays above
@@ -209,7 +208,6 @@ SPARE: Wordings = {
     ),
     "test": ("make no contact with the {}", "leave the {} untouched"),
 }
-ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
 def rules_for(task: str) -> tuple[str, ...]:
@@ -225,33 +223,26 @@ def held_out(meaning: Instruction) -> bool:
 
     Each colour and each rule is trained on; only their combination is not.
     """
-    order = list(COLOURS)
-    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
-    return pairs or (meaning.slow and bool(meaning.height))
+    return unusual_pair(meaning.goal, meaning.keep_out) or (meaning.slow and bool(meaning.height))
 
 
 def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
     """Give ``meaning`` a wording drawn from ``split``."""
-    goal = _pick(GOAL[meaning.verb][split], rng).format(meaning.goal)
+    goal = pick(GOAL[meaning.verb][split], rng).format(meaning.goal)
     rules = []
     if meaning.keep_out:
         zones = meaning.keep_out[0]
         if len(meaning.keep_out) == 2:
             meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
-            zones = _pick(ZONE_PAIR, rng).format(*meaning.keep_out)
-        rules.append(_pick(KEEP_OUT[split], rng).format(zones))
+            zones = pick(ZONE_PAIR, rng).format(*meaning.keep_out)
+        rules.append(pick(KEEP_OUT[split], rng).format(zones))
     if meaning.slow:
-        rules.append(_pick(SLOW[split], rng))
+        rules.append(pick(SLOW[split], rng))
     if meaning.height:
-        rules.append(_pick(HEIGHT[meaning.height][split], rng))
+        rules.append(pick(HEIGHT[meaning.height][split], rng))
     if meaning.spare:
-        rules.append(_pick(SPARE[split], rng).format(meaning.spare))
-    rng.shuffle(rules)
-    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
-    text = clauses[0]
-    for clause in clauses[1:]:
-        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
-    return dataclasses.replace(meaning, text=text)
+        rules.append(pick(SPARE[split], rng).format(meaning.spare))
+    return dataclasses.replace(meaning, text=sentence(goal, rules, rng))
 
 
 def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
@@ -294,17 +285,9 @@ def parse(text: str) -> Instruction:
             more in the text than clauses of the grammar; known wordings are listed.
     """
     reading = Reading(text)
-    colour = "(" + "|".join(COLOURS) + ")"
-    goals = {(verb, match[1]) for verb in GOAL for match in reading.find(GOAL[verb], colour)}
-    if len(goals) != 1:
-        known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
-        found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise DomainError(
-            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
-        )
-    [(verb, goal)] = goals
-    found = reading.find(KEEP_OUT, colour + r"(?: zone (?:or|and) the " + colour + ")?")
-    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
+    goals = {(verb, match[1]) for verb in GOAL for match in reading.find(GOAL[verb], COLOUR)}
+    known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
+    verb, goal = reading.one_goal(goals, known)
     heights = [height for height in HEIGHT if reading.find(HEIGHT[height])]
     spared = sorted({match[1] for match in reading.find(SPARE, "(wall|puck)")})
     for name, several in (("height", heights), ("spared object", spared)):
@@ -313,16 +296,12 @@ def parse(text: str) -> Instruction:
     meaning = Instruction(
         verb=verb,
         goal=goal,
-        keep_out=tuple(dict.fromkeys(name for _, name in zones)),
+        keep_out=reading.zones(KEEP_OUT),
         slow=bool(reading.find(SLOW)),
         height="".join(heights),
         spare="".join(spared),
         text=text,
     )
-    known = "; ".join(wordings["train"][0] for wordings in (KEEP_OUT, SLOW, *HEIGHT.values(), SPARE))
-    reading.refuse_rest(f"beside its goal it may hold rules, worded like: {known.format('<colour>', '<wall or puck>')}")
+    rules = (wordings["train"][0] for wordings in (KEEP_OUT, SLOW, *HEIGHT.values(), SPARE))
+    reading.refuse_rest("; ".join(rules).format("<colour>", "<wall or puck>"))
     return meaning
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tc_mmwm_core.domains.base import DomainError
-from tc_mmwm_core.domains.grammar import Reading, Split, Wordings
-from tc_mmwm_core.domains.navigation.scene import COLOURS, Scene
-
-FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
+from tc_mmwm_core.domains.grammar import COLOUR, ZONE_PAIR, Reading, Split, Wordings, pick, sentence, unusual_pair
+from tc_mmwm_core.domains.layouts import COLOURS
+from tc_mmwm_core.domains.navigation.scene import Scene
 
 SPEED_LIMIT = 0.35  # m/s, what "slowly" allows
 CLEARANCE = 0.18  # m, what "well away from the pillars" asks between robot and pillar surface
@@ -104,8 +102,6 @@ CLEAR: Wordings = {
     ),
     "test": ("give the pillars a wide berth", "leave plenty of room around the columns"),
 }
-RULES = (KEEP_OUT, SLOW, CLEAR)
-ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
 def held_out(meaning: Instruction) -> bool:
@@ -113,30 +109,23 @@ def held_out(meaning: Instruction) -> bool:
 
     Each colour and each rule is trained on; only their combination is not.
     """
-    order = list(COLOURS)
-    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
-    return pairs or (meaning.slow and meaning.clear)
+    return unusual_pair(meaning.goal, meaning.keep_out) or (meaning.slow and meaning.clear)
 
 
 def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
     """Give ``meaning`` a wording drawn from ``split``."""
-    goal = _pick(GOAL[split], rng).format(meaning.goal)
+    goal = pick(GOAL[split], rng).format(meaning.goal)
     rules = []
     if len(meaning.keep_out) == 1:
-        rules.append(_pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
+        rules.append(pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
     elif len(meaning.keep_out) == 2:
         meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
-        rules.append(_pick(KEEP_OUT[split], rng).format(_pick(ZONE_PAIR, rng).format(*meaning.keep_out)))
+        rules.append(pick(KEEP_OUT[split], rng).format(pick(ZONE_PAIR, rng).format(*meaning.keep_out)))
     if meaning.slow:
-        rules.append(_pick(SLOW[split], rng))
+        rules.append(pick(SLOW[split], rng))
     if meaning.clear:
-        rules.append(_pick(CLEAR[split], rng))
-    rng.shuffle(rules)
-    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
-    text = clauses[0]
-    for clause in clauses[1:]:
-        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
-    return dataclasses.replace(meaning, text=text)
+        rules.append(pick(CLEAR[split], rng))
+    return dataclasses.replace(meaning, text=sentence(goal, rules, rng))
 
 
 def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
@@ -171,27 +160,15 @@ def parse(text: str) -> Instruction:
             the grammar; known wordings are listed.
     """
     reading = Reading(text)
-    colour = "(" + "|".join(COLOURS) + ")"
-    goals = {match[1] for match in reading.find(GOAL, colour)}
-    if len(goals) != 1:
-        known = "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4])
-        found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise DomainError(
-            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
-        )
-    found = reading.find(KEEP_OUT, colour + r"(?: zone (?:or|and) the " + colour + ")?")
-    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
+    goals = {match[1] for match in reading.find(GOAL, COLOUR)}
+    goal = reading.one_goal(goals, "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4]))
     meaning = Instruction(
-        goal=goals.pop(),
-        keep_out=tuple(dict.fromkeys(name for _, name in zones)),
+        goal=goal,
+        keep_out=reading.zones(KEEP_OUT),
         slow=bool(reading.find(SLOW)),
         clear=bool(reading.find(CLEAR)),
         text=text,
     )
-    known = "; ".join(phrase.format("<colour>") for wordings in RULES for phrase in wordings["train"][:2])
-    reading.refuse_rest(f"beside its goal it may hold rules, worded like: {known}; colours: {', '.join(COLOURS)}")
+    rules = (phrase for wordings in (KEEP_OUT, SLOW, CLEAR) for phrase in wordings["train"][:2])
+    reading.refuse_rest("; ".join(rules).format(*["<colour>"] * 2))
     return meaning
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]

@@ -7,9 +7,10 @@ import pytest
 
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.navigation import instructions, oracle
 from tc_mmwm_core.domains.navigation.oracle import NOSE
-from tc_mmwm_core.domains.navigation.scene import COLOURS, VIEW, Scene
+from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.labels import label
 

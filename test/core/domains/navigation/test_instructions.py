@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.navigation import instructions
 from tc_mmwm_core.domains.navigation.instructions import CLEAR, GOAL, KEEP_OUT, SLOW, Instruction, parse, word
-from tc_mmwm_core.domains.navigation.scene import COLOURS, draw_scene
+from tc_mmwm_core.domains.navigation.scene import draw_scene
 
 
 def meaning(instruction):
