@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,13 +58,18 @@ def parse(content: dict[str, Any], model: type[ConfigType], origin: str) -> Conf
         raise ConfigError("\n".join(lines)) from None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about ``name``: the nearest of ``known``; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
 def _describe(detail: Any, content: dict[str, Any], model: type[BaseModel]) -> str:
     location = detail["loc"]
     field = ".".join(str(part) for part in location) or "(root)"
     if detail["type"] == "extra_forbidden":
         siblings = _known_keys(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), siblings, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(str(location[-1]), siblings)
         return f"unknown key '{field}'{hint} Known keys here: {', '.join(siblings) or 'none'}"
     if detail["type"] == "missing":
         return f"key '{field}' is missing"

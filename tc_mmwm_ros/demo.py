@@ -29,7 +29,7 @@ from tc_mmwm_ros.processes import die_with_parent
 
 INSTRUCTION = "drive to the green pad, never enter the blue zone"
 SECOND_INSTRUCTION = "go to the yellow pad, stay out of the red zone"
-REPLAY_EPISODES = 150
+REPLAY_EPISODES, REPLAY_SEED = 150, 400_000  # layouts that the bundle was not trained on
 BOUND = ("--alpha", 0.2, "--delta", 0.2)  # so few held-out trajectories give no tighter one; the bundle states it
 NEW_BUNDLE_EPISODES = 2
 EXAMPLES = """\
@@ -183,7 +183,8 @@ def learn(bundle: Path, output: Path) -> None:
     say("the recording becomes a dataset")
     tc_mmwm("convert", output / "bag", "--robot", robot, "--output", dataset)
     say("some old data beside the new, so that what was learned before is not forgotten")
-    tc_mmwm("collect", "--domain", "navigation", "--episodes", REPLAY_EPISODES, "--output", replay)
+    amount = ("--episodes", REPLAY_EPISODES, "--seed", REPLAY_SEED)
+    tc_mmwm("collect", "--domain", "navigation", *amount, "--output", replay)
     say("fine-tuning on both")
     config = resource("config", "train", "finetune.yaml")
     tc_mmwm("train", "--config", config, "--data", dataset, replay, "--init", bundle, "--output", run)

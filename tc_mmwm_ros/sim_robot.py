@@ -22,9 +22,10 @@ Publishes (all topics relative, sensors reliable as REP-2003 asks of drivers):
     /clock            rosgraph_msgs/Clock    with publish_clock
 
 Subscribes to ``cmd_vel`` (geometry_msgs/TwistStamped, clipped to the robot's limits) and to ``instruction``, of which
-the newest is what the episode is judged against. When the last command is older than ``command_timeout``, by its stamp
-as in ros2_controllers' diff_drive_controller (without one, since it arrived), the robot brakes by itself; from full
-speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
+the newest is what the episode is judged against; one that cannot be judged, or is not understood to the last word, ends
+the episode with success unknown and the reason in END. When the last command is older than ``command_timeout``, by its
+stamp as in ros2_controllers' diff_drive_controller (without one, since it arrived), the robot brakes by itself; from
+full speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
 No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.

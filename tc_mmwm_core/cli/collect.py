@@ -28,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="episodes in the dataset at the end, those already there included (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, default=60, help="longest episode, control steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; each further one adds 1")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=100_000,
+        help="seed of the first episode; each further one adds 1 (default: %(default)s: no layout that the simulated "
+        "robot, the demo or an evaluation begins with)",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 

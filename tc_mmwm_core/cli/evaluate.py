@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation.report import report, write_report
     from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Driver, Suite, evaluate
     from tc_mmwm_core.interface.robot import RobotInterface
-    from tc_mmwm_core.resources import resource, robot_file
+    from tc_mmwm_core.resources import resource
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.planner import PlannerConfig, read_planner
     from tc_mmwm_core.training.checkpoint import CheckpointError
@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     if args.driver in (PLANNER, POLICY):
         domain = load_domain(args.domain)
         bundle = bundle or resource("bundles", domain.name)
-        Bundle.load(bundle).check(RobotInterface.load(robot_file(domain.robot)))  # a bundle of another domain
+        robot = resource("config", "robots") / domain.robot  # that of a domain of one's own is not shipped
+        if robot.exists():
+            Bundle.load(bundle).check(RobotInterface.load(robot))  # a bundle of another domain
         shipped = resource("config", "planner") / f"{bundle.resolve().name}.yaml"
         settings = settings or (shipped if shipped.exists() else None)
     planner = read_planner(settings) if settings else PlannerConfig()

@@ -36,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Calibrate and export."""
     from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.evaluation.calibration import CalibrationError
     from tc_mmwm_core.runtime.bundle import MANIFEST
     from tc_mmwm_core.training.export import export_run, recalibrate
 
     if args.data is None and args.threshold is None:
-        raise OSError(
+        raise CalibrationError(
             "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
         )
     datasets = [Dataset.open(path).tell_skipped() for path in args.data or []]

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm prove``."""
     parser.add_argument("what", choices=WHAT, help="what to show")
     parser.add_argument("--config", type=Path, help="YAML of the full training (default: the shipped train/proof.yaml)")
+    parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the domain's own)")
     parser.add_argument("--variants", type=Path, help="YAML of the variants (default: the shipped ablate/<what>.yaml)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/proof"), help="folder for runs and data (default: %(default)s)"
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.evaluation import proof_figures, proofs
     from tc_mmwm_core.evaluation.results import write_results
-    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.resources import resource, robot_file
     from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.run import METRICS, read_metrics
@@ -131,10 +132,11 @@ def run(args: argparse.Namespace) -> int:
     file = args.variants or resource("config", "ablate", f"{args.what}.yaml")
     switches = load(file, Switches)
     configs = variants(base, switches, str(file))
-    args.bundle = args.bundle or resource("bundles", domain.name)
+    args.robot = args.robot or robot_file(domain.robot)
     if args.what in ("constraint", "interventions"):
+        args.bundle = args.bundle or resource("bundles", domain.name)
         _refuse_other_horizons(args.bundle, base.model)  # before hours of training
-    paths = args.data or [_collected(args, domain, "train", args.episodes, 50, TRAIN_SEED)]
+    paths = args.data or [_collected(args, base, "train", args.episodes, 50, TRAIN_SEED)]
     datasets = [Dataset.open(path).tell_skipped() for path in paths]
     rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, not args.quiet)
     found = {
@@ -184,13 +186,12 @@ def _refuse_other_horizons(path: Path, model) -> None:
         )
 
 
-def _collected(args, domain, name: str, episodes: int, steps: int, seed: int) -> Path:
+def _collected(args, config, name: str, episodes: int, steps: int, seed: int) -> Path:
     """The dataset ``name`` under the output folder, collected as far as it is not there."""
     from tc_mmwm_core.data.collect import collect
-    from tc_mmwm_core.resources import robot_file
 
     path = args.output / "data" / name
-    collect(domain.name, robot_file(domain.robot), path, episodes, steps, seed, args.workers, not args.quiet)
+    collect(config.data.domain, args.robot, path, episodes, steps, seed, args.workers, not args.quiet)
     return path
 
 
@@ -209,7 +210,7 @@ def _constraint(args, base, domain, rows, found):
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.screener import Screener
 
-    fresh = Dataset.open(_collected(args, domain, "fresh", args.fresh, 50, FRESH_SEED)).tell_skipped()
+    fresh = Dataset.open(_collected(args, base, "fresh", args.fresh, 50, FRESH_SEED)).tell_skipped()
     found["data"]["fresh"] = fresh.digest
     data = _labelled(args, base, domain, fresh)
     bundle = Bundle.load(args.bundle)
@@ -246,14 +247,13 @@ def _interventions(args, base, domain, datasets, rows, found):
     from tc_mmwm_core.evaluation.long_horizon import STEPS
     from tc_mmwm_core.evaluation.proof_figures import open_loop_figure
     from tc_mmwm_core.evaluation.proofs import Trained, intervention_rows, open_loop_results, trained
-    from tc_mmwm_core.resources import robot_file
     from tc_mmwm_core.training.weights import load_bundle
 
     model = base.model
     path = args.output / "data" / "alternatives"
     collect_alternatives(
         domain,
-        robot_file(domain.robot),
+        args.robot,
         path,
         args.states,
         args.alternatives,
@@ -265,7 +265,7 @@ def _interventions(args, base, domain, datasets, rows, found):
     steps = (STEPS + 1) * model.frame_skip
     parts = {
         "alternatives": Dataset.open(path).tell_skipped(),
-        "long": Dataset.open(_collected(args, domain, "long", args.states * 2, steps, LONG_SEED)).tell_skipped(),
+        "long": Dataset.open(_collected(args, base, "long", args.states * 2, steps, LONG_SEED)).tell_skipped(),
     }
     found["data"] |= {name: dataset.digest for name, dataset in parts.items()}
     fitted = datasets[0].subset(range(min(FITTED, len(datasets[0]))))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from tc_mmwm_core.interface.robot import RobotInterface
 
@@ -25,8 +26,8 @@ class Trajectory:
     instruction: str
     success: bool | None  # goal reached without violation; None: unknown
     source: Literal["simulated", "real"]
-    provenance: dict[str, Any] = field(default_factory=dict)  # where it came from: bag and its hash, seed, ...
-    scene: dict[str, Any] | None = None  # what a simulator's oracle needs to judge other instructions
+    provenance: dict[str, Any] = field(default_factory=dict)  # JSON: where it came from: bag and its hash, seed, ...
+    scene: dict[str, Any] | None = None  # JSON: what a simulator's oracle needs to judge other instructions
     state: np.ndarray | None = None  # float32 [L, P], the simulator's state, for the same oracle
 
     def __len__(self) -> int:
@@ -66,7 +67,19 @@ class Trajectory:
             found.append(f"'state' is {list(self.state.shape)}, [{length}, P] is needed")
         if length == 0:
             found.append("has no steps")
+        found += self._not_json()
         return found or self._bad_values()
+
+    def _not_json(self) -> list[str]:
+        found = []
+        for name in ("provenance", "scene"):
+            for key, value in (getattr(self, name) or {}).items():
+                try:
+                    to_jsonable_python(value)
+                except PydanticSerializationError as error:
+                    mend = "give Python's own numbers and lists, e.g. float(x), x.tolist()"
+                    found.append(f"'{name}' holds under '{key}' what JSON cannot: {error}; {mend}")
+        return found
 
     def _bad_values(self) -> list[str]:
         found = []

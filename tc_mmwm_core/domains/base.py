@@ -13,10 +13,19 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from tc_mmwm_core.config import did_you_mean
+
 DOMAINS = {
     "navigation": "tc_mmwm_core.domains.navigation.domain:make",
     "manipulation": "tc_mmwm_core.domains.manipulation.domain:make",
 }
+
+
+class DomainError(ValueError):
+    """What is asked for and no domain has: the domain itself, a driver of it, an oracle for this instruction, ..."""
+
+
+Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]  # of (environment, info), an action [A] in units
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Domain(Protocol):
         Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
         and units. Actions: float32 [A] in units.
         ``reset(seed, options={"instruction": str, "factors": names of :attr:`factors` taken beyond training})``.
-        ``info``: ``instruction`` str, ``scene`` dict, ``state`` float32 [P], ``violation`` bool, ``margin`` float,
+        ``info``: ``instruction`` str, ``scene`` dict of what JSON can hold (no NumPy numbers or arrays: ``float(x)``,
+        ``x.tolist()``), ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
         of the rules that the instruction gives, in the same words (for compliance by rule).
         The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
@@ -73,7 +83,12 @@ class Domain(Protocol):
         ...
 
     def judge(self, scene: dict[str, Any], states: np.ndarray, text: str) -> Judgement:
-        """Judge ``states`` [S, P] in ``scene`` under an instruction. ValueError: the text can't be understood."""
+        """Judge ``states`` [S, P] in ``scene`` under an instruction.
+
+        Raises:
+            DomainError: some of the text can't be understood, or it names a goal that ``scene`` has not. A recording
+                under such a text counts as unjudged; any other error ends what asked for the judgement.
+        """
         ...
 
     def draw_instruction(self, scene: dict[str, Any], rng: np.random.Generator, factors: Collection[str] = ()) -> str:
@@ -99,8 +114,12 @@ class Domain(Protocol):
         """
         return None
 
-    def driver(self, kind: str, rng: np.random.Generator) -> Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]:
-        """A scripted driver, called with (environment, info) at every step; ``kind`` is one of :meth:`drivers`."""
+    def driver(self, kind: str, rng: np.random.Generator) -> Driver:
+        """A scripted driver, called at every step.
+
+        Raises:
+            DomainError: ``kind`` is none of :meth:`drivers`.
+        """
         ...
 
     def drivers(self) -> Iterator[tuple[str, float]]:
@@ -112,13 +131,14 @@ def load_domain(name: str) -> Domain:
     """Find a domain by name or as ``module:factory``.
 
     Raises:
-        ValueError: no such domain, module or factory.
+        DomainError: no such domain, module or factory.
     """
     target = DOMAINS.get(name, name)
-    module_name, separator, factory = target.partition(":")
-    if not separator:
-        raise ValueError(f"domain {name!r}: known are {', '.join(DOMAINS)}, or give your own as module:factory")
+    module_name, _, factory = target.partition(":")
+    if not (module_name and factory):
+        known = f"known are {', '.join(DOMAINS)}, or your own as module:factory"
+        raise DomainError(f"domain {name!r}: {known}{did_you_mean(name, DOMAINS)}")
     try:
         return getattr(importlib.import_module(module_name), factory)()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"domain {name!r} cannot be loaded: {error}") from error
+        raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from tc_mmwm_core.config import Config
+from tc_mmwm_core.config import Config, did_you_mean
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.evaluation import closed_loop, counterfactual, perturbations
 from tc_mmwm_core.evaluation.closed_loop import Controller, Episode
@@ -114,8 +114,17 @@ def conditions(suite: Suite, domain: Domain, driver: Driver) -> list[Condition]:
 
 
 def jobs(driver: Driver, suite: Suite) -> list[Job]:
-    """Every episode and probe, in the order in which they are worked off. Raises EvaluationError: no such factor."""
+    """Every episode and probe, in the order in which they are worked off.
+
+    Raises:
+        DomainError: no such domain.
+        EvaluationError: it has no such driver or factor.
+    """
     domain = load_domain(driver.domain)
+    kinds = (PLANNER, POLICY, RANDOM, *(kind for kind, _ in domain.drivers()))
+    if driver.kind not in kinds:
+        known = f"{domain.name} has {', '.join(kinds)}"
+        raise EvaluationError(f"driver {driver.kind!r}: {known}{did_you_mean(driver.kind, kinds)}")
     found: list[Job] = [(c, suite.seed + i) for c in conditions(suite, domain, driver) for i in range(c.episodes)]
     if driver.kind == PLANNER:
         found += [(None, suite.seed + i) for i in range(suite.probes)]
@@ -181,7 +190,7 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
             other factors, go on with it; another driver or other layouts do not.
 
     Raises:
-        EvaluationError: no such factor.
+        EvaluationError: no such driver or factor.
         JournalError: ``log`` is of something else.
     """
     wanted = jobs(driver, suite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from functools import cache
 
@@ -10,6 +9,7 @@ from functools import cache
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
 
+from tc_mmwm_core.config import did_you_mean
 from tc_mmwm_core.interface.path import FieldPath
 
 _SCALARS = re.compile(r"(bool|byte|char|octet|u?int(8|16|32|64)|float(32|64))$")
@@ -30,8 +30,7 @@ def check_type(name: str) -> str:
     package = name.split("/")[0] + "/"
     known = [other for other in _definitions() if other.startswith(package)]
     if known and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"{package[:-1]} has no message '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise ValueError(f"{package[:-1]} has no message '{name}'{did_you_mean(name, known)}")
     return name
 
 
@@ -54,8 +53,7 @@ def check_path(message_type: str, path: FieldPath, many: bool, number: bool = Tr
             fields = dict(_definitions().get(detail, ((), ()))[1]) if kind == Nodetype.NAME else {}
             if step not in fields:
                 found = f"{detail} has {', '.join(fields)}" if fields else "what is before it has no fields"
-                near = difflib.get_close_matches(step, fields, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
+                hint = did_you_mean(step, fields)
                 raise ValueError(f"path '{path.text}': {message_type} has no '{step}' there: {found}{hint}")
             node = fields[step]
         else:

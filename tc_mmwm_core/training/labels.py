@@ -7,6 +7,7 @@ forbidden. A real recording has its own instruction and whatever was labelled; e
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from tqdm import tqdm
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.domains.base import Domain, Judgement
+from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.vocabulary import TextTokens
 
 REFERENTS = 3
+REASONS = 5  # that are printed, at most
 SHARE = 64  # trajectories that a process of its own is worth starting for
 
 
@@ -77,17 +79,19 @@ def label(
     """Judge every trajectory under its own instruction and ``count - 1`` others.
 
     Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
-    ``count`` places. ``progress`` shows a bar; ``bodies`` is how many points the model locates: the
+    ``count`` places. A recorded instruction that the domain can't judge keeps the labels that were recorded, too; how
+    many those are, and why, is printed. ``progress`` shows a bar; ``bodies`` is how many points the model locates: the
     first of those that the domain's oracle does. The labels do not depend on ``workers``, the processes that judge.
 
     Raises:
         ConfigError: the robot has no camera.
-        ValueError: the domain's oracle locates fewer.
+        DomainError: the domain's oracle locates fewer.
     """
     if not dataset.interface.images:
         raise ConfigError(f"robot interface '{dataset.interface.name}': 'images' is empty; the model needs a camera")
     judged = _judge_all(dataset, domain, count, seed, workers)
     columns = list(tqdm(judged, desc="labels", unit="trajectory", total=len(dataset), disable=not progress))
+    _tell_unjudged(dataset, [column[3] for column in columns])
     texts = [column[0] for column in columns]
     ids, mask = tokens([text for row in texts for text in row])
     shape = (len(texts), count, tokens.max_tokens)
@@ -95,11 +99,11 @@ def label(
     first = dataset.interface.images[0].name
     others = len(dataset.interface.images) - 1
     advice = [column[2] for column in columns]
-    grid = next((j.field_cost.shape for _, judgements, _ in columns for j in judgements if j is not None), (1, 1))
+    grid = next((j.field_cost.shape for _, judgements, *_ in columns for j in judgements if j is not None), (1, 1))
     field = np.full((len(texts), count, 2, *grid), np.nan, np.float16)
     referents = np.zeros((len(texts), count, REFERENTS, 4), np.float32)
     expert = np.zeros((len(texts), count), bool)
-    for index, (_, judgements, _) in enumerate(columns):
+    for index, (_, judgements, *_) in enumerate(columns):
         trajectory = dataset[index]
         length = len(trajectory.sensor)
         margin.append(np.full((count, length), np.nan, np.float32))
@@ -119,7 +123,7 @@ def label(
             referents[index, which, : len(rows)] = rows
             located = judgement.place.shape[1] // 2
             if located < bodies:
-                raise ValueError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
+                raise DomainError(f"model.bodies is {bodies}; the oracle of domain {domain.name!r} locates {located}")
             place[-1] = judgement.place[:, : 2 * bodies]
             if judgement.elsewhere is not None:
                 elsewhere[-1] = judgement.elsewhere[:, :, :bodies]
@@ -128,6 +132,18 @@ def label(
     return Labels(
         texts, tokens_of, mask_of, margin, cost, violation, referents, place, elsewhere, field, expert, advice, visible
     )
+
+
+def _tell_unjudged(dataset: Dataset, reasons: list[str]) -> None:
+    """Print how many recorded instructions could not be judged, and the first few ``reasons`` (empty: it was)."""
+    told = Counter(filter(None, reasons))
+    if told:
+        shown = "".join(f"\n  {times} times: {reason}" for reason, times in told.most_common(REASONS))
+        more = f"\n  and {len(told) - REASONS} others" if len(told) > REASONS else ""
+        paths = ", ".join(sorted({info.dataset for info in dataset.trajectories}))
+        print(
+            f"{paths}: {told.total()} of {len(reasons)} recorded instructions are not judged:{shown}{more}", flush=True
+        )
 
 
 def _visible(image: np.ndarray, domain: Domain | None) -> np.ndarray:
@@ -147,11 +163,11 @@ class _Recorded:
     actions: tuple[int, int]  # shape
 
 
-_Judged = tuple[list[str], list[Judgement | None], np.ndarray]
+_Judged = tuple[list[str], list[Judgement | None], np.ndarray, str]
 
 
 def _judge_all(dataset: Dataset, domain: Domain | None, count: int, seed: int, workers: int) -> Iterator[_Judged]:
-    """Texts, judgements and advice of each trajectory, in their order."""
+    """Texts, judgements and advice of each trajectory, and why its recorded instruction was not judged; in order."""
     trajectories = ((index, dataset[index]) for index in range(len(dataset)))
     recorded = (
         _Recorded((seed, index), t.instruction, t.scene, None if t.state is None else np.array(t.state), t.action.shape)
@@ -181,15 +197,23 @@ def _judge_here(recorded: _Recorded) -> _Judged:
 def _judge(recorded: _Recorded, domain: Domain | None, count: int) -> _Judged:
     advice = np.full((count, *recorded.actions), np.nan, np.float32)
     if domain is None or recorded.scene is None or recorded.states is None:
-        return [recorded.instruction] * count, [None] * count, advice
+        return [recorded.instruction] * count, [None] * count, advice, ""
     rng = np.random.default_rng(recorded.seed)
     others = [domain.draw_instruction(recorded.scene, rng) for _ in range(count - 1)]
     texts = [recorded.instruction, *others]
     states = np.nan_to_num(recorded.states)  # a step that was not observed holds NaN; `valid` masks its labels
     judgements: list[Judgement | None] = []
+    why = ""
     for which, text in enumerate(texts):  # both of a text in turn: a domain may keep what they share
-        judgements.append(domain.judge(recorded.scene, states, text))
+        try:
+            judgements.append(domain.judge(recorded.scene, states, text))
+        except DomainError as error:
+            if which:  # what the domain itself drew
+                raise
+            judgements.append(None)
+            why = str(error)
+            continue
         advised = domain.advise(recorded.scene, states, text)
         if advised is not None:
             advice[which] = advised
-    return texts, judgements, advice
+    return texts, judgements, advice, why

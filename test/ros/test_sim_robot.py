@@ -301,6 +301,7 @@ def free_way(layout):
         ("make me a coffee", "no goal found"),
         ("x" * 10_000, "no goal found"),
         ("drive to the {absent} pad", "there is no {absent} pad in layout 5"),
+        ("go to the red pad, do not enter the blue zone", "'do not enter the blue zone' not understood"),
     ],
 )
 def test_an_instruction_that_cannot_be_judged_is_refused_with_the_reason(robot, text, why):

@@ -9,20 +9,23 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Judgement
-from tc_mmwm_core.domains.manipulation import expert, instructions, oracle, scene
-from tc_mmwm_core.domains.manipulation.environment import ManipulationEnv
+from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.domains import grammar, layouts
+from tc_mmwm_core.domains.base import Domain, DomainError, Driver, Judgement
+from tc_mmwm_core.domains.drivers import wanderer
+from tc_mmwm_core.domains.manipulation import expert, instructions, oracle
+from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW, ManipulationEnv
 from tc_mmwm_core.domains.manipulation.scene import Scene
 
 ARM_RED = 170  # of 255; red marks and zones are brighter
 
 
-class Manipulation:
+class Manipulation(Domain):
     """Meta-World's arm with two cameras: marks to reach or to bring the puck to; zones, speed, height, hands off."""
 
     name = "manipulation"
     robot = "manipulation.yaml"
-    factors = (*instructions.FACTORS, *scene.FACTORS)
+    factors = (*grammar.FACTORS, *layouts.FACTORS)
     state = oracle.STATE
 
     def environment(self, render: bool = True) -> gymnasium.Env:
@@ -64,7 +67,7 @@ class Manipulation:
         red, green, blue = image[..., :3].astype(np.int16).transpose(3, 0, 1, 2)
         return (red * 10 > 17 * np.maximum(green, blue)) & (red < ARM_RED)
 
-    def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
+    def driver(self, kind: str, rng: np.random.Generator) -> Driver:
         """See :class:`Domain`."""
         match kind:
             case "expert":
@@ -78,10 +81,11 @@ class Manipulation:
             case "heedless":
                 return expert.heedless(rng)
             case "wanderer":
-                return expert.wanderer(rng)
+                return wanderer(rng, ACTION_LOW, ACTION_HIGH, change=0.1)
             case "visitor":
                 return expert.visitor(rng)
-        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+        known = dict(self.drivers())
+        raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""

@@ -1,9 +1,8 @@
 """Scripted drivers: an expert that keeps the rules, with graded noise; Meta-World's own policies, which know of none;
-a wanderer; and an adversary that heads for what is forbidden."""
+and an adversary that heads for what is forbidden."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -15,13 +14,13 @@ from metaworld.policies import (
     SawyerReachWallV3Policy,
 )
 
+from tc_mmwm_core.domains.base import Driver
 from tc_mmwm_core.domains.manipulation import oracle
 from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW, ManipulationEnv
 from tc_mmwm_core.domains.manipulation.instructions import HIGH, LOW, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.manipulation.scene import WALL_CENTRE, WORKSPACE, Scene, wall_distance
 from tc_mmwm_core.domains.manipulation.simulator import FULL_SPEED
 
-Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]
 POLICIES = {
     "reach-wall": SawyerReachWallV3Policy,
     "push": SawyerPushV3Policy,
@@ -117,21 +116,6 @@ def heedless(rng: np.random.Generator) -> Driver:
     return drive
 
 
-def wanderer(rng: np.random.Generator) -> Driver:
-    """Smooth random actions over the whole action range, held for random times."""
-    target = rng.uniform(ACTION_LOW, ACTION_HIGH)
-    action = target.copy()
-
-    def drive(_: gymnasium.Env, __: dict[str, Any]) -> np.ndarray:
-        nonlocal target, action
-        if rng.random() < 0.1:
-            target = rng.uniform(ACTION_LOW, ACTION_HIGH)
-        action = action + rng.uniform(0.2, 1.0) * (target - action)
-        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
-
-    return drive
-
-
 def visitor(rng: np.random.Generator) -> Driver:
     """Goes straight to places: zones, wall and puck (so that rules get broken), marks, or anywhere, one by one."""
     place: np.ndarray | None = None
@@ -193,7 +177,7 @@ def _plan(
     across = GAIN * apart
     far = ~held & (distance > 0.06)
     for ways, there in oracle.puck_ways(scene, meaning, puck[:, :2], far):
-        across[there] = speed * oracle.descent(ways.around, hand[there, :2])
+        across[there] = speed * oracle.GRID.descent(ways.around, hand[there, :2])
     near = distance < 0.10  # first up, then above the puck: a low hand would push it away
     across[near] *= np.clip((hand[near, 2] - funnel[near] + 0.03) / 0.02, 0.0, 1.0)[:, None]
     velocity = np.concatenate([across, (GAIN * (funnel - hand[:, 2]))[:, None]], 1)
@@ -215,8 +199,8 @@ def _follow(
     crossing = np.zeros(len(place), bool) if over is None else ways.travel(here, over, height) < around - 0.01
     across = np.empty_like(place)
     for way, taken in ((ways.around, ~crossing), (ways.across, crossing)):
-        distance = oracle.sample(way, place[taken])[:, None]
-        along = np.minimum(speed, GAIN * distance) * oracle.descent(way, place[taken])
+        distance = oracle.GRID.sample(way, place[taken])[:, None]
+        along = np.minimum(speed, GAIN * distance) * oracle.GRID.descent(way, place[taken])
         across[taken] = np.where(distance < 0.03, GAIN * (oracle.goal(scene, meaning) - place[taken]), along)
     if over is not None:
         near = wall_distance(hand[crossing, :2])

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from tc_mmwm_core.domains.manipulation.scene import COLOURS, Scene
-
-Split = Literal["train", "test"]
-Wordings = dict[Split, tuple[str, ...]]
-FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grammar import COLOUR, ZONE_PAIR, Reading, Split, Wordings, pick, sentence, unusual_pair
+from tc_mmwm_core.domains.layouts import COLOURS
+from tc_mmwm_core.domains.manipulation.scene import Scene
 
 SPEED_LIMIT = 0.18  # m/s of the hand, what "slowly" allows
 LOW, HIGH = 0.15, 0.10  # m, hand heights that "low" stays below and "high" stays above
@@ -46,7 +42,6 @@ class Instruction:
     text: str = ""
 
 
-# Wordings. No training instruction uses those under "test".
 GOAL: dict[str, Wordings] = {
     "reach": {
         "train": (
@@ -213,7 +208,6 @@ SPARE: Wordings = {
     ),
     "test": ("make no contact with the {}", "leave the {} untouched"),
 }
-ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
 def rules_for(task: str) -> tuple[str, ...]:
@@ -229,33 +223,26 @@ def held_out(meaning: Instruction) -> bool:
 
     Each colour and each rule is trained on; only their combination is not.
     """
-    order = list(COLOURS)
-    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
-    return pairs or (meaning.slow and bool(meaning.height))
+    return unusual_pair(meaning.goal, meaning.keep_out) or (meaning.slow and bool(meaning.height))
 
 
 def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
     """Give ``meaning`` a wording drawn from ``split``."""
-    goal = _pick(GOAL[meaning.verb][split], rng).format(meaning.goal)
+    goal = pick(GOAL[meaning.verb][split], rng).format(meaning.goal)
     rules = []
     if meaning.keep_out:
         zones = meaning.keep_out[0]
         if len(meaning.keep_out) == 2:
             meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
-            zones = _pick(ZONE_PAIR, rng).format(*meaning.keep_out)
-        rules.append(_pick(KEEP_OUT[split], rng).format(zones))
+            zones = pick(ZONE_PAIR, rng).format(*meaning.keep_out)
+        rules.append(pick(KEEP_OUT[split], rng).format(zones))
     if meaning.slow:
-        rules.append(_pick(SLOW[split], rng))
+        rules.append(pick(SLOW[split], rng))
     if meaning.height:
-        rules.append(_pick(HEIGHT[meaning.height][split], rng))
+        rules.append(pick(HEIGHT[meaning.height][split], rng))
     if meaning.spare:
-        rules.append(_pick(SPARE[split], rng).format(meaning.spare))
-    rng.shuffle(rules)
-    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
-    text = clauses[0]
-    for clause in clauses[1:]:
-        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
-    return dataclasses.replace(meaning, text=text)
+        rules.append(pick(SPARE[split], rng).format(meaning.spare))
+    return dataclasses.replace(meaning, text=sentence(goal, rules, rng))
 
 
 def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
@@ -294,47 +281,27 @@ def parse(text: str) -> Instruction:
     """Read a wording of the grammar back.
 
     Raises:
-        ValueError: no goal clause of the grammar is found, or two; the known wordings are listed.
+        DomainError: no goal clause of the grammar is found, or two, or two rules that exclude each other, or there is
+            more in the text than clauses of the grammar; known wordings are listed.
     """
-    plain = " ".join(text.lower().replace(",", " ").split())
-    colour = "(" + "|".join(COLOURS) + ")"
-    goals = {(verb, match[1]) for verb in GOAL for match in _find(plain, GOAL[verb], colour)}
-    if len(goals) != 1:
-        known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
-        found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise ValueError(
-            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
-        )
-    [(verb, goal)] = goals
-    pair = colour + r"(?: zone (?:or|and) the " + colour + ")?"
-    found = _find(plain, KEEP_OUT, pair)
-    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
-    heights = [height for height in HEIGHT if any(_find(plain, HEIGHT[height]))]
-    spared = sorted({match[1] for match in _find(plain, SPARE, "(wall|puck)")})
+    reading = Reading(text)
+    goals = {(verb, match[1]) for verb in GOAL for match in reading.find(GOAL[verb], COLOUR)}
+    known = "; ".join(wordings["train"][0].format("<colour>") for wordings in GOAL.values())
+    verb, goal = reading.one_goal(goals, known)
+    heights = [height for height in HEIGHT if reading.find(HEIGHT[height])]
+    spared = sorted({match[1] for match in reading.find(SPARE, "(wall|puck)")})
     for name, several in (("height", heights), ("spared object", spared)):
         if len(several) > 1:
-            raise ValueError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
-    return Instruction(
+            raise DomainError(f"instruction {text!r}: more than one {name}: {' and '.join(several)}")
+    meaning = Instruction(
         verb=verb,
         goal=goal,
-        keep_out=tuple(dict.fromkeys(name for _, name in zones)),
-        slow=any(_find(plain, SLOW)),
+        keep_out=reading.zones(KEEP_OUT),
+        slow=bool(reading.find(SLOW)),
         height="".join(heights),
         spare="".join(spared),
         text=text,
     )
-
-
-def _find(plain: str, wordings: Wordings, fill: str = "") -> Iterator[re.Match[str]]:
-    """Each wording that ``plain`` holds; its groups are what stands in the gap."""
-    for phrase in itertools.chain(*wordings.values()):
-        yield from _pattern(phrase, fill).finditer(plain)
-
-
-@functools.cache
-def _pattern(phrase: str, fill: str) -> re.Pattern[str]:
-    return re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b")
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    rules = (wordings["train"][0] for wordings in (KEEP_OUT, SLOW, *HEIGHT.values(), SPARE))
+    reading.refuse_rest("; ".join(rules).format("<colour>", "<wall or puck>"))
+    return meaning

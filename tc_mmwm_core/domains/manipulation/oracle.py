@@ -17,6 +17,9 @@ import numpy as np
 # scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
 import skfmm
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grid import Grid
+from tc_mmwm_core.domains.layouts import box_depth, box_distance
 from tc_mmwm_core.domains.manipulation.instructions import HIGH, LOW, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.manipulation.scene import (
     BODY_RADIUS,
@@ -29,7 +32,6 @@ from tc_mmwm_core.domains.manipulation.scene import (
     WRIST_TARGET,
     WRIST_VIEW,
     Scene,
-    box_distance,
     wall_distance,
 )
 
@@ -54,6 +56,7 @@ OVER_WALL = {"reach": 0.19, "place": 0.21}  # m, hand height that clears the wal
 COST_UNIT = 0.1  # m
 FIELD = 32  # cells a side of the field over the camera's view
 _X, _Y = (np.arange(low, high + CELL / 2, CELL) for low, high in (WORKSPACE[:, :2] + np.array([[-0.05], [0.05]])).T)
+GRID = Grid(np.array([_X[0], _Y[0]]), np.array([len(_X), len(_Y)]), CELL)  # of the cost to go
 
 
 def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.ndarray:
@@ -64,11 +67,7 @@ def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     columns = []
     bodies = [states[:, HAND][:, :2]] + ([states[:, PUCK][:, :2]] if instruction.verb != "reach" else [])
     for zone in filter(None, map(scene.zone, instruction.keep_out)):
-        depths = []
-        for xy in bodies:
-            inside = zone.half - np.abs(xy - np.array([zone.x, zone.y])).max(1)  # > 0: depth of the centre in the box
-            depths.append(np.where(inside > 0, inside, -box_distance(xy, zone)) + BODY_RADIUS)
-        columns.append(np.max(depths, 0))
+        columns.append(np.max([box_depth(xy, zone) + BODY_RADIUS for xy in bodies], 0))
     if instruction.slow:
         columns.append((np.linalg.norm(states[:, VELOCITY], axis=1) - SPEED_LIMIT) * SPEED_TO_MARGIN)
     if instruction.height:
@@ -105,7 +104,7 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     """Whether the hand (``reach``) or the puck is on the goal mark, [S] bool.
 
     Raises:
-        ValueError: the scene has no mark of the goal's colour.
+        DomainError: the scene has no mark of the goal's colour.
     """
     moved, height = (HAND, REACH_HEIGHT) if instruction.verb == "reach" else (PUCK, PLACED_HEIGHT)
     place = states[:, moved]
@@ -113,10 +112,10 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
 
 
 def goal(scene: Scene, instruction: Instruction) -> np.ndarray:
-    """The goal mark's centre [2] in metres. ValueError: the scene has no mark of the goal's colour."""
+    """The goal mark's centre [2] in metres. DomainError: the scene has no mark of the goal's colour."""
     mark = scene.mark(instruction.goal)
     if mark is None:
-        raise ValueError(f"no {instruction.goal} mark in this scene; it has {[m.colour for m in scene.marks]}")
+        raise DomainError(f"no {instruction.goal} mark in this scene; it has {[m.colour for m in scene.marks]}")
     return np.array([mark.x, mark.y])
 
 
@@ -135,11 +134,11 @@ class Ways:
         """Metres to go from ``places`` [S, 3], [S]: the cheaper of around the wall and, where ``lift`` is a height,
         over it at that height. Being higher than ``down`` costs the way down."""
         xy, z = places[:, :2], places[:, 2]
-        around = sample(self.around, xy) + np.maximum(z - down, 0.0)
+        around = GRID.sample(self.around, xy) + np.maximum(z - down, 0.0)
         if lift is None:
             return around
-        across = sample(self.across, xy)
-        blocked = np.clip((sample(self.around, xy) - across) / 0.05, 0.0, 1.0)
+        across = GRID.sample(self.across, xy)
+        blocked = np.clip((GRID.sample(self.around, xy) - across) / 0.05, 0.0, 1.0)
         up = np.maximum(lift - z, 0.0) * blocked
         return np.minimum(around, across + up + np.maximum(z + up - down, 0.0))
 
@@ -216,7 +215,7 @@ def _grasp_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> 
     apart = np.hypot(*(hand[:, :2] - puck[:, :2]).T)
     way = apart.copy()
     for ways, here in puck_ways(scene, instruction, puck[:, :2], apart > 0.05):
-        geodesic = sample(ways.around, hand[here, :2])
+        geodesic = GRID.sample(ways.around, hand[here, :2])
         share = np.clip((apart[here] - 0.05) / 0.05, 0.0, 1.0)
         way[here] = share * np.maximum(geodesic, apart[here]) + (1 - share) * apart[here]
     # Down only above the puck: a low hand beside it would push it away, so it has to rise first.
@@ -229,25 +228,6 @@ def _grasp_to_go(states: np.ndarray, scene: Scene, instruction: Instruction) -> 
     opening = np.clip(states[:, OPENING], 0.0, 0.1)
     fingers = near * (0.02 + 0.5 * opening) + (1 - near) * (0.07 + 0.3 * (0.1 - opening))
     return np.where(states[:, GRIPPING] > 0.5, 0.3 * apart, way + vertical + fingers)
-
-
-def sample(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Bilinear read of ``field`` [Y, X] at points ``xy`` [S, 2] in metres, [S]; beyond the grid, its edge."""
-    limits = np.array([len(_X), len(_Y)]) - 1.001
-    position = np.clip((xy - np.array([_X[0], _Y[0]])) / CELL, 0.0, limits)
-    column, row = position[:, 0].astype(int), position[:, 1].astype(int)
-    fx, fy = position[:, 0] - column, position[:, 1] - row
-    low = field[row, column] * (1 - fx) + field[row, column + 1] * fx
-    high = field[row + 1, column] * (1 - fx) + field[row + 1, column + 1] * fx
-    return low * (1 - fy) + high * fy
-
-
-def descent(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Unit directions [S, 2] of the cheapest way at ``xy`` [S, 2]."""
-    step = np.array([[CELL, 0.0], [0.0, CELL], [-CELL, 0.0], [0.0, -CELL]])
-    around = sample(field, (xy[:, None] + step).reshape(-1, 2)).reshape(-1, 4)
-    gradient = around[:, :2] - around[:, 2:]
-    return -gradient / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-9)
 
 
 def referents(scene: Scene, instruction: Instruction) -> np.ndarray:
@@ -294,7 +274,7 @@ def field(scene: Scene, instruction: Instruction) -> tuple[np.ndarray, np.ndarra
     x, y = np.meshgrid(VIEW_CENTRE[0] + side, VIEW_CENTRE[1] - side)
     xy = np.stack([x.ravel(), y.ravel()], 1)
     ways = goal_ways(scene, instruction)
-    metres = sample(ways.around if lift(scene, instruction) is None else ways.across, xy)
+    metres = GRID.sample(ways.around if lift(scene, instruction) is None else ways.across, xy)
     states = np.zeros((x.size, len(STATE)))
     states[:, :2], states[:, PUCK][:, :2] = xy, xy
     places = dataclasses.replace(instruction, height="", spare="")  # rules on places; the others are not read off a map

@@ -5,17 +5,15 @@ Frame: Meta-World's, whose arm stands at the origin: x right, y away from the ar
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from tc_mmwm_core.domains.navigation.scene import COLOURS, Zone, box_distance
+from tc_mmwm_core.domains.layouts import COLOURS, Layout, Zone, box_distance, varying
 
 TASKS = ("reach-wall", "push", "push-wall", "pick-place-wall")  # of Meta-World; each is a model of its own
-FACTORS = ("colour", "size", "dynamics", "light")  # of a layout, that can be taken beyond the training range
 
 VIEW_CENTRE = np.array([0.0, 0.70])  # m, x and y of what the overhead camera looks at
 VIEW = 0.35  # m, half side of what it sees
@@ -52,10 +50,7 @@ class Factors:
     @staticmethod
     def draw(rng: np.random.Generator, beyond: Collection[str] = ()) -> Factors:
         """Moderate variation of light, colour and dynamics; ``beyond`` names factors taken outside that range."""
-
-        def vary(factor: str, usual: tuple[float, float], *outside: tuple[float, float]) -> float:
-            return float(rng.uniform(*(outside[rng.integers(len(outside))] if factor in beyond else usual)))
-
+        vary = varying(rng, beyond)
         return Factors(
             light=vary("light", (0.8, 1.2), (0.5, 0.7), (1.3, 1.5)),
             shade=vary("colour", (-0.08, 0.08), (-0.18, -0.12), (0.12, 0.18)),
@@ -66,7 +61,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(Layout):
     """One layout. Colours of the marks differ from each other, and so do those of the zones."""
 
     seed: int
@@ -86,22 +81,9 @@ class Scene:
         """The mark of that colour, or None where the scene has none."""
         return next((mark for mark in self.marks if mark.colour == colour), None)
 
-    def zone(self, colour: str) -> Zone | None:
-        """The zone of that colour, or None where the scene has none."""
-        return next((zone for zone in self.zones if zone.colour == colour), None)
-
-    def to_json(self) -> str:
-        """One line of JSON that :meth:`from_json` reads back exactly."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> Scene:
-        """Inverse of :meth:`to_json`."""
-        return Scene.from_dict(json.loads(text))
-
     @staticmethod
     def from_dict(content: dict) -> Scene:
-        """Inverse of ``dataclasses.asdict``."""
+        """See :class:`Layout`."""
         return Scene(
             seed=content["seed"],
             task=content["task"],
@@ -119,7 +101,8 @@ def draw_scene(
     """Draw a layout in which every mark can be reached around the wall without touching any zone.
 
     Most zones are put across the straight way to a mark, so that obeying a rule costs a detour. ``task`` is drawn too
-    where it is None. ``beyond`` names the :data:`FACTORS` that are taken outside the range that training sees.
+    where it is None. ``beyond`` names the factors (:mod:`tc_mmwm_core.domains.layouts`) that are taken outside the
+    range that training sees.
     """
     rng = np.random.default_rng([seed, 0x3A217])
     drawn = TASKS[rng.integers(len(TASKS))]

@@ -22,8 +22,8 @@ from metaworld.envs import (
 )
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.manipulation.scene import (
-    COLOURS,
     MARK_RADIUS,
     VIEW,
     VIEW_CENTRE,

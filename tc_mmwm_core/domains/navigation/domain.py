@@ -9,18 +9,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Judgement
-from tc_mmwm_core.domains.navigation import expert, instructions, oracle, scene
-from tc_mmwm_core.domains.navigation.environment import NavigationEnv
+from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.domains import grammar, layouts
+from tc_mmwm_core.domains.base import Domain, DomainError, Driver, Judgement
+from tc_mmwm_core.domains.drivers import wanderer
+from tc_mmwm_core.domains.navigation import expert, instructions, oracle
+from tc_mmwm_core.domains.navigation.environment import ACTION_HIGH, ACTION_LOW, NavigationEnv
 from tc_mmwm_core.domains.navigation.scene import Scene
 
 
-class Navigation:
-    """Differential-drive robot, overhead camera, lidar, odometry; coloured pads and zones, pillars, speed rules."""
+class Navigation(Domain):
+    """Differential-drive robot, overhead camera, lidar, odometry; coloured pads and zones, pillars, speed rules.
+
+    The robot hides no more than the place where it stands, so that there is no :meth:`self_filter`.
+    """
 
     name = "navigation"
     robot = "navigation.yaml"
-    factors = (*instructions.FACTORS, *scene.FACTORS)
+    factors = (*grammar.FACTORS, *layouts.FACTORS)
     state = oracle.STATE
 
     def environment(self, render: bool = True) -> gymnasium.Env:
@@ -57,11 +63,7 @@ class Navigation:
         meaning = instructions.parse(text)
         return expert.advise(states, oracle.cost_field(Scene.from_dict(scene), meaning), meaning.slow)
 
-    def self_filter(self, image: np.ndarray) -> None:
-        """See :class:`Domain`: not told. The robot hides no more than the place where it stands."""
-        return
-
-    def driver(self, kind: str, rng: np.random.Generator) -> expert.Driver:
+    def driver(self, kind: str, rng: np.random.Generator) -> Driver:
         """See :class:`Domain`."""
         match kind:
             case "expert":
@@ -69,10 +71,11 @@ class Navigation:
             case "noisy":
                 return expert.expert(rng, noise=float(rng.uniform(0.1, 0.5)))
             case "wanderer":
-                return expert.wanderer(rng)
+                return wanderer(rng, ACTION_LOW, ACTION_HIGH, change=0.15)
             case "visitor":
                 return expert.visitor(rng)
-        raise ValueError(f"driver {kind!r}: known are {', '.join(name for name, _ in self.drivers())}")
+        known = dict(self.drivers())
+        raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
     def drivers(self) -> Iterator[tuple[str, float]]:
         """See :class:`Domain`."""

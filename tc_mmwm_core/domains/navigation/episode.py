@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tc_mmwm_core.domains.base import DomainError
 from tc_mmwm_core.domains.navigation import oracle
 from tc_mmwm_core.domains.navigation.instructions import Instruction
 from tc_mmwm_core.domains.navigation.scene import Scene
@@ -22,7 +23,7 @@ class Episode:
     """
 
     def __init__(self, scene: Scene, instruction: Instruction, max_steps: int = 200) -> None:
-        """Begin. ValueError: ``scene`` has no pad of the goal's colour."""
+        """Begin. DomainError: ``scene`` has no pad of the goal's colour."""
         self.scene = scene
         self.max_steps = max_steps
         self.steps = 0
@@ -35,11 +36,11 @@ class Episode:
         """Judge against ``instruction`` from now on.
 
         Raises:
-            ValueError: the scene has no pad of the goal's colour; nothing is changed.
+            DomainError: the scene has no pad of the goal's colour; nothing is changed.
         """
         if self.scene.pad(instruction.goal) is None:
             present = ", ".join(pad.colour for pad in self.scene.pads)
-            raise ValueError(f"there is no {instruction.goal} pad in layout {self.scene.seed}; its pads are {present}")
+            raise DomainError(f"there is no {instruction.goal} pad in layout {self.scene.seed}; its pads are {present}")
         self.instruction = instruction
 
     def judge(self, state: np.ndarray) -> None:

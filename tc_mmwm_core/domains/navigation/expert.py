@@ -1,14 +1,14 @@
-"""Scripted drivers: an expert with graded noise, a wanderer, and an adversary that heads for what is forbidden."""
+"""Scripted drivers: an expert with graded noise, and an adversary that heads for what is forbidden."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from tc_mmwm_core.domains.base import Driver
 from tc_mmwm_core.domains.navigation import oracle
 from tc_mmwm_core.domains.navigation.environment import ACTION_HIGH, ACTION_LOW, NavigationEnv
 from tc_mmwm_core.domains.navigation.instructions import SPEED_LIMIT
@@ -16,7 +16,6 @@ from tc_mmwm_core.domains.navigation.scene import ARENA
 
 CRUISE = 0.6  # m/s
 SLOW = 0.75 * SPEED_LIMIT
-Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]
 
 
 def steer(states: np.ndarray, heading: np.ndarray | float, speed: float) -> np.ndarray:
@@ -29,7 +28,7 @@ def steer(states: np.ndarray, heading: np.ndarray | float, speed: float) -> np.n
 
 def advise(states: np.ndarray, field: np.ndarray, slow: bool) -> np.ndarray:
     """What the expert would do in each of ``states`` [S, 5], given the cost to go ``field``: [S, 2]."""
-    way = oracle.descent(field, states[:, :2])
+    way = oracle.GRID.descent(field, states[:, :2])
     return steer(states, np.arctan2(way[:, 1], way[:, 0]), SLOW if slow else CRUISE)
 
 
@@ -42,25 +41,10 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
         env: NavigationEnv = environment.unwrapped
         nonlocal disturbance
         state = info["state"]
-        way = oracle.descent(env.field, state[None, :2])[0]
+        way = oracle.GRID.descent(env.field, state[None, :2])[0]
         speed = min(top_speed, SLOW) if env.instruction.slow else top_speed
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=2)
         action = steer(state, math.atan2(way[1], way[0]), speed) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
-        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
-
-    return drive
-
-
-def wanderer(rng: np.random.Generator) -> Driver:
-    """Smooth random actions over the whole action range, held for random times."""
-    target = rng.uniform(ACTION_LOW, ACTION_HIGH)
-    action = target.copy()
-
-    def drive(_: gymnasium.Env, __: dict[str, Any]) -> np.ndarray:
-        nonlocal target, action
-        if rng.random() < 0.15:
-            target = rng.uniform(ACTION_LOW, ACTION_HIGH)
-        action = action + rng.uniform(0.2, 1.0) * (target - action)
         return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
 
     return drive

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from tc_mmwm_core.domains.navigation.scene import COLOURS, Scene
-
-Split = Literal["train", "test"]
-FACTORS = ("wording", "composition")  # of an instruction, that can be taken beyond what training uses
+from tc_mmwm_core.domains.grammar import COLOUR, ZONE_PAIR, Reading, Split, Wordings, pick, sentence, unusual_pair
+from tc_mmwm_core.domains.layouts import COLOURS
+from tc_mmwm_core.domains.navigation.scene import Scene
 
 SPEED_LIMIT = 0.35  # m/s, what "slowly" allows
 CLEARANCE = 0.18  # m, what "well away from the pillars" asks between robot and pillar surface
@@ -40,8 +36,7 @@ class Instruction:
     text: str = ""
 
 
-# Wordings. The last ones of each list are for test only: no training instruction uses them.
-GOAL: dict[Split, tuple[str, ...]] = {
+GOAL: Wordings = {
     "train": (
         "drive to the {} pad",
         "go to the {} pad",
@@ -61,7 +56,7 @@ GOAL: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("make your way to the {} pad", "proceed to the {} disc", "travel to the {} circle"),
 }
-KEEP_OUT: dict[Split, tuple[str, ...]] = {
+KEEP_OUT: Wordings = {
     "train": (
         "never enter the {} zone",
         "stay out of the {} zone",
@@ -79,7 +74,7 @@ KEEP_OUT: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("steer clear of the {} zone", "do not set foot in the {} area", "the {} square is off limits"),
 }
-SLOW: dict[Split, tuple[str, ...]] = {
+SLOW: Wordings = {
     "train": (
         "drive slowly",
         "go slow",
@@ -94,7 +89,7 @@ SLOW: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("take it slow", "at a low speed"),
 }
-CLEAR: dict[Split, tuple[str, ...]] = {
+CLEAR: Wordings = {
     "train": (
         "keep well away from the pillars",
         "keep your distance from the pillars",
@@ -107,7 +102,6 @@ CLEAR: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("give the pillars a wide berth", "leave plenty of room around the columns"),
 }
-ZONE_PAIR = ("{} zone or the {}", "{} zone and the {}")  # fills one keep-out clause with two colours
 
 
 def held_out(meaning: Instruction) -> bool:
@@ -115,30 +109,23 @@ def held_out(meaning: Instruction) -> bool:
 
     Each colour and each rule is trained on; only their combination is not.
     """
-    order = list(COLOURS)
-    pairs = any((order.index(meaning.goal) - order.index(zone)) % len(order) == 4 for zone in meaning.keep_out)
-    return pairs or (meaning.slow and meaning.clear)
+    return unusual_pair(meaning.goal, meaning.keep_out) or (meaning.slow and meaning.clear)
 
 
 def word(meaning: Instruction, rng: np.random.Generator, split: Split = "train") -> Instruction:
     """Give ``meaning`` a wording drawn from ``split``."""
-    goal = _pick(GOAL[split], rng).format(meaning.goal)
+    goal = pick(GOAL[split], rng).format(meaning.goal)
     rules = []
     if len(meaning.keep_out) == 1:
-        rules.append(_pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
+        rules.append(pick(KEEP_OUT[split], rng).format(meaning.keep_out[0]))
     elif len(meaning.keep_out) == 2:
         meaning = dataclasses.replace(meaning, keep_out=tuple(rng.permutation(meaning.keep_out).tolist()))
-        rules.append(_pick(KEEP_OUT[split], rng).format(_pick(ZONE_PAIR, rng).format(*meaning.keep_out)))
+        rules.append(pick(KEEP_OUT[split], rng).format(pick(ZONE_PAIR, rng).format(*meaning.keep_out)))
     if meaning.slow:
-        rules.append(_pick(SLOW[split], rng))
+        rules.append(pick(SLOW[split], rng))
     if meaning.clear:
-        rules.append(_pick(CLEAR[split], rng))
-    rng.shuffle(rules)
-    clauses = [*rules, goal] if rules and rng.random() < 0.35 else [goal, *rules]
-    text = clauses[0]
-    for clause in clauses[1:]:
-        text += (", " if rng.random() < 0.6 else " and " if rng.random() < 0.7 else ", and ") + clause
-    return dataclasses.replace(meaning, text=text)
+        rules.append(pick(CLEAR[split], rng))
+    return dataclasses.replace(meaning, text=sentence(goal, rules, rng))
 
 
 def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -> Instruction:
@@ -169,36 +156,19 @@ def parse(text: str) -> Instruction:
     """Read a wording of the grammar back.
 
     Raises:
-        ValueError: no goal clause of the grammar is found, or it names two; the known wordings are listed.
+        DomainError: no goal clause of the grammar is found, it names two, or there is more in the text than clauses of
+            the grammar; known wordings are listed.
     """
-    plain = " ".join(text.lower().replace(",", " ").split())
-    goals = {match for pattern in _patterns("goal") for match in pattern.findall(plain)}
-    if len(goals) != 1:
-        known = "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4])
-        found = "no goal" if not goals else f"goals {sorted(goals)}"
-        raise ValueError(
-            f"instruction {text!r}: {found} found; one is needed, worded like: {known}; colours: {', '.join(COLOURS)}"
-        )
-    found = (match for pattern in _patterns("keep_out") for match in pattern.finditer(plain))
-    zones = sorted((match.start(group), match[group]) for match in found for group in (1, 2) if match[group])
-    return Instruction(
-        goal=goals.pop(),
-        keep_out=tuple(dict.fromkeys(colour for _, colour in zones)),
-        slow=any(phrase in plain for phrase in itertools.chain(*SLOW.values())),
-        clear=any(phrase in plain for phrase in itertools.chain(*CLEAR.values())),
+    reading = Reading(text)
+    goals = {match[1] for match in reading.find(GOAL, COLOUR)}
+    goal = reading.one_goal(goals, "; ".join(phrase.format("<colour>") for phrase in GOAL["train"][:4]))
+    meaning = Instruction(
+        goal=goal,
+        keep_out=reading.zones(KEEP_OUT),
+        slow=bool(reading.find(SLOW)),
+        clear=bool(reading.find(CLEAR)),
         text=text,
     )
-
-
-@functools.cache
-def _patterns(kind: str) -> tuple[re.Pattern[str], ...]:
-    colour = "(" + "|".join(COLOURS) + ")"
-    if kind == "goal":
-        fill, phrases = colour, itertools.chain(*GOAL.values())
-    else:
-        fill, phrases = colour + r"(?: zone (?:or|and) the " + colour + ")?", itertools.chain(*KEEP_OUT.values())
-    return tuple(re.compile(r"\b" + re.escape(phrase).replace(r"\{\}", fill) + r"\b") for phrase in phrases)
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    rules = (phrase for wordings in (KEEP_OUT, SLOW, CLEAR) for phrase in wordings["train"][:2])
+    reading.refuse_rest("; ".join(rules).format(*["<colour>"] * 2))
+    return meaning

@@ -13,6 +13,9 @@ import numpy as np
 # scikit-fmm: the fast marching method, a second-order solver of the eikonal equation used across science.
 import skfmm
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grid import Grid
+from tc_mmwm_core.domains.layouts import box_depth
 from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.navigation.scene import (
     ARENA,
@@ -21,7 +24,6 @@ from tc_mmwm_core.domains.navigation.scene import (
     ROBOT_RADIUS,
     VIEW,
     Scene,
-    box_distance,
 )
 
 STATE = {"x": "m", "y": "m", "yaw": "rad", "forward_speed": "m/s", "turn_rate": "rad/s"}
@@ -32,6 +34,7 @@ TURN_COST = 0.25  # m, what facing the wrong way is worth
 NOSE = 0.25  # m ahead of the robot's centre: there the field tells whether it faces the way
 FIELD = 32  # cells a side of the field over the camera's view
 _SIDE = np.arange(-ARENA, ARENA + CELL / 2, CELL)
+GRID = Grid(-ARENA, len(_SIDE), CELL)  # of the cost to go
 _CELLS = np.stack(np.meshgrid(_SIDE, _SIDE), -1).reshape(-1, 2)
 
 
@@ -45,8 +48,7 @@ def margins(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     for colour in instruction.keep_out:
         zone = scene.zone(colour)
         if zone is not None:
-            inside = zone.half - np.abs(xy - np.array([zone.x, zone.y])).max(1)  # > 0: depth of the centre in the box
-            columns.append(np.where(inside > 0, inside, -box_distance(xy, zone)) + ROBOT_RADIUS)
+            columns.append(box_depth(xy, zone) + ROBOT_RADIUS)
     if instruction.slow:
         columns.append((np.abs(states[:, 3]) - SPEED_LIMIT) * SPEED_TO_MARGIN)
     if instruction.clear:
@@ -78,7 +80,7 @@ def reached(states: np.ndarray, scene: Scene, instruction: Instruction) -> np.nd
     """Whether the robot's centre is on the goal pad, [S] bool.
 
     Raises:
-        ValueError: the scene has no pad of the goal's colour.
+        DomainError: the scene has no pad of the goal's colour.
     """
     return np.hypot(*(states[:, :2] - _goal(scene, instruction)).T) < PAD_RADIUS
 
@@ -104,28 +106,11 @@ def cost_field(scene: Scene, instruction: Instruction) -> np.ndarray:
     return cost
 
 
-def sample_field(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Bilinear read of ``field`` [Y, X] at points ``xy`` [S, 2] in metres, [S]."""
-    position = np.clip((xy + ARENA) / CELL, 0, len(_SIDE) - 1.001)
-    column, row = position[:, 0].astype(int), position[:, 1].astype(int)
-    fx, fy = position[:, 0] - column, position[:, 1] - row
-    low = field[row, column] * (1 - fx) + field[row, column + 1] * fx
-    high = field[row + 1, column] * (1 - fx) + field[row + 1, column + 1] * fx
-    return low * (1 - fy) + high * fy
-
-
-def descent(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Unit direction of the cheapest way at points ``xy`` [S, 2], [S, 2]."""
-    step = np.array([[CELL, 0.0], [0.0, CELL]])
-    gradient = np.stack([sample_field(field, xy + s) - sample_field(field, xy - s) for s in step], 1)
-    return -gradient / (np.linalg.norm(gradient, axis=1, keepdims=True) + 1e-9)
-
-
 def cost_to_go(states: np.ndarray, field: np.ndarray) -> np.ndarray:
     """Metres to go, plus what turning towards the way costs, [S] for ``states`` [S, 5]."""
-    distance = sample_field(field, states[:, :2])
+    distance = GRID.sample(field, states[:, :2])
     heading = np.stack([np.cos(states[:, 2]), np.sin(states[:, 2])], 1)
-    facing = (heading * descent(field, states[:, :2])).sum(1)
+    facing = (heading * GRID.descent(field, states[:, :2])).sum(1)
     return distance + TURN_COST * (1 - facing) * np.minimum(1.0, distance / 0.3)
 
 
@@ -163,11 +148,11 @@ def field(scene: Scene, instruction: Instruction, costs: np.ndarray) -> tuple[np
     states = np.zeros((FIELD * FIELD, len(STATE)))
     states[:, 0], states[:, 1] = x.ravel(), y.ravel()
     shape = (FIELD, FIELD)
-    return sample_field(costs, states[:, :2]).reshape(shape), margin(states, scene, instruction).reshape(shape)
+    return GRID.sample(costs, states[:, :2]).reshape(shape), margin(states, scene, instruction).reshape(shape)
 
 
 def _goal(scene: Scene, instruction: Instruction) -> np.ndarray:
     pad = scene.pad(instruction.goal)
     if pad is None:
-        raise ValueError(f"no {instruction.goal} pad in this scene; it has {[p.colour for p in scene.pads]}")
+        raise DomainError(f"no {instruction.goal} pad in this scene; it has {[p.colour for p in scene.pads]}")
     return np.array([pad.x, pad.y])

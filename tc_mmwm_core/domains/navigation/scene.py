@@ -5,31 +5,19 @@ Frame: arena centre, x right and y up in the camera image, metres and radians (R
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tc_mmwm_core.domains.layouts import COLOURS, Layout, Zone, box_distance, varying
+
 ARENA = 1.6  # m, half side of the square arena
 VIEW = ARENA + 0.08  # m, half side of what the overhead camera sees
 ROBOT_RADIUS = 0.13  # m
 PAD_RADIUS = 0.20  # m; a pad is reached when the robot's centre is on it
 PILLAR_RADIUS = 0.10  # m
-
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.10, 0.10),
-    "green": (0.10, 0.65, 0.15),
-    "blue": (0.12, 0.20, 0.90),
-    "yellow": (0.95, 0.88, 0.10),
-    "purple": (0.55, 0.12, 0.70),
-    "orange": (1.00, 0.50, 0.05),
-}
-
-
-FACTORS = ("colour", "size", "dynamics", "light")  # of a layout, that can be taken beyond the training range
 
 
 @dataclass(frozen=True)
@@ -39,16 +27,6 @@ class Pad:
     colour: str
     x: float
     y: float
-
-
-@dataclass(frozen=True)
-class Zone:
-    """An axis-aligned square on the floor that an instruction may forbid; ``half`` is half its side in metres."""
-
-    colour: str
-    x: float
-    y: float
-    half: float
 
 
 @dataclass(frozen=True)
@@ -64,10 +42,7 @@ class Factors:
     @staticmethod
     def draw(rng: np.random.Generator, beyond: Collection[str] = ()) -> Factors:
         """Moderate light, colour, friction and motor variation; ``beyond`` names factors taken outside that range."""
-
-        def vary(factor: str, usual: tuple[float, float], *outside: tuple[float, float]) -> float:
-            return float(rng.uniform(*(outside[rng.integers(len(outside))] if factor in beyond else usual)))
-
+        vary = varying(rng, beyond)
         return Factors(
             light=vary("light", (0.8, 1.2), (0.5, 0.7), (1.3, 1.5)),
             friction=vary("dynamics", (0.8, 1.2), (0.4, 0.6), (1.5, 2.0)),
@@ -78,7 +53,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(Layout):
     """One layout. Colours of the pads differ from each other, and so do those of the zones."""
 
     seed: int
@@ -92,22 +67,9 @@ class Scene:
         """The pad of that colour, or None where the scene has none."""
         return next((pad for pad in self.pads if pad.colour == colour), None)
 
-    def zone(self, colour: str) -> Zone | None:
-        """The zone of that colour, or None where the scene has none."""
-        return next((zone for zone in self.zones if zone.colour == colour), None)
-
-    def to_json(self) -> str:
-        """One line of JSON that :meth:`from_json` reads back exactly."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> Scene:
-        """Inverse of :meth:`to_json`."""
-        return Scene.from_dict(json.loads(text))
-
     @staticmethod
     def from_dict(content: dict) -> Scene:
-        """Inverse of ``dataclasses.asdict``."""
+        """See :class:`Layout`."""
         return Scene(
             seed=content["seed"],
             pads=tuple(Pad(**pad) for pad in content["pads"]),
@@ -129,7 +91,7 @@ def draw_scene(
     """Draw a layout in which every pad can be reached without touching any zone.
 
     Half of the zones are put across the straight way to a pad, so that obeying a rule costs a detour. ``beyond`` names
-    the :data:`FACTORS` that are taken outside the range that training sees.
+    the factors (:mod:`tc_mmwm_core.domains.layouts`) that are taken outside the range that training sees.
     """
     rng = np.random.default_rng([seed, 0x5CE9E])
     while True:
@@ -199,12 +161,6 @@ def _try_draw(
         factors=Factors.draw(rng, beyond),
     )
     return scene if _all_reachable(scene) else None
-
-
-def box_distance(points: np.ndarray, zone: Zone) -> np.ndarray:
-    """Distance in metres from ``points`` [S, 2] to the zone's square, [S]; 0 inside."""
-    outside = np.maximum(np.abs(points - np.array([zone.x, zone.y])) - zone.half, 0.0)
-    return np.hypot(outside[:, 0], outside[:, 1])
 
 
 def _closest(points: np.ndarray) -> float:

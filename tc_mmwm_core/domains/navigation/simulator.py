@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.navigation.scene import (
     ARENA,
-    COLOURS,
     PAD_RADIUS,
     PILLAR_RADIUS,
     ROBOT_RADIUS,
@@ -100,6 +100,11 @@ class Reading:
     turn_rate: float
     ranges: np.ndarray  # float32 [LIDAR_RAYS], +inf where nothing is in range (REP-117)
     bumper: bool
+
+    @property
+    def images(self) -> dict[str, np.ndarray]:
+        """The image by its camera's name; empty where rendering is off."""
+        return {} if self.image is None else {"overhead": self.image}
 
     @property
     def sensor(self) -> np.ndarray:

@@ -85,6 +85,24 @@ def test_an_error_for_people_is_one_message(failing, capsys, error):
     assert capsys.readouterr().err == f"tc-mmwm fail: {error}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["collect", "--domain", "navigatoin", "--output", "nowhere"], "did you mean 'navigation'?"),
+        (["evaluate", "--domain", "navigatoin"], "did you mean 'navigation'?"),
+        (["evaluate", "--domain", "navigatoin", "--driver", "expert"], "did you mean 'navigation'?"),
+        (["evaluate", "--driver", "exprt"], "driver 'exprt': navigation has planner, policy, random, expert,"),
+        (["export", "nowhere", "--output", "bundle"], "give --data"),
+    ],
+)
+def test_wrong_usage_is_one_message(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"tc-mmwm {arguments[0]}: ") and told in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_shows_the_traceback(failing):
     failing(ConfigError("robot.yaml: key 'rate' is missing"))
     with pytest.raises(ConfigError):

@@ -9,6 +9,7 @@ import yaml
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.resources import robot_file
 
 SMALL = {"trajectories": 4, "instructions": 2, "starts": 2}
@@ -98,6 +99,22 @@ def test_the_constraint_and_a_bundles_bound_are_tried_on_fresh_data(prove, bundl
     assert found["bundle"]["at_its_threshold"]["tau"] == pytest.approx(0.1)
     assert {row["ablation"] for row in found["rows"]} == {"full", "no_action"}
     assert all(0 <= row["measures"]["auroc_all"] <= 1 for row in found["rows"])
+
+
+def test_a_domain_of_ones_own_is_proved_too(prove, monkeypatch):
+    monkeypatch.syspath_prepend(str(prove.folder))  # processes that collect get it too
+    monkeypatch.chdir(prove.folder)
+    lines = ["from tc_mmwm_core.domains.navigation.domain import Navigation", "class Mine(Navigation):"]
+    lines += ["    name, robot = 'mine', 'mine.yaml'", "def make():", "    return Mine()"]
+    (prove.folder / "my_world.py").write_text("\n".join(lines))
+    (prove.folder / "mine.yaml").write_text(robot_file("navigation.yaml").read_text())
+    config = CONFIG | {"data": CONFIG["data"] | {"domain": "my_world:make"}, "stages": CONFIG["stages"][:1]}
+    (prove.folder / "mine_train.yaml").write_text(yaml.safe_dump(config))
+    asked = ["--config", "mine_train.yaml", "--robot", "mine.yaml", "--variants", "variants.yaml", "--episodes", "4"]
+    asked += ["--output", "own", "--seeds", "0", "--workers", "1", "--threads", "1", "--quiet"]
+    assert main(["prove", "losses", *asked]) == 0
+    [info, *_] = Dataset.open(prove.folder / "own" / "data" / "train").trajectories
+    assert info.provenance["domain"] == "mine"
 
 
 def test_a_bundle_that_looks_otherwise_far_ahead_is_refused(prove, capsys):

@@ -15,7 +15,7 @@ import pytest
 from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
-from tc_mmwm_core.cli import main
+from tc_mmwm_core.cli import build_parser, main
 from tc_mmwm_core.data import collect as collecting
 from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
@@ -36,6 +36,11 @@ def test_episodes_say_what_they_were_collected_with_and_are_taken_up_again(folde
     assert [(each["domain"], each["steps"]) for each in made] == [("navigation", 12)] * 2
     assert {each["seed"] for each in made} == {5, 6}
     assert collect("navigation", ROBOT, folder, 2, 12, seed=5, workers=1, progress=False) == 0
+
+
+def test_by_default_training_has_layouts_of_its_own():
+    """docs/architecture.md: the simulated robot has those from 0 on, the demo from 500,000, evaluate from 900,000."""
+    assert build_parser().parse_args(["collect", "--output", "data"]).seed == 100_000
 
 
 def test_a_dataset_of_other_settings_is_refused_with_both_and_the_folder(folder, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from trajectories import make_trajectory
 
+from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.data.trajectory import valid_runs
 
 
@@ -22,3 +23,13 @@ def test_runs_of_valid_steps_and_the_longest(navigation, valid, runs, longest):
     first, end = valid_runs(trajectory.valid)
     assert list(zip(first.tolist(), end.tolist(), strict=True)) == runs
     assert trajectory.unbroken == slice(*longest)
+
+
+def test_a_scene_that_json_cannot_hold_is_refused_by_its_key(navigation, tmp_path):
+    trajectory = make_trajectory(navigation, 0, 3)
+    trajectory.scene = {"start": (0.0, 1), "balls": [{"x": np.float32(0.5)}]}
+    with pytest.raises(DatasetError, match=r"'scene' holds under 'balls' what JSON cannot: .*numpy\.float32"):
+        DatasetWriter(tmp_path, navigation).append([trajectory])
+    trajectory.scene["balls"] = [{"x": float(np.float32(0.5))}]
+    DatasetWriter(tmp_path, navigation).append([trajectory])
+    assert Dataset.open(tmp_path)[0].scene == {"start": [0.0, 1], "balls": [{"x": 0.5}]}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tc_mmwm_core.domains.base import DomainError
+
 DOMAIN = "reacher_domain:make"
 
 
@@ -50,6 +52,14 @@ def test_its_ball_is_where_the_oracle_says(folder, monkeypatch):
         x, y = verdict.referents[0, :2]
         np.testing.assert_allclose([(1 + x) * 32, (1 - y) * 32], [column, row], atol=1.5)
     environment.arm.close()
+
+
+def test_its_oracle_passes_no_rule_over(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    import reacher_domain
+
+    with pytest.raises(DomainError, match="'reach the red ball, keep left': known are 'reach the red ball' and"):
+        reacher_domain.make().judge({"ball": [0.1, 0.1]}, np.zeros((1, 6)), "reach the red ball, keep left")
 
 
 def test_it_is_collected_from_trained_on_and_driven(folder, repo_root):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tc_mmwm_core.models.vocabulary import TextTokens, word_embeddings
+from tc_mmwm_core.models.vocabulary import TextTokens, VocabularyError, word_embeddings
 
 
 def test_words_of_like_meaning_are_near_each_other():
@@ -32,5 +32,5 @@ def test_tokens_are_padded_and_too_long_a_text_is_refused():
     assert ids.shape == mask.shape == (2, 8)
     np.testing.assert_array_equal(mask.sum(1), [6, 3])  # with the start and end marks
     assert (ids[~mask] == 0).all()
-    with pytest.raises(ValueError, match=r"instruction 'never .*': 12 tokens found, at most 8 allowed"):
+    with pytest.raises(VocabularyError, match=r"instruction 'never .*': 12 tokens found, at most 8 allowed"):
         tokens(["never " * 10])

@@ -8,6 +8,8 @@ from trajectories import make_trajectory
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.navigation import instructions, oracle
 from tc_mmwm_core.domains.navigation.oracle import NOSE
 from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
@@ -79,12 +81,42 @@ def test_a_real_recording_has_its_own_instruction_and_nothing_that_nobody_knows(
     assert not labels.referents.any()
 
 
+def test_a_recording_whose_instruction_cannot_be_judged_keeps_its_labels_and_is_named(
+    dataset, domain, labels, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("tc_mmwm_core.training.labels.SHARE", 1)  # in processes of their own, too
+    first, second, third = (dataset[index] for index in range(3))
+    present = {pad["colour"] for pad in second.scene["pads"]}
+    absent = next(colour for colour in COLOURS if colour not in present)
+    texts = [f"{first.instruction}, stay on the carpet", f"go to the {absent} pad", third.instruction]
+    recorded = [
+        dataclasses.replace(one, instruction=text) for one, text in zip((first, second, third), texts, strict=True)
+    ]
+    DatasetWriter(tmp_path, dataset.interface).append(recorded)
+    for workers in (1, 2):
+        found = label(Dataset.open(tmp_path), domain, COUNT, TextTokens(48), seed=0, progress=False, workers=workers)
+        said = capsys.readouterr().out
+        assert f"{tmp_path}: 2 of 3 recorded instructions are not judged" in said
+        assert "'stay on the carpet' not understood" in said and f"no {absent} pad in this scene" in said
+        for index in range(2):
+            assert np.isnan(found.margin[index][0]).all() and np.isnan(found.advice[index][0]).all()
+            np.testing.assert_array_equal(found.violation[index][0], recorded[index].violation)
+            assert np.isfinite(found.margin[index][1:]).all() and np.isfinite(found.place[index]).all()
+        np.testing.assert_array_equal(found.margin[2], labels.margin[2])
+
+
+def test_an_instruction_that_the_domain_draws_and_cannot_judge_is_a_bug(dataset, domain, monkeypatch):
+    monkeypatch.setattr(type(domain), "draw_instruction", lambda *_: "dance")
+    with pytest.raises(DomainError, match="no goal"):
+        label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False)
+
+
 def test_the_first_bodies_are_located_and_more_than_the_oracle_knows_are_refused(dataset, domain):
     one, two = (label(dataset, domain, 1, TextTokens(48), seed=0, progress=False, bodies=n) for n in (1, 2))
     for first, both in zip(one.place, two.place, strict=True):
         np.testing.assert_array_equal(first, both[:, :2])
         np.testing.assert_allclose(np.hypot(*(both[:, 2:] - first).T), NOSE / VIEW, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"model\.bodies is 3; the oracle of domain 'navigation' locates 2"):
+    with pytest.raises(DomainError, match=r"model\.bodies is 3; the oracle of domain 'navigation' locates 2"):
         label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=3)
 
 

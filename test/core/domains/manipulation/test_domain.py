@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.data.collect import run_episode
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import DomainError, load_domain
 from tc_mmwm_core.domains.manipulation import simulator as simulator_module
 
 
@@ -76,7 +76,7 @@ def _is_robot(model: mujoco.MjModel, body: int) -> bool:
 
 
 def test_what_cannot_be_read_is_refused(recorded):
-    with pytest.raises(ValueError, match="no goal found"):
+    with pytest.raises(DomainError, match="no goal found"):
         load_domain("manipulation").judge(recorded[0]["scene"], recorded[0]["state"][None], "dance")
 
 

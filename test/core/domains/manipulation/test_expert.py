@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import DomainError, load_domain
 from tc_mmwm_core.domains.manipulation import expert, oracle
 from tc_mmwm_core.domains.manipulation.environment import ACTION_HIGH, ACTION_LOW
 from tc_mmwm_core.domains.manipulation.instructions import parse
@@ -118,7 +118,7 @@ def test_visitors_break_rules(dark):
 
 
 def test_an_unknown_driver_is_refused_by_name():
-    with pytest.raises(ValueError, match="'teleop': known are expert, noisy, explorer, misled, heedless"):
+    with pytest.raises(DomainError, match="'teleop': known are expert, noisy, explorer, misled, heedless"):
         load_domain("manipulation").driver("teleop", np.random.default_rng(0))
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.grammar import pattern
 from tc_mmwm_core.domains.manipulation import instructions
 from tc_mmwm_core.domains.manipulation.instructions import GOAL, VERBS, Instruction, draw, held_out, parse, rules_for
 from tc_mmwm_core.domains.manipulation.scene import TASKS, draw_scene
@@ -46,7 +48,7 @@ def test_wordings_for_test_are_never_drawn_in_training():
     ]
 
     def holds(text, split):
-        return any(instructions._pattern(p, r"[a-z]+").search(text) for wordings in lists for p in wordings[split])
+        return any(pattern(p, r"[a-z]+").search(text) for wordings in lists for p in wordings[split])
 
     plain = [instruction.text.replace(",", "") for instruction in drawn()]
     assert not any(holds(text, "test") for text in plain)
@@ -88,8 +90,18 @@ def test_a_sentence_is_read_whatever_its_order():
         ("reach the red mark and push the puck to the blue mark", r"goals \[\('push', 'blue'\), \('reach', 'red'\)\]"),
         ("reach the red mark, stay low over the table, keep the gripper high", "more than one height: low and high"),
         ("go to the pink mark", "colours: red, green, blue"),
+        (
+            "reach the red mark, drive slowly",
+            "'drive slowly' not understood; .* <colour> zone; move slowly",
+        ),
+        ("reach the red mark, do not enter the blue zone", "'do not enter the blue zone' not understood"),
+        ("reach the red mark, never enter the blue and red zones", "'never enter the blue and red zones' not"),
+        ("reach the red mark, avoid the blue and the red zone", "'avoid the blue and the red zone' not understood"),
+        ("reach the red mark, never enter the pink zone", "'never enter the pink zone' not understood"),
+        ("reach the red mark, do not touch the wall or the puck", "'or the puck' not understood"),
+        ("do not push the puck to the red mark", "'do not' not understood"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_by_name(text, found):
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(DomainError, match=found):
         parse(text)

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.layouts import Zone
 from tc_mmwm_core.domains.manipulation import oracle
 from tc_mmwm_core.domains.manipulation.instructions import HIGH, LOW, SPEED_LIMIT, Instruction
 from tc_mmwm_core.domains.manipulation.scene import (
@@ -19,7 +20,6 @@ from tc_mmwm_core.domains.manipulation.scene import (
     WORKSPACE,
     Mark,
     Scene,
-    Zone,
     draw_scene,
     wall_distance,
 )
@@ -207,7 +207,7 @@ def test_descent_leads_every_start_to_its_goal_without_a_violation():
         for _ in range(400):
             if np.hypot(*(place - oracle.goal(layout, told))) < MARK_RADIUS:
                 break
-            place = place + 0.005 * oracle.descent(way, place[None])[0]
+            place = place + 0.005 * oracle.GRID.descent(way, place[None])[0]
             there = state(hand=(*place, 0.055), puck=(*place, 0.02))
             assert oracle.margin(there, layout, told)[0] <= 0, f"layout {seed}"
             assert not layout.wall or wall_distance(place[None])[0] > 0, f"layout {seed}"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.layouts import FACTORS, box_distance
 from tc_mmwm_core.domains.manipulation.scene import (
     BODY_RADIUS,
-    FACTORS,
     FAR_ENOUGH,
     MARK_RADIUS,
     TASKS,
@@ -13,7 +13,6 @@ from tc_mmwm_core.domains.manipulation.scene import (
     VIEW_CENTRE,
     Factors,
     Scene,
-    box_distance,
     draw_scene,
     wall_distance,
 )

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.manipulation import oracle
-from tc_mmwm_core.domains.manipulation.scene import COLOURS, TASKS, Factors, draw_scene
+from tc_mmwm_core.domains.manipulation.scene import TASKS, Factors, draw_scene
 from tc_mmwm_core.domains.manipulation.simulator import (
     ENVIRONMENTS,
     FULL_SPEED,

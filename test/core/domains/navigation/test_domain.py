@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import DomainError, load_domain
 
 
 @pytest.fixture(scope="module")
@@ -39,5 +39,5 @@ def test_another_instruction_turns_the_verdict(recorded):
 
 
 def test_what_cannot_be_read_is_refused(recorded):
-    with pytest.raises(ValueError, match="no goal found"):
+    with pytest.raises(DomainError, match="no goal found"):
         load_domain("navigation").judge(recorded[0]["scene"], recorded[0]["state"][None], "dance")

@@ -52,10 +52,3 @@ def test_action_limits_are_those_of_the_robot_interface(share):
     interface = RobotInterface.load(share / "config" / "robots" / load_domain("navigation").robot)
     np.testing.assert_array_equal(interface.action_limits, np.stack([ACTION_LOW, ACTION_HIGH], 1))
     assert interface.rate == NavigationEnv.metadata["render_fps"]
-
-
-def test_an_unknown_domain_is_refused_by_name():
-    with pytest.raises(ValueError, match="'swimming': known are navigation"):
-        load_domain("swimming")
-    with pytest.raises(ValueError, match="'nowhere:make' cannot be loaded"):
-        load_domain("nowhere:make")

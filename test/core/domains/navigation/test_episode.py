@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.layouts import Zone
 from tc_mmwm_core.domains.navigation.episode import Episode
 from tc_mmwm_core.domains.navigation.instructions import Instruction
-from tc_mmwm_core.domains.navigation.scene import Pad, Scene, Zone
+from tc_mmwm_core.domains.navigation.scene import Pad, Scene
 
 SCENE = Scene(0, (Pad("green", 1.0, 0.0),), (Zone("blue", 0.0, 0.0, 0.3),), (), (-1.0, 0.0, 0.0))
 

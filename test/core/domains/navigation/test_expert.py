@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import DomainError, load_domain
 
 LAYOUTS = range(1000, 1040)
 
@@ -67,5 +67,5 @@ def test_every_listed_driver_drives_within_the_limits(environment):
 
 
 def test_an_unknown_driver_is_refused_by_name():
-    with pytest.raises(ValueError, match="driver 'chauffeur': known are expert"):
+    with pytest.raises(DomainError, match="driver 'chauffeur': known are expert"):
         load_domain("navigation").driver("chauffeur", np.random.default_rng(0))

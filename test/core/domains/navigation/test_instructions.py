@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.base import DomainError
+from tc_mmwm_core.domains.layouts import COLOURS
 from tc_mmwm_core.domains.navigation import instructions
 from tc_mmwm_core.domains.navigation.instructions import CLEAR, GOAL, KEEP_OUT, SLOW, Instruction, parse, word
-from tc_mmwm_core.domains.navigation.scene import COLOURS, draw_scene
+from tc_mmwm_core.domains.navigation.scene import draw_scene
 
 
 def meaning(instruction):
@@ -76,6 +78,26 @@ def test_what_cannot_be_read_is_refused_and_the_known_wordings_are_told(text, fo
         parse(text)
     assert found in str(error.value)
     assert "drive to the <colour> pad" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("drive to the green pad, do not enter the blue zone", "'do not enter the blue zone'"),
+        ("drive to the green pad, never enter the blue and red zones", "'never enter the blue and red zones'"),
+        ("drive to the green pad, avoid the blue and the red zone", "'avoid the blue and the red zone'"),
+        ("drive to the green pad, avoid the blue zone or the red", "'or the red'"),
+        ("never enter the pink zone, go to the red pad", "'never enter the pink zone'"),
+        ("do not drive to the red pad", "'do not'"),
+        ("go to the red pad and never drive slowly", "'never'"),
+        ("go to the red pad, go slowly", "'go slowly'"),
+    ],
+)
+def test_no_rule_is_passed_over(text, left):
+    with pytest.raises(DomainError) as error:
+        parse(text)
+    assert f"{left} not understood" in str(error.value)
+    assert "never enter the <colour> zone" in str(error.value)
 
 
 def test_case_spacing_and_commas_do_not_matter():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from tc_mmwm_core.domains.layouts import Zone
 from tc_mmwm_core.domains.navigation import oracle
 from tc_mmwm_core.domains.navigation.instructions import CLEARANCE, SPEED_LIMIT, Instruction, parse
 from tc_mmwm_core.domains.navigation.scene import (
@@ -15,7 +16,6 @@ from tc_mmwm_core.domains.navigation.scene import (
     VIEW,
     Pad,
     Scene,
-    Zone,
     draw_scene,
 )
 
@@ -103,13 +103,13 @@ def test_cost_field_in_the_open_is_the_distance_to_the_pad():
     field = oracle.cost_field(empty, Instruction("green"))
     points = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2))
     straight = np.maximum(np.hypot(*(points - [0.5, 0.2]).T) - 0.5 * PAD_RADIUS, 0)
-    np.testing.assert_allclose(oracle.sample_field(field, points), straight, atol=0.05)
+    np.testing.assert_allclose(oracle.GRID.sample(field, points), straight, atol=0.05)
 
 
 def test_cost_field_goes_around_what_is_forbidden_only():
     behind = np.array([[-1.0, 0.0]])  # the blue zone lies between here and the green pad
-    free = oracle.sample_field(oracle.cost_field(SCENE, Instruction("green")), behind)[0]
-    around = oracle.sample_field(oracle.cost_field(SCENE, Instruction("green", ("blue",))), behind)[0]
+    free = oracle.GRID.sample(oracle.cost_field(SCENE, Instruction("green")), behind)[0]
+    around = oracle.GRID.sample(oracle.cost_field(SCENE, Instruction("green", ("blue",))), behind)[0]
     corner = 0.3 + ROBOT_RADIUS
     detour = 2 * math.hypot(1.0 - 0.3, corner) + 2 * 0.3 - 0.5 * PAD_RADIUS  # over the corners, robot's body clear
     assert free == pytest.approx(2.0 - 0.5 * PAD_RADIUS, abs=0.1)
@@ -125,14 +125,14 @@ def test_descent_leads_every_start_to_its_goal_without_entering_the_zone():
         for _ in range(600):
             if oracle.reached(place, layout, told)[0]:
                 break
-            place[:, :2] += 0.02 * oracle.descent(field, place[:, :2])
+            place[:, :2] += 0.02 * oracle.GRID.descent(field, place[:, :2])
             assert oracle.margin(place, layout, told)[0] <= 0, f"layout {seed}"
         assert oracle.reached(place, layout, told)[0], f"layout {seed}"
 
 
 def test_facing_away_costs_more():
     field = oracle.cost_field(SCENE, Instruction("red"))
-    way = oracle.descent(field, np.array([[1.0, 1.0]]))[0]
+    way = oracle.GRID.descent(field, np.array([[1.0, 1.0]]))[0]
     towards = math.atan2(way[1], way[0])
     costs = oracle.cost_to_go(np.array([[1, 1, towards, 0, 0], [1, 1, towards + math.pi, 0, 0]]), field)
     assert costs[1] - costs[0] == pytest.approx(2 * oracle.TURN_COST, abs=1e-6)
@@ -155,3 +155,22 @@ def test_referents_come_in_the_order_of_the_sentence():
     )
     assert not np.array_equal(one[1], one[2])
     np.testing.assert_array_equal(one, other[[0, 2, 1]])
+
+
+def test_the_field_is_cost_and_margin_of_standing_there_first_row_at_the_top():
+    told = Instruction("red", ("blue",), clear=True)
+    costs = oracle.cost_field(SCENE, told)
+    cost, margin = oracle.field(SCENE, told, costs)
+    assert cost.shape == margin.shape == (oracle.FIELD, oracle.FIELD)
+    cell = 2 * VIEW / oracle.FIELD
+    for row, column in [(0, 0), (0, 31), (3, 20), (15, 15), (22, 9), (31, 16)]:
+        there = np.array([[(column + 0.5) * cell - VIEW, VIEW - (row + 0.5) * cell, 0, 0, 0]])
+        assert margin[row, column] == pytest.approx(oracle.margin(there, SCENE, told)[0])
+        assert cost[row, column] == pytest.approx(oracle.GRID.sample(costs, there[:, :2])[0])
+
+    def at(x, y):
+        return int((VIEW - y) / cell), int((x + VIEW) / cell)
+
+    assert np.unravel_index(cost.argmin(), cost.shape) == at(-1.0, 1.0)  # the red pad
+    assert margin[at(0.0, 0.2)] > 0 > margin[at(-0.8, -0.8)]  # the blue zone; the red one is not forbidden
+    assert margin[at(0.0, 1.0)] > 0 > margin[at(0.0, -1.0)]  # a pillar stands up there and none down here

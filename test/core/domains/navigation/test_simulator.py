@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tc_mmwm_core.domains.navigation.scene import ARENA, PILLAR_RADIUS, ROBOT_RADIUS, Pad, Scene, Zone, draw_scene
+from tc_mmwm_core.domains.layouts import Zone
+from tc_mmwm_core.domains.navigation.scene import ARENA, PILLAR_RADIUS, ROBOT_RADIUS, Pad, Scene, draw_scene
 from tc_mmwm_core.domains.navigation.simulator import CONTROL_PERIOD, LIDAR_RANGE, LIDAR_RAYS, SUBSTEPS, Simulator
 
 
