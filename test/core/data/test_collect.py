@@ -122,7 +122,7 @@ def test_a_collection_that_is_interrupted_or_killed_continues(tmp_path, how, cod
     )
     (tmp_path / "script.py").write_text(script)
     folder = tmp_path / "d"
-    settings = ["--robot", str(ROBOT), "--output", str(folder), "--workers", "2", "--steps", "5"]
+    settings = ["--robot", str(ROBOT), "--output", str(folder), "--workers", "2", "--steps", "5", "--seed", "0"]
     command = [sys.executable, str(tmp_path / "script.py"), str(Path(__file__).parents[1]), *settings]
     process = subprocess.Popen([*command, "--episodes", "1000"], start_new_session=True, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
