@@ -115,7 +115,8 @@ class Stage:
                 due = time.monotonic() - saved > self.config.checkpoint_seconds
                 if self.processes.any(last or best or due):
                     parts = self.parts | {"sampler": _Snapshot(sampler_state)}
-                    save_checkpoint(output, parts, position, self.config.model_dump(mode="json"), best=best)
+                    resolved, interface = self.config.model_dump(mode="json"), self.data.datasets[0].interface.to_dict()
+                    save_checkpoint(output, parts, position, resolved, best=best, interface=interface)
                     saved = time.monotonic()
         return position, measures
 

@@ -74,7 +74,7 @@ def train(
         if init is None:
             fit_sensor_normalisation(model, data.datasets)
         else:
-            _load(model, init.tensors)
+            _load(model, init, datasets[0].interface)
         model = model.to(those.device)
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
         # Buffers are fitted once, not averaged: an average would lag behind their first value.
@@ -170,9 +170,12 @@ def _flat(values: object, name: str = "") -> dict[str, Any]:
     return found
 
 
-def _load(model: WorldModel, weights: dict[str, torch.Tensor]) -> None:
-    if differences := shape_differences(weights, model.state_dict()):
-        lines = "".join(f"\n  {line}" for line in differences[:8])
-        more = f"\n  and {len(differences) - 8} more" if len(differences) > 8 else ""
+def _load(model: WorldModel, init: Weights, interface: RobotInterface) -> None:
+    """Start from ``init``; what its robot has otherwise than ``interface`` is named where shapes differ for it."""
+    if differences := shape_differences(init.tensors, model.state_dict()):
+        of_robot = init.interface.differences(interface) if init.interface else []
+        lines = "".join(f"\n  {line}" for line in (of_robot + differences)[:8])
+        more = len(of_robot) + len(differences) - 8
+        more = f"\n  and {more} more" if more > 0 else ""
         raise TrainingError(f"the weights to start from are of another model, or for another robot:{lines}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict(init.tensors)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
+from dataclasses import replace
 from functools import partialmethod
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import DatasetWriter
+from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import split, unseen
@@ -218,6 +222,32 @@ def test_weights_of_another_shape_are_refused_with_both_shapes(unbroken, config,
     ):
         train(wider, [dataset], tmp_path / "run", weights, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_robot_that_means_something_else_is_warned_of_and_one_of_other_shape_refused_by_field(
+    unbroken, config, dataset, tmp_path, capsys
+):
+    yaml_file = write_yaml(tmp_path / "train.yaml", changed(config, stages=config.stages[:1]))
+
+    def from_unbroken(name, content, trajectories):
+        DatasetWriter(tmp_path / name, RobotInterface.from_dict(content, name)).append(trajectories)
+        arguments = ["--config", str(yaml_file), "--data", str(tmp_path / name), "--init", str(unbroken.folder)]
+        return main(["train", *arguments, "--output", str(tmp_path / f"run_{name}"), "--quiet", "--threads", "1"])
+
+    content = json.loads(json.dumps(dataset.interface.to_dict()))
+    content["action"]["fields"][0]["limits"] = [-9.0, 9.0]
+    trajectories = [dataset[i] for i in range(len(dataset))]
+    name = dataset.interface.action_names[0]
+    assert from_unbroken("faster", content, trajectories) == 0
+    printed = capsys.readouterr().out
+    assert f"{unbroken.folder} was trained for another robot interface: action.{name}.limits" in printed
+
+    content["action"]["fields"] = content["action"]["fields"][:1]
+    fewer = [replace(t, action=t.action[:, :1]) for t in trajectories]
+    config_without_oracle = changed(config, data=config.data.model_copy(update={"domain": None}))
+    write_yaml(yaml_file, config_without_oracle)
+    assert from_unbroken("fewer", content, fewer) == 2
+    assert f"\n  action: {dataset.interface.action_names} in 'navigation', ['{name}'] in" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_anothers_weights(unbroken, config, dataset, tmp_path, weights_of):
