@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,10 +222,24 @@ class TrainedOn:
             )
 
 
-def unseen(dataset: Dataset, trained_on: frozenset[str]) -> Dataset:
-    """The trajectories whose identities are not in ``trained_on``, in the order of their identities."""
-    known = [(info.identity, index) for index, info in enumerate(dataset.trajectories)]
-    return dataset.subset([index for identity, index in sorted(known) if identity not in trained_on])
+def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], int]:
+    """Of each dataset, the trajectories whose identities are not in ``trained_on``, in the order of their identities.
+
+    Each once, in the first dataset that has it: what is given twice (folders that overlap, a bag converted again) is no
+    second independent trajectory. Second, how many were left out for that.
+    """
+    parts, taken, repeated = [], set(trained_on), 0
+    for dataset in datasets:
+        known = sorted((info.identity, index) for index, info in enumerate(dataset.trajectories))
+        chosen = []
+        for identity, index in known:
+            if identity not in taken:
+                chosen.append(index)
+            elif identity not in trained_on:
+                repeated += 1
+            taken.add(identity)
+        parts.append(dataset.subset(chosen))
+    return parts, repeated
 
 
 def prefetch(

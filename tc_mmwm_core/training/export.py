@@ -231,8 +231,9 @@ def export_run(
     model.load_state_dict(weights.tensors)
     calibration, words = None, BY_HAND
     if threshold is None:
-        held = _held(run, datasets, weights.trained_on)
+        held, repeated = _held(run, datasets, weights.trained_on)
         threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
+        words += repeated
     name = name or output.resolve().name
     return export_bundle(model, interface, config, output, name, threshold, calibration, weights.trained_on), words
 
@@ -263,9 +264,10 @@ def recalibrate(
     if threshold is None:
         if TRAINED_ON not in bundle.manifest.files:
             raise CalibrationError(f"{path} has no {TRAINED_ON}: what it was trained on would count; export its run")
-        held = _held(path, datasets, read_weights(path).trained_on)
+        held, repeated = _held(path, datasets, read_weights(path).trained_on)
         config, model = load_bundle(path)
         threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
+        words += repeated
     changed = {
         "name": name or output.resolve().name,
         "created": _now(),
@@ -294,14 +296,15 @@ def _interface(
     return known[0]
 
 
-def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> list[Dataset]:
-    """What of ``datasets`` the model at ``path`` was not trained on."""
-    held = [each for each in (unseen(dataset, trained_on) for dataset in datasets) if len(each)]
+def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], str]:
+    """What of ``datasets`` the model at ``path`` was not trained on; what of it was given twice, in words."""
+    parts, repeated = unseen(datasets, trained_on)
+    held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
             f"{path} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
         )
-    return held
+    return held, f"; {repeated} given twice were left out" if repeated else ""
 
 
 def _calibrated(

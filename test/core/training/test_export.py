@@ -188,9 +188,11 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     assert told == "threshold set by hand" and by_hand.manifest.calibration is None
     assert (by_hand.manifest.threshold, by_hand.manifest.name) == (0.5, "by_hand")
     assert by_hand.manifest.files == made.manifest.files and by_hand.manifest.training == made.manifest.training
-    again, same_words = recalibrate(tmp_path / "by_hand", [fresh], tmp_path / "by_hand", "again", **bound)  # in place
-    assert same_words == words and again.manifest.name == "again"
-    assert again.manifest.calibration == made.manifest.calibration
+    twice = [fresh, fresh.subset([3, 4])]
+    again, same_words = recalibrate(tmp_path / "by_hand", twice, tmp_path / "by_hand", "again", **bound)  # in place
+    assert same_words == f"{words}; 2 given twice were left out" and again.manifest.name == "again"
+    bounds = [each.manifest.calibration.model_dump(exclude={"dataset"}) for each in (again, made)]
+    assert bounds[0] == bounds[1]
     assert again.manifest.threshold == made.manifest.threshold and again.manifest.files == made.manifest.files
     with pytest.raises(CalibrationError, match="was trained on every trajectory given"):
         recalibrate(tmp_path / "made", [split(dataset, config.data.holdout)[0]], tmp_path / "none", **bound)

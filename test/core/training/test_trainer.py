@@ -210,7 +210,8 @@ def test_a_run_that_starts_from_anothers_weights_remembers_what_these_were_train
         init = read_weights(tmp_path / str(index))
     fitted = {info.identity for half in halves for info in split(half, config.data.holdout)[0].trajectories}
     assert init.trained_on == fitted
-    left = {info.identity for info in unseen(dataset, init.trained_on).trajectories}
+    [part], _ = unseen([dataset], init.trained_on)
+    left = {info.identity for info in part.trajectories}
     assert left == {info.identity for info in dataset.trajectories} - fitted and left
 
 
