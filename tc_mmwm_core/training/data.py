@@ -137,15 +137,16 @@ class _Chosen:
         rows = zip(dataset.tolist(), trajectory.tolist(), start.tolist(), choice, strict=True)
         self.rows = [(labels[d], t, s, c) for d, t, s, c in rows]
         self.keep, self.skip = keep, skip
+        # A dataset that no oracle judged has no grid of its own: one for all, or batches could not be joined.
+        self.grid = max(each.field.shape[-2:] for each in labels)
 
     def of(self, name: str) -> np.ndarray:
         """[B, M, ...]."""
         return np.stack([getattr(labels, name)[t][c] for labels, t, _, c in self.rows])
 
     def fields(self) -> np.ndarray:
-        """[B, M, 2, G, G]; a dataset that no oracle judged has no grid of its own."""
-        grid = max(labels.field.shape[-2:] for labels, *_ in self.rows)
-        shape = (len(self.rows[0][3]), 2, *grid)
+        """[B, M, 2, G, G]."""
+        shape = (len(self.rows[0][3]), 2, *self.grid)
         return np.stack([np.broadcast_to(labels.field[t][c], shape) for labels, t, _, c in self.rows])
 
     def of_steps(self, name: str) -> np.ndarray:
@@ -189,12 +190,12 @@ def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
 
     So a trajectory is on the same side whatever lies beside it: what is appended later, or was trained on by the run
     whose weights another starts from (``--init``), never turns from what was trained on into what a threshold is
-    calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. Their order follows from the
-    content, too: trajectories are written in another one by every number of workers.
+    calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. One alone is trained on. Their
+    order follows from the content, too: trajectories are written in another one by every number of workers.
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity)
     held = sum(int(dataset.trajectories[index].identity[:13], 16) < holdout * 16**13 for index in order)
-    held = max(1, min(held, len(order) - 1))  # those of the smallest identities; never none, never all of several
+    held = min(max(held, 1), len(order) - 1)  # those of the smallest identities; never none of several, never all
     return dataset.subset(order[held:]), dataset.subset(order[:held])
 
 

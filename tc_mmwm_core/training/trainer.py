@@ -59,7 +59,8 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
-            ``output`` holds a run of another config or of other data; ``init`` is of another model.
+            ``output`` holds a run of another config or of other data; ``init`` is of another model; nothing can be held
+            out.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
     with processes(device) as those:
@@ -108,10 +109,22 @@ def train(
 def label_data(
     config: TrainConfig, datasets: Sequence[Dataset], progress: bool = True
 ) -> tuple[LabelledData, LabelledData]:
-    """Training and held-out trajectories with their labels."""
+    """Training and held-out trajectories with their labels.
+
+    Raises:
+        TrainingError: nothing is held out: no dataset has more than one trajectory.
+    """
     domain = load_domain(config.data.domain) if config.data.domain else None
     parts = [split(dataset, config.data.holdout) for dataset in datasets]
-    first, second = (LabelledData([part[i] for part in parts], config, domain, progress) for i in range(2))
+    if not any(len(held_out) for _, held_out in parts):
+        found = ", ".join(f"{len(dataset)} in {dataset.paths[0]}" for dataset in datasets)
+        raise TrainingError(
+            f"trajectories: {found}: none can be held out, which training is measured on; at least two of one dataset "
+            "are needed: record more, or train on another dataset too"
+        )
+    first, second = (
+        LabelledData([part[i] for part in parts if len(part[i])], config, domain, progress) for i in range(2)
+    )
     return first, second
 
 

@@ -102,6 +102,7 @@ def test_held_out_trajectories_are_never_trained_on_whatever_lies_beside_them(da
         assert set(seeds(first)) <= set(seeds(training)) and set(seeds(second)) <= set(seeds(held_out))
     assert set(seeds(split(dataset, 0.7)[1])) > set(seeds(held_out))
     assert len(split(dataset, 1e-9)[1]) == 1 and len(split(dataset, 1 - 1e-9)[0]) == 1  # never none, never all
+    assert [len(part) for part in split(dataset.subset([0]), 1 - 1e-9)] == [1, 0]
 
 
 def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tmp_path):

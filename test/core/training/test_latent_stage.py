@@ -215,6 +215,15 @@ def test_mapped_is_each_steps_map_with_the_same_terms_as_in_the_whole_model():
         assert value.item() * batch.valid.shape[1] == pytest.approx(whole[name].item(), rel=1e-4), name
 
 
+def test_the_stage_of_the_field_goes_through_batches_of_which_no_oracle_judged_any(config, dataset, real, tmp_path):
+    data = config.data.model_copy(update={"real_weight": 3.0})
+    stage = FIELD.model_copy(update={"trajectories": 1, "epochs": 1, "passes": 1})
+    measures = train(
+        config.model_copy(update={"stages": (stage,), "data": data}), [dataset, real], tmp_path, progress=False
+    )
+    assert measures["loss"] > 0
+
+
 @torch.no_grad()
 def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
     model, batch = tiny_model(), noise_batch()

@@ -359,6 +359,15 @@ def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):
     assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run").tensors)
 
 
+def test_one_trajectory_beside_others_is_trained_on_and_alone_refused(config, dataset, real, tmp_path):
+    short = changed(config, stages=config.stages[2:])
+    train(short, [real.subset([0]), dataset], tmp_path / "beside", progress=False)
+    assert real.trajectories[0].identity in read_weights(tmp_path / "beside").trained_on
+    with pytest.raises(TrainingError, match=r"trajectories: 1 in .*real: none can be held out, .*at least two of one"):
+        train(short, [real.subset([0])], tmp_path / "alone", progress=False)
+    assert not (tmp_path / "alone").exists()
+
+
 def test_a_dataset_too_short_for_the_windows_is_refused_by_name(config, dataset, tmp_path):
     long = config.stages[2].model_copy(update={"min_length": 200, "max_length": 200})
     with pytest.raises(ValueError, match=r"longest run of valid steps is \d+, windows need 400 or more"):
