@@ -23,7 +23,7 @@ from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.data import prefetch
 from tc_mmwm_core.training.objective import decisions, followed, glimpsed, imagined, mapped
 from tc_mmwm_core.training.run import Run
-from tc_mmwm_core.training.stage import Stage
+from tc_mmwm_core.training.stage import Stage, TrainingError
 
 ENCODED = {
     "memory": (Glimpsed, glimpsed),
@@ -49,7 +49,13 @@ class LatentStage(Stage):
         before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
         encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
         every, size = self.kind.joined(encoded), max(map(len, encoded))
-        rows = self.share.rows(size - size % self.share.count)
+        size -= size % (self.share.count * self.config.accumulation)
+        if not size:
+            raise TrainingError(
+                f"stage {self.stage.name}: a batch of {max(map(len, encoded))} rows does not divide into "
+                f"{self.share.count} processes x {self.config.accumulation} parts (accumulation)"
+            )
+        rows = self.share.rows(size)
         for step in count(first):
             drawn = np.random.default_rng([self.seed, step]).integers(len(every), size=size)
             yield every.rows(torch.from_numpy(drawn[rows])), before

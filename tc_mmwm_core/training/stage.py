@@ -13,6 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from tc_mmwm_core.data.dataset import DatasetError
 from tc_mmwm_core.training.batch import Batch, Encoded
 from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
@@ -33,6 +34,29 @@ MODALITIES = ("vision", "language", "sensor")
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
+
+
+def check_stages(
+    config: TrainConfig, first: int, data: LabelledData, held_out: LabelledData, processes: Processes
+) -> None:
+    """Refuse what a stage from ``first`` on cannot be trained with, before hours are spent on those before it.
+
+    Raises:
+        TrainingError: a batch does not divide into the processes and parts.
+        DatasetError: windows are longer than a dataset can give.
+    """
+    for stage in config.stages[first:]:
+        # A stage on encoders at rest divides the rows that it draws, and not the windows: each process encodes all.
+        if not stage.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
+            raise TrainingError(
+                f"stage {stage.name}: {stage.trajectories} trajectories a batch do not divide into "
+                f"{processes.count} processes x {config.accumulation} parts (accumulation)"
+            )
+        for part, which in ((data, "trained on"), (held_out, "held out")):
+            try:
+                part.sampler(stage, config.seed)
+            except DatasetError as error:
+                raise DatasetError(f"stage {stage.name}, trajectories {which}: {error}") from None
 
 
 class Stage:
@@ -62,11 +86,6 @@ class Stage:
         self.seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
         self.sampler = data.sampler(self.stage, self.seed)
         self.share = Share(processes.rank, processes.count)
-        if self.stage.trajectories % (processes.count * config.accumulation):
-            raise TrainingError(
-                f"stage {self.stage.name}: {self.stage.trajectories} trajectories a batch do not divide into "
-                f"{processes.count} processes x {config.accumulation} parts (accumulation)"
-            )
         self.stopping = EarlyStopping(config.early_stopping)
         self.parts: dict[str, Any] = {
             "model": self.model,

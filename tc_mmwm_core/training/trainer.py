@@ -23,7 +23,7 @@ from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.latent_stage import LatentStage
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
-from tc_mmwm_core.training.stage import Stage, TrainingError
+from tc_mmwm_core.training.stage import Stage, TrainingError, check_stages
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def train(
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
             ``output`` holds a run of another config or of other data; ``init`` is of another model; nothing can be held
-            out.
+            out; a batch of any stage does not divide into the processes and parts.
+        DatasetError: the windows of any stage are longer than a dataset can give.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
     with processes(device) as those:
@@ -71,6 +72,7 @@ def train(
         position = _position_of(output, config, trained_on)
         progress = progress and those.first
         data, held_out = labelled or label_data(config, datasets, progress)
+        check_stages(config, position.stage, data, held_out, those)
         model = build_model(config, datasets[0].interface)
         if init is None:
             fit_sensor_normalisation(model, data.datasets)

@@ -28,7 +28,7 @@ from tc_mmwm_core.training.objective import (
     mapped,
     terms,
 )
-from tc_mmwm_core.training.trainer import train
+from tc_mmwm_core.training.trainer import TrainingError, train
 
 POLICY = StageConfig(
     name="policy", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=2, starts=3, passes=40
@@ -104,6 +104,16 @@ def test_an_interrupted_stage_encodes_the_same_and_resumes_to_the_same_weights(
         train(with_head, [dataset], tmp_path / "run", progress=False)
     train(with_head, [dataset], tmp_path / "run", progress=False)
     assert_same_weights(weights_of(trained[0]), weights_of(tmp_path / "run"))
+
+
+def test_rows_and_not_windows_divide_into_the_parts_of_a_batch(config, dataset, tmp_path):
+    few = {"trajectories": 3, "starts": 1, "instructions": 1, "passes": 2, "epochs": 1}
+    parts = config.model_copy(update={"stages": (POLICY.model_copy(update=few),), "accumulation": 2})
+    assert train(parts, [dataset], tmp_path / "run", progress=False)["loss"] > 0
+    with pytest.raises(
+        TrainingError, match="stage policy: a batch of 3 rows does not divide into 1 processes x 4 part"
+    ):
+        train(parts.model_copy(update={"accumulation": 4}), [dataset], tmp_path / "none", progress=False)
 
 
 def test_decisions_are_what_the_model_proposes_on_and_what_is_wanted_of_it():

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import DatasetWriter
+from tc_mmwm_core.data.dataset import DatasetError, DatasetWriter
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
@@ -368,7 +368,13 @@ def test_one_trajectory_beside_others_is_trained_on_and_alone_refused(config, da
     assert not (tmp_path / "alone").exists()
 
 
-def test_a_dataset_too_short_for_the_windows_is_refused_by_name(config, dataset, tmp_path):
-    long = config.stages[2].model_copy(update={"min_length": 200, "max_length": 200})
-    with pytest.raises(ValueError, match=r"longest run of valid steps is \d+, windows need 400 or more"):
-        train(changed(config, stages=(long,)), [dataset], tmp_path, progress=False)
+def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(config, dataset, tmp_path):
+    *first, last = config.stages
+    long = last.model_copy(update={"min_length": 200, "max_length": 200})
+    told = r"stage full, trajectories trained on: .*navigation: longest run of valid steps is \d+, windows need 400"
+    with pytest.raises(DatasetError, match=told):
+        train(changed(config, stages=(*first, long)), [dataset], tmp_path / "run", progress=False)
+    odd = last.model_copy(update={"trajectories": 3})
+    with pytest.raises(TrainingError, match="stage full: 3 trajectories a batch do not divide into 1 processes x 2 p"):
+        train(changed(config, stages=(*first, odd), accumulation=2), [dataset], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
