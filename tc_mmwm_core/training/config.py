@@ -78,10 +78,11 @@ class StageConfig(Config):
         """Whether it trains the whole model, dynamics included, on windows of several steps."""
         return self.name in ("world_model", "full")
 
-    @property
-    def needs(self) -> tuple[str, ...]:
+    def needs(self, model: ModelConfig) -> tuple[str, ...]:
         """The terms of which this stage cannot do without one at least; empty if any term will do."""
-        return NEEDS.get(self.name, ())
+        # Progress that is read off the field alone has no weights to train.
+        judges_progress = self.name == "judge" and model.progress == "latent"
+        return NEEDS.get(self.name, ()) + (("progress",) if judges_progress else ())
 
     @property
     def encoders_rest(self) -> bool:
@@ -143,10 +144,10 @@ class TrainConfig(Config):
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
-            weights = stage.loss_weights(self.weights)
-            if stage.needs and not any(getattr(weights, term) for term in stage.needs):
+            weights, needs = stage.loss_weights(self.weights), stage.needs(self.model)
+            if needs and not any(getattr(weights, term) for term in needs):
                 raise ValueError(
-                    f"stage {stage.name} learns nothing without the term {' or '.join(stage.needs)}, "
+                    f"stage {stage.name} learns nothing without the term {' or '.join(needs)}, "
                     "whose weight is 0: leave it out"
                 )
         return self
