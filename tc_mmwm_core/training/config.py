@@ -129,7 +129,8 @@ class TrainConfig(Config):
         1, ge=1, description="parts that each batch is computed in, to save memory; SIGReg is then the mean over them"
     )
     early_stopping: EarlyStoppingConfig = Field(
-        EarlyStoppingConfig(), description="with a patience, best.pt is kept too, and is what is exported"
+        EarlyStoppingConfig(),
+        description="with a patience, a stage's best weights are kept (best.pt): the next one and an export have them",
     )
     bf16: bool = Field(False, description="autocast the forward pass to bfloat16")
     compile: bool = Field(False, description="torch.compile the model's parts")

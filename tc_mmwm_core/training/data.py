@@ -200,13 +200,14 @@ def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
 
 
 class TrainedOn:
-    """Which trajectories weights were fitted to, these or those that they started from: a part of every checkpoint.
+    """Which trajectories weights were fitted to or chosen by, these or those that they started from: a part of every
+    checkpoint.
 
     A threshold must not be calibrated on any of them, and a run goes on with the same ones only.
     """
 
     def __init__(self, datasets: Sequence[Dataset], before: Iterable[str] = ()) -> None:
-        """``datasets`` are fitted to now, trajectories of the identities ``before`` were until now."""
+        """``datasets`` are fitted to, or chosen by, now, trajectories of the identities ``before`` were until now."""
         self.identities = sorted({*before, *(info.identity for data in datasets for info in data.trajectories)})
 
     def state_dict(self) -> dict[str, Any]:

@@ -302,7 +302,8 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
     held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
-            f"{path} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
+            f"{path} was trained on every trajectory given, or chosen by it (early stopping): a threshold is "
+            "calibrated on others; give more --data"
         )
     return held, f"; {repeated} given twice were left out" if repeated else ""
 

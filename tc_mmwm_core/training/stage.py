@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tc_mmwm_core.data.dataset import DatasetError
 from tc_mmwm_core.training.batch import Batch, Encoded
-from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
+from tc_mmwm_core.training.checkpoint import BEST, Position, load_checkpoint, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import stage_steps
@@ -108,6 +109,7 @@ class Stage:
     def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
         """From ``start`` to the end. Returns where the run stands then, and the last validation's measures.
 
+        With a patience, what a stage ends with, and the next goes on from, are its best weights and their measures.
         Only the first of several processes has a ``run`` to log to.
         """
         position, measures = start, {}
@@ -131,6 +133,9 @@ class Stage:
                     run.log(position.step, self.stage.name, values)
                     bar.update(values, self.processes.count * batch.steps)
                 best = best and self.config.early_stopping.patience is not None
+                if last and not best and self.returns_to_best:
+                    load_checkpoint(output / BEST, {"model": self.model, "ema": self.ema}, restore_random=False)
+                    measures = self.validate()
                 due = time.monotonic() - saved > self.config.checkpoint_seconds
                 if self.processes.any(last or best or due):
                     parts = self.parts | {"sampler": _Snapshot(sampler_state)}
@@ -138,6 +143,11 @@ class Stage:
                     save_checkpoint(output, parts, position, resolved, best=best, interface=interface)
                     saved = time.monotonic()
         return position, measures
+
+    @property
+    def returns_to_best(self) -> bool:
+        """Whether ``best.pt`` holds weights of this stage that validated better than those of now."""
+        return self.config.early_stopping.patience is not None and isfinite(self.stopping.best)
 
     def batches(self, first: int) -> Iterator[tuple[Batch | Encoded, dict[str, Any]]]:
         """Batches from step ``first`` on, this process's share of each, with the sampler's state after it."""

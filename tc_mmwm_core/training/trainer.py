@@ -67,8 +67,10 @@ def train(
     with processes(device) as those:
         seed_everything(config.seed)
         use_deterministic_algorithms()
-        fitted = [split(dataset, config.data.holdout)[0] for dataset in datasets]
-        trained_on = TrainedOn(fitted, init.trained_on if init else ())
+        seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
+        if config.early_stopping.patience is not None:
+            seen = datasets  # what is held out chooses the weights
+        trained_on = TrainedOn(seen, init.trained_on if init else ())
         position = _position_of(output, config, trained_on)
         progress = progress and those.first
         data, held_out = labelled or label_data(config, datasets, progress)

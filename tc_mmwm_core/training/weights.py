@@ -29,7 +29,7 @@ class Weights:
 
     model: ModelConfig
     tensors: dict[str, torch.Tensor]
-    trained_on: frozenset[str]  # identities of trajectories
+    trained_on: frozenset[str]  # identities of the trajectories that they were fitted to or chosen by
     interface: RobotInterface | None
 
 

@@ -15,11 +15,13 @@ import yaml
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.dataset import DatasetError, DatasetWriter
+from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
+from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage
 from tc_mmwm_core.training.trainer import TrainingError, train
@@ -313,6 +315,21 @@ def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption
     assert read_checkpoint(tmp_path / "whole" / BEST)["position"] == {"step": 5, "stage": 2, "stage_step": 1}
     best = read_checkpoint(tmp_path / "whole" / BEST)["parts"]["ema"]["module.dynamics.from_state.weight"]
     assert torch.equal(read_weights(tmp_path / "whole").tensors["dynamics.from_state.weight"], best)
+    last = read_checkpoint(tmp_path / "whole" / LAST)
+    assert last["position"]["stage_step"] == 2 and torch.equal(
+        last["parts"]["ema"]["module.dynamics.from_state.weight"], best
+    )
+    # What is held out has chosen the weights.
+    assert read_weights(tmp_path / "whole").trained_on == {info.identity for info in dataset.trajectories}
+    with pytest.raises(CalibrationError, match=r"chosen by it \(early stopping\): a threshold is calibrated on others"):
+        export_run(tmp_path / "whole", [dataset], tmp_path / "bundle", progress=False)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 3, interrupt)  # between two stages: the second goes on from the best of the first
+        train(impatient, [dataset], tmp_path / "between", progress=False)
+    states = [read_checkpoint(tmp_path / "between" / name) for name in (BEST, LAST)]
+    assert [state["position"]["step"] for state in states] == [1, 2]
+    assert_same_weights(*(state["parts"]["model"] for state in states))
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 4, interrupt)
