@@ -65,30 +65,16 @@ def train(
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
     with processes(device) as those:
-        seed_everything(config.seed)
-        use_deterministic_algorithms()
         seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
         if config.early_stopping.patience is not None:
             seen = datasets  # what is held out chooses the weights
         trained_on = TrainedOn(seen, init.trained_on if init else ())
         position = _position_of(output, config, trained_on)
         progress = progress and those.first
-        data, held_out = labelled or label_data(config, datasets, progress)
+        data, held_out, model, ema = prepare(config, datasets, those.device, init, progress, labelled)
         check_stages(config, position.stage, data, held_out, those)
-        model = build_model(config, datasets[0].interface)
-        if init is None:
-            fit_sensor_normalisation(model, data.datasets)
-        else:
-            _load(model, init, datasets[0].interface)
-        model = model.to(those.device)
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-        # Buffers are fitted once, not averaged: an average would lag behind their first value.
-        ema.module.load_state_dict(model.state_dict())
         if position.step:
             load_checkpoint(output / LAST, {"model": model, "ema": ema}, restore_random=False)
-        if config.compile:
-            for part in model.children():
-                part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
 
         measures: dict[str, float] = {}
@@ -108,6 +94,35 @@ def train(
                 position, found = stage.run(output, run, position)
                 measures = found or measures
             return measures or stage.validate()  # a run that had ended already
+
+
+def prepare(
+    config: TrainConfig,
+    datasets: Sequence[Dataset],
+    device: torch.device,
+    init: Weights | None = None,
+    progress: bool = True,
+    labelled: tuple[LabelledData, LabelledData] | None = None,
+) -> tuple[LabelledData, LabelledData, WorldModel, AveragedModel]:
+    """What training begins with: training and held-out data, the model, and its average; everything is seeded.
+
+    Arguments and errors are those of :func:`train`.
+    """
+    seed_everything(config.seed)
+    use_deterministic_algorithms()
+    model = build_model(config, datasets[0].interface)
+    if init is not None:
+        _load(model, init, datasets[0].interface)
+    data, held_out = labelled or label_data(config, datasets, progress)
+    if init is None:
+        fit_sensor_normalisation(model, data.datasets)
+    model = model.to(device)
+    # Buffers are fitted once, not averaged: an average would lag behind their first value.
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+    if config.compile:
+        for part in model.children():
+            part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
+    return data, held_out, model, ema
 
 
 def label_data(
