@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from tc_mmwm_core.data.dataset import DatasetError
+from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.training.batch import Batch, Encoded
 from tc_mmwm_core.training.checkpoint import BEST, Position, load_checkpoint, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
@@ -30,7 +31,6 @@ from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
 from tc_mmwm_core.training.validation import validate
 
 VALIDATION_BATCHES = 8
-MODALITIES = ("vision", "language", "sensor")
 
 
 class TrainingError(RuntimeError):
@@ -160,7 +160,7 @@ class Stage:
         Raises:
             TrainingError: a loss or gradient is not finite; the batch is saved and named, the weights are as before.
         """
-        parts = self.config.accumulation
+        parts, rate = self.config.accumulation, self.optimizer.param_groups[0]["lr"]
         losses = []
         try:
             for index in range(parts):
@@ -174,7 +174,7 @@ class Stage:
             raise TrainingError(
                 f"step {position.step}, stage {self.stage.name}: {error}; the batch is in {saved}"
             ) from None
-        return self._logged(losses, norm)
+        return self._logged(losses, norm) | {"learning_rate": rate}
 
     def losses(self, batch: Batch | Encoded, step: int, share: Share) -> Losses:
         """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
@@ -226,8 +226,7 @@ class Stage:
         ]
         table = torch.stack([torch.stack([value.float() for value in column.values()]) for column in columns]).mean(0)
         values = torch.cat([self.processes.mean(table), norm.float()[None]]).tolist()
-        rate = self.optimizer.param_groups[0]["lr"]
-        return dict(zip([*columns[0], "gradient_norm"], values, strict=True)) | {"learning_rate": rate}
+        return dict(zip([*columns[0], "gradient_norm"], values, strict=True))
 
 
 class _Snapshot:

@@ -24,7 +24,7 @@ from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage
-from tc_mmwm_core.training.trainer import TrainingError, train
+from tc_mmwm_core.training.trainer import TrainingError, build_model, train
 from tc_mmwm_core.training.weights import read_weights
 
 STEPS = 8
@@ -72,6 +72,8 @@ def test_a_run_goes_through_the_stages_and_leaves_what_it_promises(unbroken, con
     assert all(record["loss"] == pytest.approx(sum_of_weighted(record), rel=1e-5) for record in records)
     assert all(sum(record[f"alpha/{m}"] for m in ("vision", "language", "sensor")) > 0.999 for record in records)
     assert [record["step"] for record in records if "valid/loss" in record] == [2, 5, 8]
+    rates = [record["learning_rate"] / config.optimizer.learning_rate for record in records]  # half a cosine a stage
+    assert rates == pytest.approx([1, 0.5, 1, 0.75, 0.25, 1, 0.75, 0.25])
     assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank_fused"}
     assert TrainConfig(**yaml.safe_load((unbroken.folder / "config.yaml").read_text())) == config
     assert {path.name for path in unbroken.folder.iterdir()} >= {LAST, "environment.json", "training.png"}
@@ -368,6 +370,13 @@ def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tm
     assert {"VisionEncoder", "Dynamics", "Grounding", "InstructionField"} <= set(compiled)
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-3)
     assert read_weights(tmp_path / "compiled").tensors.keys() == read_weights(tmp_path / "plain").tensors.keys()
+
+
+def test_an_image_that_the_decoder_cannot_make_is_refused_by_name_and_size(config, dataset):
+    content = json.loads(json.dumps(dataset.interface.to_dict()))
+    content["images"][0] |= {"height": 60}
+    with pytest.raises(TrainingError, match="camera overhead is 60x64; height and width must be multiples of 8"):
+        build_model(config, RobotInterface.from_dict(content, "test"))
 
 
 def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):
