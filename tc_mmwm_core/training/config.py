@@ -112,6 +112,12 @@ class ObjectiveConfig(Config):
     projections: int = Field(256, ge=8, description="random directions of SIGReg")
     stop_gradient: bool = Field(False, description="L_state and L_rollout do not move their targets")
 
+    @model_validator(mode="after")
+    def _depths(self) -> ObjectiveConfig:
+        if self.min_rollout > self.max_rollout:
+            raise ValueError(f"min_rollout {self.min_rollout} is above max_rollout {self.max_rollout}")
+        return self
+
 
 class TrainConfig(Config):
     """Everything that determines a training run beside the data itself."""

@@ -15,6 +15,7 @@ from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.models.decoder import SIDE
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
@@ -148,7 +149,13 @@ def label_data(
 
 
 def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:
-    """An untrained model of the interface's shapes."""
+    """An untrained model of the interface's shapes. TrainingError: its cameras are of sizes that no model has."""
+    for image in interface.images:
+        if image.height % SIDE or image.width % SIDE:
+            raise TrainingError(
+                f"robot interface {interface.name}: camera {image.name} is {image.height}x{image.width}; height and "
+                f"width must be multiples of {SIDE}"
+            )
     sizes = {(image.height, image.width) for image in interface.images}
     if len(sizes) != 1:
         raise TrainingError(f"robot interface {interface.name}: cameras of sizes {sorted(sizes)}; one size is needed")
