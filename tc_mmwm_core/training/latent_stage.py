@@ -83,7 +83,7 @@ class LatentStage(Stage):
 
     @cached_property
     def _held_out_latents(self) -> list[tuple[Latents, Latents]]:
-        return encode_held_out(self.ema.module, self.held_out)
+        return list(encode_held_out(self.ema.module, self.held_out))
 
     @cached_property
     def _collapse(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,18 +17,19 @@ from tc_mmwm_core.training.objective import Latents, encode_batch
 
 
 @torch.no_grad()
-def encode_held_out(model: WorldModel, batches: Sequence[Batch]) -> list[tuple[Latents, Latents]]:
+def encode_held_out(model: WorldModel, batches: Iterable[Batch]) -> Iterator[tuple[Latents, Latents]]:
     """What :func:`validate` judges of each of ``batches``: with the instructions right, and shuffled."""
-    was_training = model.training
-    model.eval()
-    encoded = [tuple(encode_batch(model, each, _starts(model, each)) for each in (b, _shuffled(b))) for b in batches]
-    model.train(was_training)
-    return encoded
+    for batch in batches:
+        was_training = model.training
+        model.eval()
+        right, wrong = (encode_batch(model, each, _starts(model, each)) for each in (batch, _shuffled(batch)))
+        model.train(was_training)
+        yield right, wrong
 
 
 @torch.no_grad()
 def validate(
-    model: WorldModel, batches: Sequence[Batch], encoded: Sequence[tuple[Latents, Latents]] | None = None
+    model: WorldModel, batches: Sequence[Batch], encoded: Iterable[tuple[Latents, Latents]] | None = None
 ) -> dict[str, float]:
     """Measures over ``batches``; ``encoded``: what :func:`encode_held_out` made of them, where that is known.
 
@@ -38,11 +39,12 @@ def validate(
     what is pointed at, in half image sides; ``place_error``: of the bodies, too; ``prediction_ratio``: error of the
     predictions 1 to K steps ahead, summed, over that of copying the latent.
     """
-    encoded = encode_held_out(model, batches) if encoded is None else encoded
+    right, wrong = [], []
     was_training = model.training
     model.eval()
-    right = [_judge(model, batch, latents) for batch, (latents, _) in zip(batches, encoded, strict=True)]
-    wrong = [_judge(model, _shuffled(batch), latents) for batch, (_, latents) in zip(batches, encoded, strict=True)]
+    for batch, (heard, shuffled) in zip(batches, encoded or encode_held_out(model, batches), strict=True):
+        right.append(_judge(model, batch, heard))
+        wrong.append(_judge(model, _shuffled(batch), shuffled))
     model.train(was_training)
 
     def joined(rows: list[dict[str, Tensor]], name: str) -> Tensor:
