@@ -30,13 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--delta", type=float, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"
     )
     parser.add_argument("--threshold", type=float, help="set the threshold by hand instead of calibrating it")
+    parser.add_argument(
+        "--robot",
+        type=Path,
+        help="robot interface YAML of the bundle, of the same meaning, but with other topics, say (default: the run's)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and export."""
+    from tc_mmwm_core.config import ConfigError
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.evaluation.calibration import CalibrationError
+    from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.runtime.bundle import MANIFEST
     from tc_mmwm_core.training.export import export_run, recalibrate
 
@@ -45,16 +52,15 @@ def run(args: argparse.Namespace) -> int:
             "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
         )
     datasets = [Dataset.open(path).tell_skipped() for path in args.data or []]
-    bundle, rests_on = (recalibrate if (args.run / MANIFEST).exists() else export_run)(
-        args.run,
-        datasets,
-        args.output,
-        args.name,
-        alpha=args.alpha,
-        delta=args.delta,
-        threshold=args.threshold,
-        progress=not args.quiet,
-    )
+    arguments = (args.run, datasets, args.output, args.name)
+    bound = {"alpha": args.alpha, "delta": args.delta, "threshold": args.threshold, "progress": not args.quiet}
+    if (args.run / MANIFEST).exists():
+        if args.robot is not None:
+            raise ConfigError(f"--robot {args.robot}: {args.run} is a bundle, which keeps its interface; leave it out")
+        bundle, rests_on = recalibrate(*arguments, **bound)
+    else:
+        robot = None if args.robot is None else RobotInterface.load(args.robot)
+        bundle, rests_on = export_run(*arguments, robot=robot, **bound)
     print(rests_on)
     sizes = ", ".join(f"{name} {(bundle.path / name).stat().st_size / 1e6:.1f} MB" for name in bundle.manifest.files)
     print(f"{bundle.path}: {bundle.identity}, threshold {bundle.manifest.threshold:.4f}; {sizes}")

@@ -55,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
         init = read_weights(args.init)
         config = config.model_copy(update={"model": init.model})
     datasets = [Dataset.open(path) for path in args.data]
+    if init is not None and init.interface is not None and is_first():
+        for line in init.interface.differences(datasets[0].interface):
+            print(f"warning: {args.init} was trained for another robot interface: {line}")
     for dataset in datasets if is_first() else ():
         dataset.tell_skipped()
     measures = train(config, datasets, args.output, init, args.device, progress=not args.quiet)

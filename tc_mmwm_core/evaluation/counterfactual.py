@@ -11,7 +11,7 @@ every candidate violates, and a model that rejects them all has screened nothing
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,14 @@ class Truth:
 
 
 def drawn_state(
-    domain: Domain, environment: gymnasium.Env, seed: int, rng: np.random.Generator, factors: Collection[str] = ()
+    domain: Domain, environment: gymnasium.Env, seed: int, rng: np.random.Generator
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]] | None:
     """A state some way into a scripted episode in the layout of ``seed``; None where the episode ended before that.
 
     The driver is drawn as for collection. Returns every observation from the first to that of the state, and the
     state's info.
     """
-    observation, info = environment.reset(seed=seed, options={"factors": factors})
+    observation, info = environment.reset(seed=seed, options={"factors": ()})
     observations = [observation]
     kinds, shares = zip(*domain.drivers(), strict=True)
     drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
@@ -93,21 +93,20 @@ def probe(
     screener: Screener,
     seed: int,
     candidates: int,
-    factors: Collection[str] = (),
 ) -> Truth | None:
     """Judge the :func:`drawn_state` of ``seed``; None where there is none.
 
     The second instruction is drawn until it means other places than the first.
     """
     rng = np.random.default_rng([seed, 0xCF])
-    drawn = drawn_state(domain, environment, seed, rng, factors)
+    drawn = drawn_state(domain, environment, seed, rng)
     if drawn is None:
         return None
     observations, info = drawn
     saved = environment.unwrapped.save()
     manifest, interface = screener.bundle.manifest, screener.bundle.interface
     normalised = drawn_candidates(rng, (candidates, manifest.horizon, interface.action_size))
-    texts = [info["instruction"], _another(domain, info, rng, factors)]
+    texts = [info["instruction"], _another(domain, info, rng)]
     step, memory = step_of(observations[-1], 0), watched(screener, observations[:-1], texts[0])
     actions = interface.denormalise_action(normalised)
     futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
@@ -220,10 +219,10 @@ def _pooled(truths: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(foretold), np.concatenate(margin)
 
 
-def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator, factors: Collection[str]) -> str:
+def _another(domain: Domain, info: dict[str, Any], rng: np.random.Generator) -> str:
     first = domain.judge(info["scene"], info["state"][None], info["instruction"])
     for _ in range(50):
-        text = domain.draw_instruction(info["scene"], rng, factors)
+        text = domain.draw_instruction(info["scene"], rng)
         other = domain.judge(info["scene"], info["state"][None], text)
         if np.abs(other.field_margin - first.field_margin).max() > 0:
             return text

@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.eager_loop import eager_terms
 from tc_mmwm_core.losses.total_loss import total_loss
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.data import LabelledData, prefetch, split
+from tc_mmwm_core.training.data import prefetch
 from tc_mmwm_core.training.distributed import Processes
 from tc_mmwm_core.training.objective import WHOLE, Objective, encode_batch
 from tc_mmwm_core.training.optimizer import clip_and_step
 from tc_mmwm_core.training.stage import Stage
-from tc_mmwm_core.training.trainer import build_model, fit_sensor_normalisation
+from tc_mmwm_core.training.trainer import prepare
 
 PHASES = ("wait", "forward", "backward", "step")
 
@@ -105,19 +103,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repe
 
 
 def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.device, progress: bool) -> Stage:
-    torch.manual_seed(config.seed)
-    domain = load_domain(config.data.domain) if config.data.domain else None
-    parts = [split(dataset, config.data.holdout) for dataset in datasets]
-    data, held_out = (
-        LabelledData([part[which] for part in parts], config, domain, progress=progress) for which in range(2)
-    )
-    model = build_model(config, datasets[0].interface)
-    fit_sensor_normalisation(model, [part[0] for part in parts])
-    model = model.to(device)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-    if config.compile:
-        for part in model.children():
-            part.compile(dynamic=True)
+    data, held_out, model, ema = prepare(config, datasets, device, progress=progress)
     objective = Objective(model, config.objective, config.weights, config.bf16)
     last = max(index for index, stage in enumerate(config.stages) if not stage.encoders_rest)
     return Stage(config, last, objective, ema, data, held_out, Processes(device=device))

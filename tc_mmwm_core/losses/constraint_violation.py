@@ -14,6 +14,6 @@ def constraint_violation(v: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         v: violation scores v_t = constraint_function(ẑ_{t+1}, z_l), positive where violating, [B, ...].
-        mask: bool [B, ...], steps known to comply and steps that our own proposals imagine.
+        mask: bool [B, ...], steps known to comply: of recorded actions, since of others nobody knows.
     """
     return sum_over_steps(v.clamp(min=0.0), mask)

@@ -24,6 +24,7 @@ class LossWeights(Config):
 
     violation: float = _weight(1.0, "mirrored hinge: steps labelled violating score above the margin")
     margin: float = _weight(1.0, "regression of the oracle's margin, where a simulator knows it")
+    # LeWM's 0.09. What ships sets 0.1 and 0.2; these stay, since digests of settings leave out what has its default.
     sigreg_visual: float = _weight(0.09, "SIGReg on the visual latent z_v: against collapse")
     sigreg_fused: float = _weight(0.09, "SIGReg on the composed latent z: against collapse")
     progress: float = _weight(1.0, "how near the instruction is to done: ranks the accepted candidates")

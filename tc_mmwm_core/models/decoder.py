@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+SIDE = 8  # pixels that an image's height and width are multiples of: the decoder begins at an eighth of them
+
 
 class ImageDecoder(nn.Module):
     """z_v [..., D] to an image in [-1, 1] at a quarter of the resolution, [..., 3, H/4, W/4]."""
 
     def __init__(self, latent: int, image: tuple[int, int], width: int = 32) -> None:
         super().__init__()
-        self.start = (width, image[0] // 8, image[1] // 8)
+        self.start = (width, image[0] // SIDE, image[1] // SIDE)
         self.net = nn.Sequential(
             nn.Linear(latent, width * self.start[1] * self.start[2]),
             nn.SiLU(),

@@ -20,6 +20,7 @@ REACH = 8  # cells that gradients travel: a place is taught by the costs around 
 BEYOND = 1e4  # cost of leaving the map
 
 
+@torch.compiler.disable  # its loops would be unrolled into thousands of operations; its own ways are quick
 def cost_to_go(slowness: Tensor, stop: Tensor) -> Tensor:
     """V [N, H, W]: the least, over all ways through the map, of the slowness gathered plus ``stop`` at the way's end.
 
@@ -51,7 +52,7 @@ def slowness_of(value: Tensor) -> Tensor:
 
 def _settled(slowness: Tensor, stop: Tensor) -> Tensor:
     """``stop`` after as many Jacobi steps as the longest way along two sides of the map has cells, [H, W, N]."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+    if torch.onnx.is_in_onnx_export():
         value = stop
         for _ in range(sum(stop.shape[:2])):  # longer ways come out too dear
             value = _upwind(value, slowness, stop)

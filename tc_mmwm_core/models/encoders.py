@@ -10,6 +10,14 @@ from tc_mmwm_core.models.layers import Block, KeysValues, coordinates, mlp
 CELL = 4  # pixels of an image that one cell of the map is high and wide
 
 
+class Trunk(nn.Sequential):
+    """The convolutions of one camera. A class of ours: torch.compile passes over torch's own modules."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to [B, E, rows, columns]."""
+        return super().forward(image.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
 class VisionEncoder(nn.Module):
     """f_v: cameras to a feature map with coordinates, and from it z_v.
 
@@ -22,7 +30,7 @@ class VisionEncoder(nn.Module):
         if image[0] % CELL or image[1] % CELL:
             raise ValueError(f"image is {image[0]}x{image[1]}; height and width must be multiples of {CELL}")
         self.trunks = nn.ModuleList(
-            nn.Sequential(
+            Trunk(
                 # overlapping patches: a third of two strided layers' time
                 nn.Conv2d(3, width, 2 * CELL, stride=CELL, padding=CELL // 2),
                 nn.GroupNorm(8, width),
@@ -40,12 +48,17 @@ class VisionEncoder(nn.Module):
         self.read = Block(width, 4)
         self.out = nn.Linear(readers * width, latent)
 
+    def compile(self, *args: object, **options: object) -> None:
+        """As :meth:`nn.Module.compile`, with the convolutions: :meth:`map` is no call of the module."""
+        super().compile(*args, **options)
+        for trunk in self.trunks:
+            trunk.compile(*args, **options)
+
     def map(self, images: list[Tensor]) -> Tensor:
         """``images``, one uint8 [B, H, W, 3] a camera, to the map [B, P, E]."""
         maps = []
         for image, trunk, place in zip(images, self.trunks, self.place, strict=True):
-            pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-            maps.append((trunk(pixels) + place(self.grid)).flatten(2).transpose(1, 2))
+            maps.append((trunk(image) + place(self.grid)).flatten(2).transpose(1, 2))
         features = torch.cat(maps, 1)
         return features + self.mix(features)
 

@@ -34,7 +34,7 @@ class Calibration(config.Config):
     alpha: float = Field(gt=0, lt=1)  # at most this share of violating sequences is accepted ...
     delta: float = Field(gt=0, lt=1)  # ... with confidence 1 - delta
     n_trajectories: int = Field(ge=1)
-    dataset: str  # hash of the held-out data
+    dataset: str  # digest of each dataset given, trained on in part perhaps, with a comma between
     method: str
 
 

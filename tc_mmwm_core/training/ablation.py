@@ -16,8 +16,9 @@ from pydantic import Field
 from tc_mmwm_core.config import Config, ConfigError, parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.evaluation.results import write_results
+from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.training.checkpoint import LAST
-from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.config import StageConfig, TrainConfig
 from tc_mmwm_core.training.curriculum import select_stages
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.fork import beginning, fork, shared_stages
@@ -90,9 +91,11 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     every stage, also in those with a weight of their own for that term, except where ``stages`` sets it for one stage.
     """
     change = dict(change)
-    weights, stages = change.get("weights"), change.get("stages")
-    weights = weights if isinstance(weights, Mapping) else {}  # anything else is refused below, by its name
-    left = [s for s in base.stages if not s.encoders_rest or any(weights.get(term) != 0 for term in s.needs)]
+    stages = change.get("stages")
+    # Anything but a mapping is refused below, by its name.
+    weights, switched = (x if isinstance(x := change.get(key), Mapping) else {} for key in ("weights", "model"))
+    model = base.model.model_copy(update=dict(switched))
+    left = [s for s in base.stages if not s.encoders_rest or _learns(s, base, weights, model)]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
@@ -188,6 +191,12 @@ class _Trained:
             self.labels = key, label_data(config, self.datasets, self.progress)
         first, second = self.labels[1]
         return first.under(config), second.under(config)
+
+
+def _learns(stage: StageConfig, base: TrainConfig, weights: Mapping[str, Any], model: ModelConfig) -> bool:
+    """Whether a stage of ``base`` still has a term to learn by, under the changed ``weights`` and ``model``."""
+    held = base.weights.model_dump() | stage.weights | dict(weights)
+    return any(held[term] for term in stage.needs(model))
 
 
 def _stage(stage: dict[str, Any], change: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:

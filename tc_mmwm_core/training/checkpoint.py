@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill in the middle of a write, a full disk and another model's shapes.
 
 A checkpoint holds the ``state_dict`` of each part of a run (model, optimizer, scheduler, EMA, sampler, ...), where the
-run stood, the random state of each process and the resolved config, so that a resumed run is bit for bit the unbroken
-one on a CPU. ``last.pt`` is the newest, ``best.pt`` the best so far.
+run stood, the random state of each process, the resolved config and the robot interface of the data, so that a resumed
+run is bit for bit the unbroken one on a CPU, and a bundle can be made of it. ``last.pt`` is the newest, ``best.pt`` the
+best so far.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def save_checkpoint(
     config: Mapping[str, Any],
     *,
     best: bool = False,
+    interface: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder/last.pt``, and ``folder/best.pt`` too where ``best``; each is the old or the new one, never less.
 
@@ -67,7 +69,9 @@ def save_checkpoint(
 
     Args:
         parts: what has a state, by name. Their states hold tensors and plain types only.
-        config: the resolved configuration, of plain types: enough to build the model again.
+        config: the resolved configuration, of plain types.
+        interface: ``to_dict`` of the robot interface of what is trained on: with ``config``, enough to build the model
+            again, and to know what its inputs and outputs mean.
 
     Raises:
         CheckpointError: the file cannot be written (disk full, no permission); the one before it is untouched.
@@ -83,6 +87,7 @@ def save_checkpoint(
         "format": FORMAT,
         "position": asdict(position),
         "config": dict(config),
+        "interface": None if interface is None else dict(interface),
         "random": random_states,
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
@@ -99,7 +104,9 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint: ``format``, ``position``, ``config``, ``random``, ``parts``.
+    """The content of a checkpoint: ``format``, ``position``, ``config``, ``interface``, ``random``, ``parts``.
+
+    ``interface`` is missing in checkpoints of older versions.
 
     Raises:
         CheckpointError: missing, cut off, of another format, or holding more than tensors and plain types (never run).

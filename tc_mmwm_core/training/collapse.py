@@ -47,7 +47,8 @@ class HeldOutFrames:
         windows = WindowSampler(data.datasets, batch=1, length=(1, 1)).gather(dataset, trajectory, start, skip)
         batch = data.assemble(windows, np.zeros((len(rows), 1), np.int64))
         states = np.full((len(rows), 1), np.nan) if windows.state is None else windows.state[:, 0]
-        units = list(data.domain.state.values()) if data.domain else [""] * states.shape[1]
+        known = data.domain is not None and windows.state is not None  # real recordings may have none
+        units = list(data.domain.state.values()) if known else [""] * states.shape[1]
         return cls(batch, linear_state(states, units), len(rows) // frames)
 
     def to(self, device: torch.device | str) -> HeldOutFrames:

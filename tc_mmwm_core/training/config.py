@@ -78,10 +78,11 @@ class StageConfig(Config):
         """Whether it trains the whole model, dynamics included, on windows of several steps."""
         return self.name in ("world_model", "full")
 
-    @property
-    def needs(self) -> tuple[str, ...]:
+    def needs(self, model: ModelConfig) -> tuple[str, ...]:
         """The terms of which this stage cannot do without one at least; empty if any term will do."""
-        return NEEDS.get(self.name, ())
+        # Progress that is read off the field alone has no weights to train.
+        judges_progress = self.name == "judge" and model.progress == "latent"
+        return NEEDS.get(self.name, ()) + (("progress",) if judges_progress else ())
 
     @property
     def encoders_rest(self) -> bool:
@@ -111,6 +112,12 @@ class ObjectiveConfig(Config):
     projections: int = Field(256, ge=8, description="random directions of SIGReg")
     stop_gradient: bool = Field(False, description="L_state and L_rollout do not move their targets")
 
+    @model_validator(mode="after")
+    def _depths(self) -> ObjectiveConfig:
+        if self.min_rollout > self.max_rollout:
+            raise ValueError(f"min_rollout {self.min_rollout} is above max_rollout {self.max_rollout}")
+        return self
+
 
 class TrainConfig(Config):
     """Everything that determines a training run beside the data itself."""
@@ -128,7 +135,8 @@ class TrainConfig(Config):
         1, ge=1, description="parts that each batch is computed in, to save memory; SIGReg is then the mean over them"
     )
     early_stopping: EarlyStoppingConfig = Field(
-        EarlyStoppingConfig(), description="with a patience, best.pt is kept too, and is what is exported"
+        EarlyStoppingConfig(),
+        description="with a patience, a stage's best weights are kept (best.pt): the next one and an export have them",
     )
     bf16: bool = Field(False, description="autocast the forward pass to bfloat16")
     compile: bool = Field(False, description="torch.compile the model's parts")
@@ -143,10 +151,10 @@ class TrainConfig(Config):
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
-            weights = stage.loss_weights(self.weights)
-            if stage.needs and not any(getattr(weights, term) for term in stage.needs):
+            weights, needs = stage.loss_weights(self.weights), stage.needs(self.model)
+            if needs and not any(getattr(weights, term) for term in needs):
                 raise ValueError(
-                    f"stage {stage.name} learns nothing without the term {' or '.join(stage.needs)}, "
+                    f"stage {stage.name} learns nothing without the term {' or '.join(needs)}, "
                     "whose weight is 0: leave it out"
                 )
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,15 +137,16 @@ class _Chosen:
         rows = zip(dataset.tolist(), trajectory.tolist(), start.tolist(), choice, strict=True)
         self.rows = [(labels[d], t, s, c) for d, t, s, c in rows]
         self.keep, self.skip = keep, skip
+        # A dataset that no oracle judged has no grid of its own: one for all, or batches could not be joined.
+        self.grid = max(each.field.shape[-2:] for each in labels)
 
     def of(self, name: str) -> np.ndarray:
         """[B, M, ...]."""
         return np.stack([getattr(labels, name)[t][c] for labels, t, _, c in self.rows])
 
     def fields(self) -> np.ndarray:
-        """[B, M, 2, G, G]; a dataset that no oracle judged has no grid of its own."""
-        grid = max(labels.field.shape[-2:] for labels, *_ in self.rows)
-        shape = (len(self.rows[0][3]), 2, *grid)
+        """[B, M, 2, G, G]."""
+        shape = (len(self.rows[0][3]), 2, *self.grid)
         return np.stack([np.broadcast_to(labels.field[t][c], shape) for labels, t, _, c in self.rows])
 
     def of_steps(self, name: str) -> np.ndarray:
@@ -189,23 +190,24 @@ def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
 
     So a trajectory is on the same side whatever lies beside it: what is appended later, or was trained on by the run
     whose weights another starts from (``--init``), never turns from what was trained on into what a threshold is
-    calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. Their order follows from the
-    content, too: trajectories are written in another one by every number of workers.
+    calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. One alone is trained on. Their
+    order follows from the content, too: trajectories are written in another one by every number of workers.
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity)
     held = sum(int(dataset.trajectories[index].identity[:13], 16) < holdout * 16**13 for index in order)
-    held = max(1, min(held, len(order) - 1))  # those of the smallest identities; never none, never all of several
+    held = min(max(held, 1), len(order) - 1)  # those of the smallest identities; never none of several, never all
     return dataset.subset(order[held:]), dataset.subset(order[:held])
 
 
 class TrainedOn:
-    """Which trajectories weights were fitted to, these or those that they started from: a part of every checkpoint.
+    """Which trajectories weights were fitted to or chosen by, these or those that they started from: a part of every
+    checkpoint.
 
     A threshold must not be calibrated on any of them, and a run goes on with the same ones only.
     """
 
     def __init__(self, datasets: Sequence[Dataset], before: Iterable[str] = ()) -> None:
-        """``datasets`` are fitted to now, trajectories of the identities ``before`` were until now."""
+        """``datasets`` are fitted to, or chosen by, now, trajectories of the identities ``before`` were until now."""
         self.identities = sorted({*before, *(info.identity for data in datasets for info in data.trajectories)})
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,10 +224,24 @@ class TrainedOn:
             )
 
 
-def unseen(dataset: Dataset, trained_on: frozenset[str]) -> Dataset:
-    """The trajectories whose identities are not in ``trained_on``, in the order of their identities."""
-    known = [(info.identity, index) for index, info in enumerate(dataset.trajectories)]
-    return dataset.subset([index for identity, index in sorted(known) if identity not in trained_on])
+def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], int]:
+    """Of each dataset, the trajectories whose identities are not in ``trained_on``, in the order of their identities.
+
+    Each once, in the first dataset that has it: what is given twice (folders that overlap, a bag converted again) is no
+    second independent trajectory. Second, how many were left out for that.
+    """
+    parts, taken, repeated = [], set(trained_on), 0
+    for dataset in datasets:
+        known = sorted((info.identity, index) for index, info in enumerate(dataset.trajectories))
+        chosen = []
+        for identity, index in known:
+            if identity not in taken:
+                chosen.append(index)
+            elif identity not in trained_on:
+                repeated += 1
+            taken.add(identity)
+        parts.append(dataset.subset(chosen))
+    return parts, repeated
 
 
 def prefetch(

@@ -11,7 +11,11 @@ from tc_mmwm_core.config import Config
 
 
 class EarlyStoppingConfig(Config):
-    """When a stage of training ends before its last epoch."""
+    """When a stage of training ends before its last epoch.
+
+    With a patience the held-out trajectories choose the weights, so they count as trained on: a threshold is calibrated
+    on others.
+    """
 
     patience: int | None = Field(
         None, ge=1, description="validations without improvement to wait for; null: never stop"

@@ -27,13 +27,12 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.models.vocabulary import tokenizer_file
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime import bundle as bundles
-from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
+from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
 from tc_mmwm_core.training.trainer import build_model
-from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, load_bundle, read_weights
+from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, Weights, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
@@ -206,6 +205,7 @@ def export_run(
     alpha: float = 0.05,
     delta: float = 0.05,
     threshold: float | None = None,
+    robot: RobotInterface | None = None,
     progress: bool = True,
 ) -> tuple[bundles.Bundle, str]:
     """Write the averaged weights of a run folder as a bundle, by default under the name of the ``output`` folder.
@@ -214,23 +214,26 @@ def export_run(
         datasets: every trajectory of them that was not trained on (the held-out share of the training data, and all of
             any others) calibrates the threshold for the bound of ``alpha`` and ``delta`` (see
             :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
+        robot: the bundle's robot interface in place of the one that the run was trained for, of the same meaning (with
+            other topics, say), or where a run of an older version does not tell it and there are no ``datasets``.
 
     Returns:
         The bundle, and what its threshold rests on, in words.
 
     Raises:
         CalibrationError: what was not trained on is too little for the bound.
-        CheckpointError: ``run`` holds no run.
+        CheckpointError: ``run`` holds no run, or is of another robot than ``datasets`` or ``robot``; names each field.
     """
     config = parse(read_checkpoint(run / LAST)["config"], TrainConfig, str(run / LAST))
-    interface = datasets[0].interface if datasets else RobotInterface.load(robot_file(f"{config.data.domain}.yaml"))
-    model = build_model(config, interface)
     weights = read_weights(run)
+    interface = _interface(run, weights, datasets, robot)
+    model = build_model(config, interface)
     model.load_state_dict(weights.tensors)
     calibration, words = None, BY_HAND
     if threshold is None:
-        held = _held(run, datasets, weights.trained_on)
+        held, repeated = _held(run, datasets, weights.trained_on)
         threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
+        words += repeated
     name = name or output.resolve().name
     return export_bundle(model, interface, config, output, name, threshold, calibration, weights.trained_on), words
 
@@ -261,9 +264,10 @@ def recalibrate(
     if threshold is None:
         if TRAINED_ON not in bundle.manifest.files:
             raise CalibrationError(f"{path} has no {TRAINED_ON}: what it was trained on would count; export its run")
-        held = _held(path, datasets, read_weights(path).trained_on)
+        held, repeated = _held(path, datasets, read_weights(path).trained_on)
         config, model = load_bundle(path)
         threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
+        words += repeated
     changed = {
         "name": name or output.resolve().name,
         "created": _now(),
@@ -274,14 +278,34 @@ def recalibrate(
     return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), words
 
 
-def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> list[Dataset]:
-    """What of ``datasets`` the model at ``path`` was not trained on."""
-    held = [each for each in (unseen(dataset, trained_on) for dataset in datasets) if len(each)]
+def _interface(
+    run: Path, weights: Weights, datasets: Sequence[Dataset], robot: RobotInterface | None
+) -> RobotInterface:
+    """``robot``, or what the run was trained for, or what the data are of: all must mean the same."""
+    told = [robot, weights.interface, *(dataset.interface for dataset in datasets)]
+    known = [interface for interface in told if interface is not None]
+    if not known:
+        raise CheckpointError(
+            f"{run}: trained by a version that kept no robot interface in its checkpoints: give --data of its robot, "
+            "or --robot with its YAML"
+        )
+    for other in known[1:]:
+        if differing := known[0].differences(other):
+            lines = "".join(f"\n  {line}" for line in differing)
+            raise CheckpointError(f"{run}: the run, --data and --robot are not of one robot interface:{lines}")
+    return known[0]
+
+
+def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], str]:
+    """What of ``datasets`` the model at ``path`` was not trained on; what of it was given twice, in words."""
+    parts, repeated = unseen(datasets, trained_on)
+    held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
-            f"{path} was trained on every trajectory given: a threshold is calibrated on others; give more --data"
+            f"{path} was trained on every trajectory given, or chosen by it (early stopping): a threshold is "
+            "calibrated on others; give more --data"
         )
-    return held
+    return held, f"; {repeated} given twice were left out" if repeated else ""
 
 
 def _calibrated(

@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Glimpsed, Imagined, Mapped
 from tc_mmwm_core.training.checkpoint import Position
+from tc_mmwm_core.training.collapse import collapse
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import decisions, followed, glimpsed, imagined, mapped
+from tc_mmwm_core.training.objective import Latents, decisions, followed, glimpsed, imagined, mapped
 from tc_mmwm_core.training.run import Run
-from tc_mmwm_core.training.stage import Stage
+from tc_mmwm_core.training.stage import Stage, TrainingError
+from tc_mmwm_core.training.validation import encode_held_out, validate
 
 ENCODED = {
     "memory": (Glimpsed, glimpsed),
@@ -32,6 +34,10 @@ ENCODED = {
     "judge": (Imagined, imagined),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
+# Where z and all that is grounded stays as it is while the stage learns, and where z and z_v at least do: grounding is
+# what stage field learns, and in stage memory the map that everything is read off changes.
+LATENTS_REST = ("dynamics", "judge", "policy")
+FRAMES_REST = (*LATENTS_REST, "field")
 
 
 class LatentStage(Stage):
@@ -49,7 +55,13 @@ class LatentStage(Stage):
         before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
         encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
         every, size = self.kind.joined(encoded), max(map(len, encoded))
-        rows = self.share.rows(size - size % self.share.count)
+        size -= size % (self.share.count * self.config.accumulation)
+        if not size:
+            raise TrainingError(
+                f"stage {self.stage.name}: a batch of {max(map(len, encoded))} rows does not divide into "
+                f"{self.share.count} processes x {self.config.accumulation} parts (accumulation)"
+            )
+        rows = self.share.rows(size)
         for step in count(first):
             drawn = np.random.default_rng([self.seed, step]).integers(len(every), size=size)
             yield every.rows(torch.from_numpy(drawn[rows])), before
@@ -59,8 +71,10 @@ class LatentStage(Stage):
         return self._held_out_rows
 
     def measures(self) -> dict[str, float]:
-        """See :class:`Stage`. They are of encoders and judgement: a stage of the policy changes none of them."""
-        return super().measures() if self.stage.name != "policy" else self._measures
+        """See :class:`Stage`. What rests is encoded, and its collapse measured, the first time alone."""
+        model, name = self.ema.module, self.stage.name
+        judged = validate(model, self.held_out, self._held_out_latents if name in LATENTS_REST else None)
+        return judged | (self._collapse if name in FRAMES_REST else collapse(model, self.frames))
 
     @property
     def kind(self) -> type[Encoded]:
@@ -68,8 +82,12 @@ class LatentStage(Stage):
         return ENCODED[self.stage.name][0]
 
     @cached_property
-    def _measures(self) -> dict[str, float]:
-        return super().measures()
+    def _held_out_latents(self) -> list[tuple[Latents, Latents]]:
+        return list(encode_held_out(self.ema.module, self.held_out))
+
+    @cached_property
+    def _collapse(self) -> dict[str, float]:
+        return collapse(self.ema.module, self.frames)
 
     @cached_property
     def _held_out_rows(self) -> list[Encoded]:

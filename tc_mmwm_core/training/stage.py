@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from tc_mmwm_core.data.dataset import DatasetError
+from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.training.batch import Batch, Encoded
-from tc_mmwm_core.training.checkpoint import Position, save_checkpoint
+from tc_mmwm_core.training.checkpoint import BEST, Position, load_checkpoint, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import stage_steps
@@ -28,11 +31,33 @@ from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
 from tc_mmwm_core.training.validation import validate
 
 VALIDATION_BATCHES = 8
-MODALITIES = ("vision", "language", "sensor")
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
+
+
+def check_stages(
+    config: TrainConfig, first: int, data: LabelledData, held_out: LabelledData, processes: Processes
+) -> None:
+    """Refuse what a stage from ``first`` on cannot be trained with, before hours are spent on those before it.
+
+    Raises:
+        TrainingError: a batch does not divide into the processes and parts.
+        DatasetError: windows are longer than a dataset can give.
+    """
+    for stage in config.stages[first:]:
+        # A stage on encoders at rest divides the rows that it draws, and not the windows: each process encodes all.
+        if not stage.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
+            raise TrainingError(
+                f"stage {stage.name}: {stage.trajectories} trajectories a batch do not divide into "
+                f"{processes.count} processes x {config.accumulation} parts (accumulation)"
+            )
+        for part, which in ((data, "trained on"), (held_out, "held out")):
+            try:
+                part.sampler(stage, config.seed)
+            except DatasetError as error:
+                raise DatasetError(f"stage {stage.name}, trajectories {which}: {error}") from None
 
 
 class Stage:
@@ -62,11 +87,6 @@ class Stage:
         self.seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
         self.sampler = data.sampler(self.stage, self.seed)
         self.share = Share(processes.rank, processes.count)
-        if self.stage.trajectories % (processes.count * config.accumulation):
-            raise TrainingError(
-                f"stage {self.stage.name}: {self.stage.trajectories} trajectories a batch do not divide into "
-                f"{processes.count} processes x {config.accumulation} parts (accumulation)"
-            )
         self.stopping = EarlyStopping(config.early_stopping)
         self.parts: dict[str, Any] = {
             "model": self.model,
@@ -89,6 +109,7 @@ class Stage:
     def run(self, output: Path, run: Run | None, start: Position) -> tuple[Position, dict[str, float]]:
         """From ``start`` to the end. Returns where the run stands then, and the last validation's measures.
 
+        With a patience, what a stage ends with, and the next goes on from, are its best weights and their measures.
         Only the first of several processes has a ``run`` to log to.
         """
         position, measures = start, {}
@@ -112,12 +133,21 @@ class Stage:
                     run.log(position.step, self.stage.name, values)
                     bar.update(values, self.processes.count * batch.steps)
                 best = best and self.config.early_stopping.patience is not None
+                if last and not best and self.returns_to_best:
+                    load_checkpoint(output / BEST, {"model": self.model, "ema": self.ema}, restore_random=False)
+                    measures = self.validate()
                 due = time.monotonic() - saved > self.config.checkpoint_seconds
                 if self.processes.any(last or best or due):
                     parts = self.parts | {"sampler": _Snapshot(sampler_state)}
-                    save_checkpoint(output, parts, position, self.config.model_dump(mode="json"), best=best)
+                    resolved, interface = self.config.model_dump(mode="json"), self.data.datasets[0].interface.to_dict()
+                    save_checkpoint(output, parts, position, resolved, best=best, interface=interface)
                     saved = time.monotonic()
         return position, measures
+
+    @property
+    def returns_to_best(self) -> bool:
+        """Whether ``best.pt`` holds weights of this stage that validated better than those of now."""
+        return self.config.early_stopping.patience is not None and isfinite(self.stopping.best)
 
     def batches(self, first: int) -> Iterator[tuple[Batch | Encoded, dict[str, Any]]]:
         """Batches from step ``first`` on, this process's share of each, with the sampler's state after it."""
@@ -130,7 +160,7 @@ class Stage:
         Raises:
             TrainingError: a loss or gradient is not finite; the batch is saved and named, the weights are as before.
         """
-        parts = self.config.accumulation
+        parts, rate = self.config.accumulation, self.optimizer.param_groups[0]["lr"]
         losses = []
         try:
             for index in range(parts):
@@ -144,7 +174,7 @@ class Stage:
             raise TrainingError(
                 f"step {position.step}, stage {self.stage.name}: {error}; the batch is in {saved}"
             ) from None
-        return self._logged(losses, norm)
+        return self._logged(losses, norm) | {"learning_rate": rate}
 
     def losses(self, batch: Batch | Encoded, step: int, share: Share) -> Losses:
         """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
@@ -196,8 +226,7 @@ class Stage:
         ]
         table = torch.stack([torch.stack([value.float() for value in column.values()]) for column in columns]).mean(0)
         values = torch.cat([self.processes.mean(table), norm.float()[None]]).tolist()
-        rate = self.optimizer.param_groups[0]["lr"]
-        return dict(zip([*columns[0], "gradient_norm"], values, strict=True)) | {"learning_rate": rate}
+        return dict(zip([*columns[0], "gradient_norm"], values, strict=True))
 
 
 class _Snapshot:

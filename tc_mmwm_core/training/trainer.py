@@ -15,6 +15,7 @@ from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.models.decoder import SIDE
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
@@ -23,7 +24,7 @@ from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.latent_stage import LatentStage
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
-from tc_mmwm_core.training.stage import Stage, TrainingError
+from tc_mmwm_core.training.stage import Stage, TrainingError, check_stages
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
 
 if TYPE_CHECKING:
@@ -59,31 +60,22 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
-            ``output`` holds a run of another config or of other data; ``init`` is of another model.
+            ``output`` holds a run of another config or of other data; ``init`` is of another model; nothing can be held
+            out; a batch of any stage does not divide into the processes and parts.
+        DatasetError: the windows of any stage are longer than a dataset can give.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
     with processes(device) as those:
-        seed_everything(config.seed)
-        use_deterministic_algorithms()
-        fitted = [split(dataset, config.data.holdout)[0] for dataset in datasets]
-        trained_on = TrainedOn(fitted, init.trained_on if init else ())
+        seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
+        if config.early_stopping.patience is not None:
+            seen = datasets  # what is held out chooses the weights
+        trained_on = TrainedOn(seen, init.trained_on if init else ())
         position = _position_of(output, config, trained_on)
         progress = progress and those.first
-        data, held_out = labelled or label_data(config, datasets, progress)
-        model = build_model(config, datasets[0].interface)
-        if init is None:
-            fit_sensor_normalisation(model, data.datasets)
-        else:
-            _load(model, init.tensors)
-        model = model.to(those.device)
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-        # Buffers are fitted once, not averaged: an average would lag behind their first value.
-        ema.module.load_state_dict(model.state_dict())
+        data, held_out, model, ema = prepare(config, datasets, those.device, init, progress, labelled)
+        check_stages(config, position.stage, data, held_out, those)
         if position.step:
             load_checkpoint(output / LAST, {"model": model, "ema": ema}, restore_random=False)
-        if config.compile:
-            for part in model.children():
-                part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
 
         measures: dict[str, float] = {}
@@ -105,18 +97,65 @@ def train(
             return measures or stage.validate()  # a run that had ended already
 
 
+def prepare(
+    config: TrainConfig,
+    datasets: Sequence[Dataset],
+    device: torch.device,
+    init: Weights | None = None,
+    progress: bool = True,
+    labelled: tuple[LabelledData, LabelledData] | None = None,
+) -> tuple[LabelledData, LabelledData, WorldModel, AveragedModel]:
+    """What training begins with: training and held-out data, the model, and its average; everything is seeded.
+
+    Arguments and errors are those of :func:`train`.
+    """
+    seed_everything(config.seed)
+    use_deterministic_algorithms()
+    model = build_model(config, datasets[0].interface)
+    if init is not None:
+        _load(model, init, datasets[0].interface)
+    data, held_out = labelled or label_data(config, datasets, progress)
+    if init is None:
+        fit_sensor_normalisation(model, data.datasets)
+    model = model.to(device)
+    # Buffers are fitted once, not averaged: an average would lag behind their first value.
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+    if config.compile:
+        for part in model.children():
+            part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
+    return data, held_out, model, ema
+
+
 def label_data(
     config: TrainConfig, datasets: Sequence[Dataset], progress: bool = True
 ) -> tuple[LabelledData, LabelledData]:
-    """Training and held-out trajectories with their labels."""
+    """Training and held-out trajectories with their labels.
+
+    Raises:
+        TrainingError: nothing is held out: no dataset has more than one trajectory.
+    """
     domain = load_domain(config.data.domain) if config.data.domain else None
     parts = [split(dataset, config.data.holdout) for dataset in datasets]
-    first, second = (LabelledData([part[i] for part in parts], config, domain, progress) for i in range(2))
+    if not any(len(held_out) for _, held_out in parts):
+        found = ", ".join(f"{len(dataset)} in {dataset.paths[0]}" for dataset in datasets)
+        raise TrainingError(
+            f"trajectories: {found}: none can be held out, which training is measured on; at least two of one dataset "
+            "are needed: record more, or train on another dataset too"
+        )
+    first, second = (
+        LabelledData([part[i] for part in parts if len(part[i])], config, domain, progress) for i in range(2)
+    )
     return first, second
 
 
 def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:
-    """An untrained model of the interface's shapes."""
+    """An untrained model of the interface's shapes. TrainingError: its cameras are of sizes that no model has."""
+    for image in interface.images:
+        if image.height % SIDE or image.width % SIDE:
+            raise TrainingError(
+                f"robot interface {interface.name}: camera {image.name} is {image.height}x{image.width}; height and "
+                f"width must be multiples of {SIDE}"
+            )
     sizes = {(image.height, image.width) for image in interface.images}
     if len(sizes) != 1:
         raise TrainingError(f"robot interface {interface.name}: cameras of sizes {sorted(sizes)}; one size is needed")
@@ -170,9 +209,12 @@ def _flat(values: object, name: str = "") -> dict[str, Any]:
     return found
 
 
-def _load(model: WorldModel, weights: dict[str, torch.Tensor]) -> None:
-    if differences := shape_differences(weights, model.state_dict()):
-        lines = "".join(f"\n  {line}" for line in differences[:8])
-        more = f"\n  and {len(differences) - 8} more" if len(differences) > 8 else ""
+def _load(model: WorldModel, init: Weights, interface: RobotInterface) -> None:
+    """Start from ``init``; what its robot has otherwise than ``interface`` is named where shapes differ for it."""
+    if differences := shape_differences(init.tensors, model.state_dict()):
+        of_robot = init.interface.differences(interface) if init.interface else []
+        lines = "".join(f"\n  {line}" for line in (of_robot + differences)[:8])
+        more = len(of_robot) + len(differences) - 8
+        more = f"\n  and {more} more" if more > 0 else ""
         raise TrainingError(f"the weights to start from are of another model, or for another robot:{lines}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict(init.tensors)

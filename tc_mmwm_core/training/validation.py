@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,23 +13,38 @@ from torch import Tensor
 
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
-from tc_mmwm_core.training.objective import encode_batch
+from tc_mmwm_core.training.objective import Latents, encode_batch
 
 
 @torch.no_grad()
-def validate(model: WorldModel, batches: Sequence[Batch]) -> dict[str, float]:
-    """Measures over ``batches``.
+def encode_held_out(model: WorldModel, batches: Iterable[Batch]) -> Iterator[tuple[Latents, Latents]]:
+    """What :func:`validate` judges of each of ``batches``: with the instructions right, and shuffled."""
+    for batch in batches:
+        was_training = model.training
+        model.eval()
+        right, wrong = (encode_batch(model, each, _starts(model, each)) for each in (batch, _shuffled(batch)))
+        model.train(was_training)
+        yield right, wrong
+
+
+@torch.no_grad()
+def validate(
+    model: WorldModel, batches: Sequence[Batch], encoded: Iterable[tuple[Latents, Latents]] | None = None
+) -> dict[str, float]:
+    """Measures over ``batches``; ``encoded``: what :func:`encode_held_out` made of them, where that is known.
 
     ``progress_correlation``: Pearson, at the decision steps and up to K steps imagined from them;
     ``progress_correlation_shuffled``: the same with each window under another's instructions. If it is near the first,
     the words are not heard. ``violation_auroc``; ``violation_accuracy`` at v = 0; ``referring_error``: mean distance of
     what is pointed at, in half image sides; ``place_error``: of the bodies, too; ``prediction_ratio``: error of the
-    K-step prediction over that of copying the latent.
+    predictions 1 to K steps ahead, summed, over that of copying the latent.
     """
+    right, wrong = [], []
     was_training = model.training
     model.eval()
-    right = [_judge(model, batch) for batch in batches]
-    wrong = [_judge(model, _shuffled(batch)) for batch in batches]
+    for batch, (heard, shuffled) in zip(batches, encoded or encode_held_out(model, batches), strict=True):
+        right.append(_judge(model, batch, heard))
+        wrong.append(_judge(model, _shuffled(batch), shuffled))
     model.train(was_training)
 
     def joined(rows: list[dict[str, Tensor]], name: str) -> Tensor:
@@ -72,11 +87,19 @@ def _shuffled(batch: Batch) -> Batch:
     return dataclasses.replace(batch, tokens=batch.tokens.roll(1, 0), mask=batch.mask.roll(1, 0))
 
 
-def _judge(model: WorldModel, batch: Batch) -> dict[str, Tensor]:
-    steps = batch.valid.shape[1]
-    depth = min(model.config.horizon, steps - 1)
-    starts = torch.arange(0, max(1, steps - depth), max(1, depth), device=batch.valid.device)
-    latents = encode_batch(model, batch, starts)
+def _depth(model: WorldModel, batch: Batch) -> int:
+    """K, or as many steps as windows have after their first."""
+    return min(model.config.horizon, batch.valid.shape[1] - 1)
+
+
+def _starts(model: WorldModel, batch: Batch) -> Tensor:
+    """The decision steps: one after the other's imagined steps."""
+    steps, depth = batch.valid.shape[1], _depth(model, batch)
+    return torch.arange(0, max(1, steps - depth), max(1, depth), device=batch.valid.device)
+
+
+def _judge(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    depth, starts = _depth(model, batch), latents.starts
     several = batch.tokens.shape[1]
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)
     ahead = torch.arange(depth + 1, device=starts.device)

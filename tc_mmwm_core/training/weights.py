@@ -25,11 +25,12 @@ TRAINED_ON = "trained_on.txt"  # an identity a line; older bundles do not have i
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights of a model, and what they were fitted to."""
+    """Weights of a model, what they were fitted to, and for which robot (None: a run of an older version)."""
 
     model: ModelConfig
     tensors: dict[str, torch.Tensor]
-    trained_on: frozenset[str]  # identities of trajectories
+    trained_on: frozenset[str]  # identities of the trajectories that they were fitted to or chosen by
+    interface: RobotInterface | None
 
 
 def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, WorldModel]:
@@ -65,10 +66,11 @@ def read_weights(path: Path) -> Weights:
         CheckpointError: it is neither.
     """
     if (path / WEIGHTS).exists():
-        config = yaml.safe_load(Bundle.load(path).manifest.training.config)
+        bundle = Bundle.load(path)
+        config = yaml.safe_load(bundle.manifest.training.config)
         trained_on = (path / TRAINED_ON).read_text().split() if (path / TRAINED_ON).exists() else ()
         model = parse(config, TrainConfig, f"{path}: training.config").model
-        return Weights(model, load_file(path / WEIGHTS), frozenset(trained_on))
+        return Weights(model, load_file(path / WEIGHTS), frozenset(trained_on), bundle.interface)
     checkpoint = _checkpoint(path)
     content = read_checkpoint(checkpoint)
     averaged = {
@@ -77,7 +79,11 @@ def read_weights(path: Path) -> Weights:
         if name.startswith("module.")
     }
     trained_on = frozenset(content["parts"]["trained_on"]["identities"])
-    return Weights(parse(content["config"], TrainConfig, str(checkpoint)).model, averaged, trained_on)
+    model = parse(content["config"], TrainConfig, str(checkpoint)).model
+    interface = content.get("interface")
+    if interface is not None:
+        interface = RobotInterface.from_dict(interface, f"{checkpoint}: interface")
+    return Weights(model, averaged, trained_on, interface)
 
 
 def _checkpoint(path: Path) -> Path:

@@ -17,10 +17,9 @@ import torch
 PACKAGES = ("tc-mmwm", "torch", "numpy", "scipy", "mujoco", "onnx", "onnxruntime", "tokenizers", "pydantic")
 
 
-def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed Python, NumPy and torch (every device). Processes of one run differ by ``rank``."""
-    # SeedSequence mixes both numbers: seed + rank would make rank 1 of one run repeat rank 0 of the next seed.
-    mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device); the same in each process of a run, which make the same model."""
+    mixed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)

@@ -19,6 +19,21 @@ def test_maps_of_several_cameras_lie_end_to_end():
     assert features.shape == (3, 2 * 4 * 6, 16) and vision(features).shape == (3, 8)
 
 
+def test_the_convolutions_are_compiled_with_the_encoder():
+    vision, graphs = VisionEncoder(1, (16, 24), 16, 8), []
+    images = [torch.randint(0, 256, (3, 16, 24, 3), dtype=torch.uint8)]
+    expected, names = vision.map(images), list(vision.state_dict())
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    vision.compile(backend=backend, dynamic=True)
+    torch.testing.assert_close(vision.map(images), expected)
+    assert any("conv2d" in str(node.target) for graph in graphs for node in graph.graph.nodes)
+    assert list(vision.state_dict()) == names
+
+
 def test_sensors_are_normalised_and_clipped():
     encoder = SensorEncoder(2, 16, 8)
     encoder.mean.copy_(torch.tensor([1.0, -2.0]))

@@ -59,6 +59,22 @@ def test_the_stage_of_dynamics_goes_on_with_either_of_its_terms(config):
     assert ablated(base, {"weights": {"state": 0, "rollout": 0}}, "test").stages == config.stages
 
 
+def test_the_judge_stays_where_it_has_progress_left_to_learn():
+    plan = read_plan(resource("config", "benchmark", "default.yaml"))
+
+    def stages(domain, variant):
+        return [stage.name for stage in plan.training[domain, variant].stages]
+
+    assert "judge" in stages("manipulation", "conventional")  # progress is read off the latent, by weights
+    assert "judge" not in stages("navigation", "conventional")  # and here off the field, by none
+    for name in ("navigation", "manipulation"):
+        base = load(resource("config", "train", f"{name}.yaml"), TrainConfig)
+        nothing = ablated(base, {"weights": {"margin": 0, "progress": 0}}, "test")
+        assert "judge" not in [stage.name for stage in nothing.stages]
+    of_field = ablated(base, {"model": {"progress": "field"}, "weights": {"margin": 0}}, "test")
+    assert "judge" not in [stage.name for stage in of_field.stages]
+
+
 @pytest.mark.parametrize("file", ["default.yaml", "cpu.yaml"])
 def test_a_weight_of_a_benchmark_variant_holds_in_every_stage(shipped, file):
     plan = read_plan(resource("config", "benchmark", file))

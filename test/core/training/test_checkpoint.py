@@ -197,7 +197,7 @@ from tc_mmwm_core.training.checkpoint import Position, load_checkpoint, read_che
 from tc_mmwm_core.utils.reproducibility import seed_everything
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-seed_everything(0, rank)
+seed_everything(rank)
 parts = {"model": torch.nn.Linear(2, 2)}
 save_checkpoint(folder, parts, Position(step=1), {})
 expected = torch.randn(3)

@@ -49,8 +49,10 @@ def test_a_latent_that_holds_the_state_is_read(model, frames, monkeypatch):
     assert 1 < found["effective_rank_fused"] <= 6
 
 
-def test_recordings_without_a_true_state_have_no_probe(config, real, model):
-    found = collapse(model, HeldOutFrames.of(LabelledData([real], config, None, progress=False), frames=3))
+@pytest.mark.parametrize("with_domain", [False, True])
+def test_recordings_without_a_true_state_have_no_probe(config, real, model, domain, with_domain):
+    data = LabelledData([real], config, domain if with_domain else None, progress=False)
+    found = collapse(model, HeldOutFrames.of(data, frames=3))
     assert {"effective_rank_fused", "sigreg_visual"} <= found.keys()
     assert not any(name.startswith("probe") for name in found)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tc_mmwm_core.config import ConfigError
-from tc_mmwm_core.training.config import StageConfig, TrainConfig
+from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.curriculum import select_stages, stage_steps
 
 
@@ -21,6 +21,12 @@ def test_stages_can_be_skipped_reordered_and_repeated(config):
     assert select_stages(twice, ["world_model", "full"]) == twice[1:]
     with pytest.raises(ConfigError, match="stage fulll: the config has reconstruction, world_model, full"):
         select_stages(config.stages, ["fulll"])
+
+
+def test_rollouts_have_a_least_depth_below_their_largest():
+    assert ObjectiveConfig(min_rollout=4, max_rollout=4).min_rollout == 4
+    with pytest.raises(ValueError, match="min_rollout 5 is above max_rollout 4"):
+        ObjectiveConfig(min_rollout=5, max_rollout=4)
 
 
 def test_a_stage_that_predicts_needs_two_steps():

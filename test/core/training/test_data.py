@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
-from tc_mmwm_core.training.data import LabelledData, prefetch, source_weights, split
+from tc_mmwm_core.training.data import LabelledData, prefetch, source_weights, split, unseen
 
 SKIP = 2
 
@@ -102,6 +102,7 @@ def test_held_out_trajectories_are_never_trained_on_whatever_lies_beside_them(da
         assert set(seeds(first)) <= set(seeds(training)) and set(seeds(second)) <= set(seeds(held_out))
     assert set(seeds(split(dataset, 0.7)[1])) > set(seeds(held_out))
     assert len(split(dataset, 1e-9)[1]) == 1 and len(split(dataset, 1 - 1e-9)[0]) == 1  # never none, never all
+    assert [len(part) for part in split(dataset.subset([0]), 1 - 1e-9)] == [1, 0]
 
 
 def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tmp_path):
@@ -111,6 +112,18 @@ def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tm
         DatasetWriter(tmp_path / "many", dataset.interface).append([trajectory])
     one, many = (split(Dataset.open(tmp_path / name), 0.4) for name in ("one", "many"))
     assert list(map(seeds, one)) == list(map(seeds, many))
+
+
+def test_a_trajectory_that_is_given_twice_calibrates_once(dataset, tmp_path):
+    again = [dataset[0], *(dataset[index] for index in range(2, 5))]
+    DatasetWriter(tmp_path / "again", dataset.interface).append(again)
+    DatasetWriter(tmp_path / "again", dataset.interface).append(again[:1])
+    overlapping = Dataset.open(tmp_path / "again")
+    trained_on = {dataset.trajectories[2].identity}
+    (first, second), repeated = unseen([dataset.subset([0, 1, 2, 3]), overlapping], trained_on)
+    assert sorted(seeds(first)) == [0, 1, 3] and seeds(second) == [4]
+    assert repeated == 3  # 0 twice more and 3 once; 2 was trained on
+    assert unseen([dataset], ())[1] == 0
 
 
 @pytest.mark.parametrize(("between", "expected"), [([0, 1], 1), ([1, 0], 1), ([-1, 0], -1), ([-1, 1], 1), ([0, 0], 0)])

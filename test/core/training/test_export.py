@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 import yaml
 
+from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.collect import collect
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.evaluation.calibration import CalibrationError, betting_p_value, trajectories_needed
 from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -18,6 +21,7 @@ from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.resources import resource, robot_file
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_bundle
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.export import export_bundle, export_run, recalibrate
 from tc_mmwm_core.training.trainer import build_model, train
@@ -184,9 +188,11 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     assert told == "threshold set by hand" and by_hand.manifest.calibration is None
     assert (by_hand.manifest.threshold, by_hand.manifest.name) == (0.5, "by_hand")
     assert by_hand.manifest.files == made.manifest.files and by_hand.manifest.training == made.manifest.training
-    again, same_words = recalibrate(tmp_path / "by_hand", [fresh], tmp_path / "by_hand", "again", **bound)  # in place
-    assert same_words == words and again.manifest.name == "again"
-    assert again.manifest.calibration == made.manifest.calibration
+    twice = [fresh, fresh.subset([3, 4])]
+    again, same_words = recalibrate(tmp_path / "by_hand", twice, tmp_path / "by_hand", "again", **bound)  # in place
+    assert same_words == f"{words}; 2 given twice were left out" and again.manifest.name == "again"
+    bounds = [each.manifest.calibration.model_dump(exclude={"dataset"}) for each in (again, made)]
+    assert bounds[0] == bounds[1]
     assert again.manifest.threshold == made.manifest.threshold and again.manifest.files == made.manifest.files
     with pytest.raises(CalibrationError, match="was trained on every trajectory given"):
         recalibrate(tmp_path / "made", [split(dataset, config.data.holdout)[0]], tmp_path / "none", **bound)
@@ -196,6 +202,42 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     write_bundle(tmp_path / "older", made.manifest, files)
     with pytest.raises(CalibrationError, match=r"older has no trained_on\.txt"):
         recalibrate(tmp_path / "older", [fresh], tmp_path / "none", **bound)
+
+
+def bent(navigation: RobotInterface, **action: object) -> RobotInterface:
+    """The robot with something else in its first action field."""
+    content = yaml.safe_load(yaml.safe_dump(navigation.to_dict()))
+    content["action"]["fields"][0] |= action
+    return RobotInterface.from_dict(content | {"name": "mine"}, "test")
+
+
+def test_a_run_keeps_its_robot_and_is_exported_for_no_other(config, dataset, navigation, tmp_path, capsys):
+    mine = bent(navigation, limits=[-0.25, 0.25])
+    slow = [replace(dataset[i], action=dataset[i].action.clip(-0.25, 0.25)) for i in range(len(dataset))]
+    DatasetWriter(tmp_path / "mine", mine).append(slow)
+    short = config.model_copy(update={"stages": config.stages[:1]})
+    train(short, [Dataset.open(tmp_path / "mine")], tmp_path / "run", progress=False)
+    by_hand = ["export", str(tmp_path / "run"), "--threshold", "0", "--quiet", "--output", str(tmp_path / "b")]
+    assert main(by_hand) == 0
+    made = Bundle.load(tmp_path / "b")
+    assert made.interface.action_limits[0].tolist() == [-0.25, 0.25] and made.interface == mine
+
+    for other in (["--data", str(dataset.paths[0])], ["--robot", str(robot_file("navigation.yaml"))]):
+        assert main([*by_hand, *other]) == 2
+        assert f"action.{mine.action_names[0]}.limits: " in capsys.readouterr().err
+    renamed = mine.to_dict()
+    renamed["action"]["topic"] = "mine/cmd_vel"
+    (tmp_path / "renamed.yaml").write_text(yaml.safe_dump(renamed))
+    assert main([*by_hand, "--robot", str(tmp_path / "renamed.yaml")]) == 0
+    assert Bundle.load(tmp_path / "b").interface.action.topic == "mine/cmd_vel"
+
+    older = read_checkpoint(tmp_path / "run" / LAST)
+    del older["interface"]
+    write_checkpoint(tmp_path / "run" / LAST, older)
+    with pytest.raises(CheckpointError, match=r"kept no robot interface .*give --data of its robot, or --robot"):
+        export_run(tmp_path / "run", [], tmp_path / "b", threshold=0.0)
+    made, _ = export_run(tmp_path / "run", [], tmp_path / "b", threshold=0.0, robot=mine)
+    assert made.interface == mine
 
 
 def test_a_failed_export_leaves_the_bundle_that_was_there(bundle, model, config, interface, monkeypatch):

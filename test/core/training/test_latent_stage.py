@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -28,7 +30,8 @@ from tc_mmwm_core.training.objective import (
     mapped,
     terms,
 )
-from tc_mmwm_core.training.trainer import train
+from tc_mmwm_core.training.stage import VALIDATION_BATCHES
+from tc_mmwm_core.training.trainer import TrainingError, train
 
 POLICY = StageConfig(
     name="policy", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=2, starts=3, passes=40
@@ -64,9 +67,18 @@ def with_head(config, request):
 
 @pytest.fixture(scope="module")
 def trained(unbroken, with_head, dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("head") / "run"
+    """Run folder, last measures, and how often held-out windows, and frames of them, were encoded in validations."""
+    folder, calls = tmp_path_factory.mktemp("head") / "run", Counter()
     fork(unbroken.folder, with_head, folder)
-    return folder, train(with_head, [dataset], folder, progress=False)
+
+    def counted(name, function):
+        return lambda *args: (calls.update([name]), function(*args))[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tc_mmwm_core.training.validation.encode_batch", counted("windows", encode_batch))
+        patch.setattr("tc_mmwm_core.training.collapse.fuse_batch", counted("frames", fuse_batch))
+        measures = train(with_head, [dataset], folder, progress=False)
+    return folder, measures, calls
 
 
 def records(folder, stage):
@@ -75,7 +87,7 @@ def records(folder, stage):
 
 
 def test_the_head_learns_and_all_else_rests_as_it_was_averaged(trained, unbroken, with_head):
-    folder, measures = trained
+    folder, measures, _ = trained
     name = with_head.stages[-1].name
     terms, learning = LEARNT[name]
     found = records(folder, name)
@@ -88,6 +100,19 @@ def test_the_head_learns_and_all_else_rests_as_it_was_averaged(trained, unbroken
         same = torch.equal(value, before[f"ema.module.{name}"])
         assert same != (name.startswith(learning) and value.is_floating_point()), name
         assert same == torch.equal(parts["ema"][f"module.{name}"], before[f"ema.module.{name}"]), name
+
+
+def test_what_rests_is_encoded_in_the_first_validation_alone_and_measured_the_same(
+    trained, with_head, dataset, tmp_path
+):
+    folder, measures, calls = trained
+    name, batches = with_head.stages[-1].name, 2 * VALIDATION_BATCHES  # with the instructions right and shuffled
+    assert calls["windows"] == batches * (3 if name in ("memory", "field") else 1)
+    assert calls["frames"] == (3 if name == "memory" else 1)
+    shutil.copytree(folder, tmp_path / "again")
+    assert train(with_head, [dataset], tmp_path / "again", progress=False) == pytest.approx(
+        measures, rel=0, abs=0, nan_ok=True
+    )
 
 
 def test_an_interrupted_stage_encodes_the_same_and_resumes_to_the_same_weights(
@@ -104,6 +129,16 @@ def test_an_interrupted_stage_encodes_the_same_and_resumes_to_the_same_weights(
         train(with_head, [dataset], tmp_path / "run", progress=False)
     train(with_head, [dataset], tmp_path / "run", progress=False)
     assert_same_weights(weights_of(trained[0]), weights_of(tmp_path / "run"))
+
+
+def test_rows_and_not_windows_divide_into_the_parts_of_a_batch(config, dataset, tmp_path):
+    few = {"trajectories": 3, "starts": 1, "instructions": 1, "passes": 2, "epochs": 1}
+    parts = config.model_copy(update={"stages": (POLICY.model_copy(update=few),), "accumulation": 2})
+    assert train(parts, [dataset], tmp_path / "run", progress=False)["loss"] > 0
+    with pytest.raises(
+        TrainingError, match="stage policy: a batch of 3 rows does not divide into 1 processes x 4 part"
+    ):
+        train(parts.model_copy(update={"accumulation": 4}), [dataset], tmp_path / "none", progress=False)
 
 
 def test_decisions_are_what_the_model_proposes_on_and_what_is_wanted_of_it():
@@ -213,6 +248,15 @@ def test_mapped_is_each_steps_map_with_the_same_terms_as_in_the_whole_model():
     whole, _ = terms(model, batch, reading, ObjectiveConfig(), torch.Generator().manual_seed(5), 5)
     for name, value in found.items():
         assert value.item() * batch.valid.shape[1] == pytest.approx(whole[name].item(), rel=1e-4), name
+
+
+def test_the_stage_of_the_field_goes_through_batches_of_which_no_oracle_judged_any(config, dataset, real, tmp_path):
+    data = config.data.model_copy(update={"real_weight": 3.0})
+    stage = FIELD.model_copy(update={"trajectories": 1, "epochs": 1, "passes": 1})
+    measures = train(
+        config.model_copy(update={"stages": (stage,), "data": data}), [dataset, real], tmp_path, progress=False
+    )
+    assert measures["loss"] > 0
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
+from dataclasses import replace
 from functools import partialmethod
 
 import numpy as np
@@ -12,13 +14,17 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import DatasetError, DatasetWriter
+from tc_mmwm_core.evaluation.calibration import CalibrationError
+from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
+from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage
-from tc_mmwm_core.training.trainer import TrainingError, train
+from tc_mmwm_core.training.trainer import TrainingError, build_model, train
 from tc_mmwm_core.training.weights import read_weights
 
 STEPS = 8
@@ -66,6 +72,8 @@ def test_a_run_goes_through_the_stages_and_leaves_what_it_promises(unbroken, con
     assert all(record["loss"] == pytest.approx(sum_of_weighted(record), rel=1e-5) for record in records)
     assert all(sum(record[f"alpha/{m}"] for m in ("vision", "language", "sensor")) > 0.999 for record in records)
     assert [record["step"] for record in records if "valid/loss" in record] == [2, 5, 8]
+    rates = [record["learning_rate"] / config.optimizer.learning_rate for record in records]  # half a cosine a stage
+    assert rates == pytest.approx([1, 0.5, 1, 0.75, 0.25, 1, 0.75, 0.25])
     assert unbroken.measures.keys() >= {"loss", "violation_auroc", "progress_correlation", "effective_rank_fused"}
     assert TrainConfig(**yaml.safe_load((unbroken.folder / "config.yaml").read_text())) == config
     assert {path.name for path in unbroken.folder.iterdir()} >= {LAST, "environment.json", "training.png"}
@@ -206,7 +214,8 @@ def test_a_run_that_starts_from_anothers_weights_remembers_what_these_were_train
         init = read_weights(tmp_path / str(index))
     fitted = {info.identity for half in halves for info in split(half, config.data.holdout)[0].trajectories}
     assert init.trained_on == fitted
-    left = {info.identity for info in unseen(dataset, init.trained_on).trajectories}
+    [part], _ = unseen([dataset], init.trained_on)
+    left = {info.identity for info in part.trajectories}
     assert left == {info.identity for info in dataset.trajectories} - fitted and left
 
 
@@ -218,6 +227,32 @@ def test_weights_of_another_shape_are_refused_with_both_shapes(unbroken, config,
     ):
         train(wider, [dataset], tmp_path / "run", weights, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_robot_that_means_something_else_is_warned_of_and_one_of_other_shape_refused_by_field(
+    unbroken, config, dataset, tmp_path, capsys
+):
+    yaml_file = write_yaml(tmp_path / "train.yaml", changed(config, stages=config.stages[:1]))
+
+    def from_unbroken(name, content, trajectories):
+        DatasetWriter(tmp_path / name, RobotInterface.from_dict(content, name)).append(trajectories)
+        arguments = ["--config", str(yaml_file), "--data", str(tmp_path / name), "--init", str(unbroken.folder)]
+        return main(["train", *arguments, "--output", str(tmp_path / f"run_{name}"), "--quiet", "--threads", "1"])
+
+    content = json.loads(json.dumps(dataset.interface.to_dict()))
+    content["action"]["fields"][0]["limits"] = [-9.0, 9.0]
+    trajectories = [dataset[i] for i in range(len(dataset))]
+    name = dataset.interface.action_names[0]
+    assert from_unbroken("faster", content, trajectories) == 0
+    printed = capsys.readouterr().out
+    assert f"{unbroken.folder} was trained for another robot interface: action.{name}.limits" in printed
+
+    content["action"]["fields"] = content["action"]["fields"][:1]
+    fewer = [replace(t, action=t.action[:, :1]) for t in trajectories]
+    config_without_oracle = changed(config, data=config.data.model_copy(update={"domain": None}))
+    write_yaml(yaml_file, config_without_oracle)
+    assert from_unbroken("fewer", content, fewer) == 2
+    assert f"\n  action: {dataset.interface.action_names} in 'navigation', ['{name}'] in" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_anothers_weights(unbroken, config, dataset, tmp_path, weights_of):
@@ -282,6 +317,21 @@ def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption
     assert read_checkpoint(tmp_path / "whole" / BEST)["position"] == {"step": 5, "stage": 2, "stage_step": 1}
     best = read_checkpoint(tmp_path / "whole" / BEST)["parts"]["ema"]["module.dynamics.from_state.weight"]
     assert torch.equal(read_weights(tmp_path / "whole").tensors["dynamics.from_state.weight"], best)
+    last = read_checkpoint(tmp_path / "whole" / LAST)
+    assert last["position"]["stage_step"] == 2 and torch.equal(
+        last["parts"]["ema"]["module.dynamics.from_state.weight"], best
+    )
+    # What is held out has chosen the weights.
+    assert read_weights(tmp_path / "whole").trained_on == {info.identity for info in dataset.trajectories}
+    with pytest.raises(CalibrationError, match=r"chosen by it \(early stopping\): a threshold is calibrated on others"):
+        export_run(tmp_path / "whole", [dataset], tmp_path / "bundle", progress=False)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 3, interrupt)  # between two stages: the second goes on from the best of the first
+        train(impatient, [dataset], tmp_path / "between", progress=False)
+    states = [read_checkpoint(tmp_path / "between" / name) for name in (BEST, LAST)]
+    assert [state["position"]["step"] for state in states] == [1, 2]
+    assert_same_weights(*(state["parts"]["model"] for state in states))
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 4, interrupt)
@@ -322,13 +372,35 @@ def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tm
     assert read_weights(tmp_path / "compiled").tensors.keys() == read_weights(tmp_path / "plain").tensors.keys()
 
 
+def test_an_image_that_the_decoder_cannot_make_is_refused_by_name_and_size(config, dataset):
+    content = json.loads(json.dumps(dataset.interface.to_dict()))
+    content["images"][0] |= {"height": 60}
+    with pytest.raises(TrainingError, match="camera overhead is 60x64; height and width must be multiples of 8"):
+        build_model(config, RobotInterface.from_dict(content, "test"))
+
+
 def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):
     measures = train(config, two_cameras, tmp_path / "run", progress=False)
     assert np.isfinite(measures["loss"])
     assert any(name.startswith("vision.trunks.1.") for name in read_weights(tmp_path / "run").tensors)
 
 
-def test_a_dataset_too_short_for_the_windows_is_refused_by_name(config, dataset, tmp_path):
-    long = config.stages[2].model_copy(update={"min_length": 200, "max_length": 200})
-    with pytest.raises(ValueError, match=r"longest run of valid steps is \d+, windows need 400 or more"):
-        train(changed(config, stages=(long,)), [dataset], tmp_path, progress=False)
+def test_one_trajectory_beside_others_is_trained_on_and_alone_refused(config, dataset, real, tmp_path):
+    short = changed(config, stages=config.stages[2:])
+    train(short, [real.subset([0]), dataset], tmp_path / "beside", progress=False)
+    assert real.trajectories[0].identity in read_weights(tmp_path / "beside").trained_on
+    with pytest.raises(TrainingError, match=r"trajectories: 1 in .*real: none can be held out, .*at least two of one"):
+        train(short, [real.subset([0])], tmp_path / "alone", progress=False)
+    assert not (tmp_path / "alone").exists()
+
+
+def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(config, dataset, tmp_path):
+    *first, last = config.stages
+    long = last.model_copy(update={"min_length": 200, "max_length": 200})
+    told = r"stage full, trajectories trained on: .*navigation: longest run of valid steps is \d+, windows need 400"
+    with pytest.raises(DatasetError, match=told):
+        train(changed(config, stages=(*first, long)), [dataset], tmp_path / "run", progress=False)
+    odd = last.model_copy(update={"trajectories": 3})
+    with pytest.raises(TrainingError, match="stage full: 3 trajectories a batch do not divide into 1 processes x 2 p"):
+        train(changed(config, stages=(*first, odd), accumulation=2), [dataset], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
