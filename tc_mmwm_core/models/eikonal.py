@@ -20,7 +20,6 @@ REACH = 8  # cells that gradients travel: a place is taught by the costs around 
 BEYOND = 1e4  # cost of leaving the map
 
 
-@torch.compiler.disable  # its loops would be unrolled into thousands of operations; its own ways are quick
 def cost_to_go(slowness: Tensor, stop: Tensor) -> Tensor:
     """V [N, H, W]: the least, over all ways through the map, of the slowness gathered plus ``stop`` at the way's end.
 

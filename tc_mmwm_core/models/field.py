@@ -30,6 +30,7 @@ class InstructionField(nn.Module):
     def __init__(self, width: int, shape: tuple[int, int], channels: int = 8, inner: int = 32) -> None:
         super().__init__()
         self.map_shape, self.channels, self.inner = shape, channels, inner
+        self.solve = cost_to_go  # an attribute, so that who compiles the module can leave its loops as they are
         self.shape = (shape[0] * REFINEMENT, shape[1] * REFINEMENT)
         self.ask = nn.Linear(width, 2 * inner)
         self.answer = nn.Linear(width, 2 * inner)
@@ -52,7 +53,7 @@ class InstructionField(nn.Module):
             x = x + spread(functional.silu(norm(x)))
         x = functional.pixel_shuffle(self.out(functional.silu(x)), REFINEMENT)  # (Shi et al., 2016)
         slowness, stop, others = x[:, :1], x[:, 1:2], x[:, 2:]
-        progress = -cost_to_go(functional.softplus(slowness[:, 0]), functional.softplus(stop[:, 0]))[:, None]
+        progress = -self.solve(functional.softplus(slowness[:, 0]), functional.softplus(stop[:, 0]))[:, None]
         return torch.cat([progress.to(others.dtype), others], 1).flatten(1)
 
 

@@ -121,6 +121,8 @@ def prepare(
     # Buffers are fitted once, not averaged: an average would lag behind their first value.
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
     if config.compile:
+        # Unrolled, its loops are thousands of operations. Not at its definition: this imports a compiler for 2 s.
+        model.field.solve = torch.compiler.disable(model.field.solve)
         for part in model.children():
             part.compile(dynamic=True)  # windows differ in length; in place, so the names in state_dict stay
     return data, held_out, model, ema

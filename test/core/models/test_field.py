@@ -33,24 +33,6 @@ def test_read_is_scipys_bilinear_interpolation(reader):
             np.testing.assert_allclose(read[n, ..., channel].detach(), expected, atol=1e-6)
 
 
-def test_a_compiled_field_leaves_the_solver_as_it_is():
-    torch.manual_seed(0)
-    field, graphs = InstructionField(16, (4, 6), CHANNELS), []
-    features, slots = torch.randn(2, 24, 16), torch.randn(4, 3, 16)
-    expected = field(features, slots)
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    field.compile(backend=backend, dynamic=True)
-    found = field(features, slots)
-    torch.testing.assert_close(found, expected)
-    found.sum().backward()
-    called = {str(node.target) for graph in graphs for node in graph.graph.nodes}
-    assert any("conv2d" in name for name in called) and not any("minimum" in name for name in called)
-
-
 def test_several_bodies_are_read_each_and_their_offsets_known():
     several = FieldReader(D, SHAPE, CHANNELS, bodies=2).double()
     torch.manual_seed(0)

@@ -351,23 +351,29 @@ def test_a_batch_in_parts_trains_as_the_whole_batch(config, dataset, tmp_path, w
 
 
 def test_bf16_and_compile_switches_reach_the_model(unbroken, config, dataset, tmp_path, monkeypatch):
-    """Compiled here by tracing alone (backend "eager"): the code generator takes minutes, and is torch's own."""
+    """Compiled here by tracing alone: the code generator takes minutes, and is torch's own."""
     train(changed(config, bf16=True), [dataset], tmp_path / "bf16", progress=False)
     np.testing.assert_allclose(losses(tmp_path / "bf16"), losses(unbroken.folder), rtol=0.1)
     assert losses(tmp_path / "bf16") != losses(unbroken.folder)
 
-    compiled = []
+    compiled, called = [], set()
     original = torch.nn.Module.compile
+
+    def backend(graph, _):
+        called.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
 
     def traced(module, **options):
         compiled.append(type(module).__name__)
-        original(module, backend="eager", **options)
+        original(module, backend=backend, **options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(traced))
     short = (config.stages[2].model_copy(update={"epochs": 1}),)
     train(changed(config, compile=True, stages=short), [dataset], tmp_path / "compiled", progress=False)
     train(changed(config, stages=short), [dataset], tmp_path / "plain", progress=False)
     assert {"VisionEncoder", "Dynamics", "Grounding", "InstructionField"} <= set(compiled)
+    assert any("conv2d" in name for name in called)
+    assert not any("minimum" in name for name in called)  # the eikonal solver, which would be unrolled
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-3)
     assert read_weights(tmp_path / "compiled").tensors.keys() == read_weights(tmp_path / "plain").tensors.keys()
 
