@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import positive
+
 HELP = "drive a simulated domain with scripted drivers and record a dataset"
 EXAMPLES = """\
   tc-mmwm collect --domain navigation --episodes 200 --output data/navigation
@@ -23,11 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument(
         "--episodes",
-        type=int,
+        type=positive,
         default=200,
         help="episodes in the dataset at the end, those already there included (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=60, help="longest episode, control steps (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=positive, default=60, help="longest episode, control steps (default: %(default)s)"
+    )
     parser.add_argument(
         "--seed",
         type=int,

@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the bundle (default: the output folder's)")
     parser.add_argument(
-        "--alpha", type=float, default=0.05, help="accept at most this share of violating sequences ..."
+        "--alpha",
+        type=float,
+        default=0.05,
+        help="accept at most this share of violating sequences ... (default: %(default)s)",
     )
     parser.add_argument(
         "--delta", type=float, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"

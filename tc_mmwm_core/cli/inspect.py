@@ -144,8 +144,10 @@ def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int 
             for side in axis.spines.values():
                 side.set(color=colour, linewidth=2)
         outcome = {True: "success", False: "failure", None: "outcome unknown"}[trajectory.success]
-        title = axes[row, 0].set_title(f"{row}: {trajectory.instruction} ({outcome})", loc="left", fontsize=7)
+        axis, text = axes[row, 0], f"{row}: {trajectory.instruction} ({outcome})"
+        title = axis.text(0, 1.06, text, transform=axis.transAxes, fontsize=7)
         title.set_in_layout(False)  # it runs over the whole row
+    figure.supxlabel("frames in red break a rule, in green none, in grey nobody judged", fontsize=7)
     figure.savefig(path, dpi=150)
 
 

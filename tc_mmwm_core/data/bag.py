@@ -254,7 +254,9 @@ def _open(path: Path, salvage: bool, lost: list[str]) -> list[_Indexed | _Salvag
     if path.is_dir():
         files = sorted((file for file in path.iterdir() if _is_storage(file)), key=_natural)
         if not files:
-            raise BagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files")
+            lerobot = "; a LeRobotDataset is read with tc-mmwm convert --from lerobot"
+            hint = lerobot if (path / "meta" / "info.json").exists() else ""
+            raise BagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files{hint}")
         if (path / "metadata.yaml").exists() and not salvage:
             try:
                 return [_Indexed(path)]

@@ -88,7 +88,7 @@ class ConversionReport:
         ]
         lines = [f"{name:<13} {value}" for name, value in rows]
         if self.faults:
-            lines.append("steps that are not valid:")
+            lines.append("steps that are not valid, those between trajectories included:")
             for what, count in sorted(self.faults.items(), key=lambda item: -item[1]):
                 lines.append(f"  {count:>6}  {what}, first: {self.examples[what]}")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])

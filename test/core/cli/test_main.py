@@ -126,3 +126,9 @@ def test_a_bundle_of_another_domain_is_refused_by_field(share):
     run = tc_mmwm("evaluate", "--bundle", str(share / "bundles" / "manipulation"), "--episodes", "1")
     assert run.returncode == 2
     assert "images" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_no_dataset_of_no_episodes_is_collected(tmp_path):
+    run = tc_mmwm("collect", "--output", str(tmp_path / "d"), "--episodes", "-1")
+    assert run.returncode == 2 and not (tmp_path / "d").exists()
+    assert "argument --episodes: -1 is not a whole number above 0" in run.stderr
