@@ -13,6 +13,8 @@ import time
 import pytest
 import rclpy
 from geometry_msgs.msg import TwistStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import GetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
@@ -149,3 +151,23 @@ def test_activation_waits_for_the_instruction_that_it_requires(tmp_path, node):
         active = node.spin_until(lambda: states and states[-1].state == PlannerState.WAITING, 60)
         assert active, processes.tail("launch")
         assert node.spin_until(lambda: states[-1].instruction == "drive", 10)
+
+
+def test_configured_again_by_hand_it_waits_to_be_activated_by_hand(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    states = []
+    node.create_subscription(PlannerState, "planner/state", states.append, LATCHED)
+    change = node.create_client(ChangeState, "planner/change_state")
+
+    def by_hand(transition: int) -> None:
+        answer = change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        assert node.spin_until(answer.done, 20) and answer.result().success
+
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("launch", [*LAUNCH, f"model:={tmp_path / 'bundle'}", "namespace:=robot1"])
+        assert node.spin_until(lambda: states and states[-1].state == PlannerState.WAITING, 60)
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+            by_hand(transition)
+        by_hand(Transition.TRANSITION_CONFIGURE)
+        assert not node.spin_until(lambda: states[-1].state == PlannerState.WAITING, 3)
+        assert states[-1].state == PlannerState.INACTIVE
