@@ -82,6 +82,7 @@ COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
+PLACES = ("m", "rad")  # units of a command that may be a place
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
@@ -251,6 +252,12 @@ class PlannerNode(LifecycleNode):
             f"{interface.rate:g} Hz, threshold {planner.threshold:g}"
             + ("" if bundle.manifest.calibration else " (not calibrated)")
         )
+        if places := [field.name for field in interface.action.fields if field.unit in PLACES]:
+            self.get_logger().warning(
+                f"robot interface: action {', '.join(places)}: a command in {' or '.join(PLACES)}. If it is a place, "
+                "not a change of place, its safe value does not stop the robot: it is driven there at once, whenever an "
+                "input is late. Command speeds or efforts"
+            )
 
     def _publish(self, message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
         self._outputs.append(self.create_lifecycle_publisher(message_type, topic, qos))

@@ -24,9 +24,11 @@ from sensor_msgs.msg import LaserScan
 from std_msgs.msg import String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
-from tiny_bundle import HORIZON, ROBOT, write_tiny_bundle
+from tiny_bundle import HORIZON, ROBOT, tiny_files, tiny_manifest, write_tiny_bundle
 from visualization_msgs.msg import MarkerArray
 
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.runtime.bundle import write_bundle
 from tc_mmwm_core.runtime.planner import PlannerState
 from tc_mmwm_core.runtime.selection import Verdict
 from tc_mmwm_ros.planner import PlannerNode
@@ -403,6 +405,18 @@ def test_a_configure_that_fails_halfway_leaves_nothing_behind(make_planner, monk
     assert (len(list(planner.subscriptions)), len(list(planner.publishers))) == before
     assert planner.set_parameters([Parameter("threads", value=2)])[0].successful  # nothing is configured
     assert planner.trigger_configure() == SUCCESS
+
+
+def test_a_command_that_may_be_a_place_is_warned_of(make_planner, capfd, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["action"]["fields"][1]["unit"] = "rad"
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(yaml.safe_dump(content))
+    manifest = tiny_manifest(interface=RobotInterface.load(robot).to_dict())
+    write_bundle(tmp_path / "tiny", manifest, tiny_files() | {"robot.yaml": robot})
+    planner = make_planner(model=str(tmp_path / "tiny"))
+    assert planner.trigger_configure() == SUCCESS
+    assert "action turn: a command in m or rad" in capfd.readouterr().err
 
 
 def test_a_parameter_that_it_does_not_have_is_named(make_planner, capfd):
