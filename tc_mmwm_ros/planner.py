@@ -255,7 +255,7 @@ class PlannerNode(LifecycleNode):
         if places := [field.name for field in interface.action.fields if field.unit in PLACES]:
             self.get_logger().warning(
                 f"robot interface: action {', '.join(places)}: a command in {' or '.join(PLACES)}. If it is a place, "
-                "not a change of place, its safe value does not stop the robot: it is driven there at once, whenever an "
+                "not a change of place, its safe value does not stop the robot: it is driven there at once when an "
                 "input is late. Command speeds or efforts"
             )
 
