@@ -34,7 +34,6 @@ names one (EpisodeEvent, reliable): at an episode's START it forgets what was se
 from __future__ import annotations
 
 import array
-import difflib
 import math
 import sys
 import time
@@ -210,10 +209,7 @@ class PlannerNode(LifecycleNode):
         """A misspelt parameter is otherwise never heard of. It may be another node's, in a file for all (``/**``)."""
         declared = self._parameters  # rclpy has no public way to ask for either
         for name in self._parameter_overrides.keys() - declared.keys():
-            near = difflib.get_close_matches(name, declared, n=1)
-            self.get_logger().warning(
-                f"parameter '{name}' is none of this node's" + (f"; did you mean '{near[0]}'?" if near else "")
-            )
+            self.get_logger().warning(f"parameter '{name}' is none of this node's{config.did_you_mean(name, declared)}")
 
     def _configure(self) -> None:
         model = self.get_parameter("model").value

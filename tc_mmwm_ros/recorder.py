@@ -94,6 +94,7 @@ class Recorder(Node):
                 topics[topic] = (kind, True)
             else:
                 self._unknown.add(topic)
+        self._unknown -= topics.keys()  # listed twice, with and without its type
         prepared = [
             (topic, message_class(kind, topic), message_definition(kind, topic), kind, held)
             for topic, (kind, held) in topics.items()  # before anything is written: a missing package leaves no bag
@@ -179,8 +180,10 @@ class Recorder(Node):
             found = {name: kinds[0] for name, kinds in self.get_topic_names_and_types() if name in self._unknown}
             for name, kind in found.items():
                 self._unknown.discard(name)
+                offered = [each.qos_profile.durability for each in self.get_publishers_info_by_topic(name)]
+                latched = DurabilityPolicy.TRANSIENT_LOCAL in offered
                 try:
-                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, True)
+                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, latched)
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))

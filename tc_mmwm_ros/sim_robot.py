@@ -330,7 +330,8 @@ class SimRobot(Node):
             return
         self._given = text
         if self._over:
-            self._resume_later()
+            if waiting:  # else the next layout is on its way, and whoever repeats himself must not put it off
+                self._resume_later()
             return
         try:
             self._episode.instruct(instruction)

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--episodes",
         type=positive,
         default=200,
-        help="episodes in the dataset at the end, those already there included (default: %(default)s)",
+        help="episodes in the dataset at the end, of seeds from --seed on; those already there are not driven again "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--steps", type=positive, default=60, help="longest episode, control steps (default: %(default)s)"

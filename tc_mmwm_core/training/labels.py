@@ -21,6 +21,7 @@ from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.training.distributed import is_first
 
 REFERENTS = 3
 REASONS = 5  # that are printed, at most
@@ -137,7 +138,7 @@ def label(
 def _tell_unjudged(dataset: Dataset, reasons: list[str]) -> None:
     """Print how many recorded instructions could not be judged, and the first few ``reasons`` (empty: it was)."""
     told = Counter(filter(None, reasons))
-    if told:
+    if told and is_first():
         shown = "".join(f"\n  {times} times: {reason}" for reason, times in told.most_common(REASONS))
         more = f"\n  and {len(told) - REASONS} others" if len(told) > REASONS else ""
         paths = ", ".join(sorted({info.dataset for info in dataset.trajectories}))

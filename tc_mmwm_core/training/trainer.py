@@ -151,7 +151,9 @@ def label_data(
 
 
 def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:
-    """An untrained model of the interface's shapes. TrainingError: its cameras are of sizes that no model has."""
+    """An untrained model of the interface's shapes. TrainingError: it has no camera, or of sizes that no model has."""
+    if not interface.images:
+        raise TrainingError(f"robot interface {interface.name}: 'images' is empty; the model needs a camera")
     for image in interface.images:
         if image.height % SIDE or image.width % SIDE:
             raise TrainingError(

@@ -200,7 +200,10 @@ def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     for name in ("robot_description", "map_name"):
         driver.node.create_publisher(String, name, latched).publish(String(data=name))
-    bag = record(extra_topics="['robot_description:std_msgs/msg/String', map_name, odom, 'odom:nav_msgs/msg/Odometry']")
+    bag = record(
+        extra_topics="[robot_description, 'robot_description:std_msgs/msg/String', map_name, odom, "
+        "'odom:nav_msgs/msg/Odometry']"
+    )
     topics = [driver.node.resolve_topic_name(name) for name in ("robot_description", "map_name")]
     driver.wait(lambda: all(int(driver.told().get(f"messages {topic}", 0)) for topic in topics), seconds=60.0)
     driver.wait_until_recorded(20)

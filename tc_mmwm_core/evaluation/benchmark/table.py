@@ -167,13 +167,14 @@ def compare(full: Mapping[int, Evaluation], other: Mapping[int, Evaluation], tra
     model. The interval is the wider of Student's over the seeds and that over the layouts. From one seed there is none,
     and no verdict: what a training owes to its seed cannot be told from what it owes to its variant.
     """
+    found: dict[str, Any] = {"points_ahead": None, "low": None, "high": None, "n_seeds": 0, "n_episodes": 0}
+    if not full or not other:
+        return found | {"verdict": OTHER_SETTINGS}
     seeds = [seed for seed in full if seed in other or not trained]
     mine = {seed: _success_by_layout(full[seed]) for seed in seeds}
     theirs = {seed: _success_by_layout(other[seed] if trained else next(iter(other.values()))) for seed in seeds}
     layouts = sorted(set.intersection(*map(set, (*mine.values(), *theirs.values())))) if seeds else []
-    found = {"points_ahead": None, "low": None, "high": None, "n_seeds": len(seeds), "n_episodes": len(layouts)}
-    if not full or not other:
-        return found | {"verdict": OTHER_SETTINGS}
+    found |= {"n_seeds": len(seeds), "n_episodes": len(layouts)}
     if not layouts:
         return found | {"verdict": f"no {'layout' if seeds else 'seed'} in common"}
     a, b = (np.array([[rows[seed][layout] for layout in layouts] for seed in seeds], float) for rows in (mine, theirs))

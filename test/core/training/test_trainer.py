@@ -383,6 +383,8 @@ def test_an_image_that_the_decoder_cannot_make_is_refused_by_name_and_size(confi
     content["images"][0] |= {"height": 60}
     with pytest.raises(TrainingError, match="camera overhead is 60x64; height and width must be multiples of 8"):
         build_model(config, RobotInterface.from_dict(content, "test"))
+    with pytest.raises(TrainingError, match="'images' is empty; the model needs a camera"):
+        build_model(config, RobotInterface.from_dict(content | {"images": []}, "test"))
 
 
 def test_several_cameras_and_mixed_sources_train(config, two_cameras, tmp_path):

@@ -213,6 +213,12 @@ def test_one_seed_shows_a_difference_and_no_verdict(full, other):
     assert compare(seeded(40), {7: kept(evaluation(5))})["verdict"] == "no seed in common"
 
 
+def test_what_has_no_row_of_the_same_settings_is_not_compared():
+    for full, other in ((seeded(20), {}), ({}, seeded(20))):
+        for trained in (True, False):
+            assert compare(full, other, trained)["verdict"] == "measured under other settings: not compared"
+
+
 def test_a_scripted_driver_has_no_seed_to_be_paired_with():
     found = compare(seeded(30, 31, 29), {5: kept(evaluation(5))}, trained=False)
     assert found["verdict"] == "full model better" and found["n_seeds"] == 3
