@@ -18,7 +18,7 @@ COLLAPSE = (
     ("effective_rank_fused", "effective rank of z", False),
     ("sigreg_fused", "SIGReg of z", True),
     ("probe_r2_fused", "R² of the true state from z", False),
-    ("probe_r2_visual", "R² of the true state from z_v", False),
+    ("latent_variance_fused", "variance of z", True),
 )
 
 
