@@ -141,7 +141,7 @@ class PlannerNode(LifecycleNode):
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._publish_state()
         self.create_timer(1.0, self._on_second, clock=self._steady_clock)
-        self._name_unknown_parameters()
+        self._warn_of_unknown_parameters()
 
     # --- lifecycle
 
@@ -205,7 +205,7 @@ class PlannerNode(LifecycleNode):
         self._unload()
         return super().on_error(state)
 
-    def _name_unknown_parameters(self) -> None:
+    def _warn_of_unknown_parameters(self) -> None:
         """A misspelt parameter is otherwise never heard of. It may be another node's, in a file for all (``/**``)."""
         declared = self._parameters  # rclpy has no public way to ask for either
         for name in self._parameter_overrides.keys() - declared.keys():
@@ -232,10 +232,10 @@ class PlannerNode(LifecycleNode):
         self._stream = StepStream(interface)
         self._candidates: ExternalCandidates | None = None
         self._action_type = types[interface.action.type]
-        self._command_publisher = self._publish(self._action_type, interface.action.topic, COMMAND_QOS)
-        self._screening_publisher = self._publish(Screening, "~/screening", REPORT_QOS)
-        self._latent_publisher = self._publish(LatentState, "~/latent_state", REPORT_QOS)
-        self._marker_publisher = self._publish(MarkerArray, "~/candidates", REPORT_QOS)
+        self._command_publisher = self._advertise(self._action_type, interface.action.topic, COMMAND_QOS)
+        self._screening_publisher = self._advertise(Screening, "~/screening", REPORT_QOS)
+        self._latent_publisher = self._advertise(LatentState, "~/latent_state", REPORT_QOS)
+        self._marker_publisher = self._advertise(MarkerArray, "~/candidates", REPORT_QOS)
         for topic, type_name in interface.observation_topics().items():
             self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
@@ -255,7 +255,7 @@ class PlannerNode(LifecycleNode):
                 "input is late. Command speeds or efforts"
             )
 
-    def _publish(self, message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
+    def _advertise(self, message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
         self._outputs.append(self.create_lifecycle_publisher(message_type, topic, qos))
         return self._outputs[-1]
 
