@@ -11,9 +11,10 @@ only: no decision is torn in two, and the safe action is the last thing publishe
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
 with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
-seconds for an instruction and fails without one). ``deactivate``, ``shutdown``, a signal and an error of the planner's
-own all publish the safe action last. After an error it deactivates itself; activate it again to go on. After a crash of
-the whole process there is only silence: the robot's watchdog must stop it.
+seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
+``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
+error it deactivates itself; activate it again to go on. After a crash of the whole process there is only silence: the
+robot's watchdog must stop it.
 
 Publishes (topics relative, command topic and type as the robot interface says):
 
@@ -81,7 +82,7 @@ COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-PLACES = ("m", "rad")  # units of a command that may be a place
+POSITIONS = ("m", "rad")  # units of a command that may be a position
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
@@ -248,11 +249,11 @@ class PlannerNode(LifecycleNode):
             f"{interface.rate:g} Hz, threshold {planner.threshold:g}"
             + ("" if bundle.manifest.calibration else " (not calibrated)")
         )
-        if places := [field.name for field in interface.action.fields if field.unit in PLACES]:
+        if places := [field.name for field in interface.action.fields if field.unit in POSITIONS and not field.hold]:
             self.get_logger().warning(
-                f"robot interface: action {', '.join(places)}: a command in {' or '.join(PLACES)}. If it is a place, "
-                "not a change of place, its safe value does not stop the robot: it is driven there at once when an "
-                "input is late. Command speeds or efforts"
+                f"robot interface: action {', '.join(places)}: a command in {' or '.join(POSITIONS)}. If that is a "
+                "position, not a change of position, its safe value does not stop the robot: it is driven there at "
+                "once when an input is late. Give it 'hold', the sensor field that tells where it is, not 'safe'"
             )
 
     def _advertise(self, message_type: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
@@ -268,7 +269,7 @@ class PlannerNode(LifecycleNode):
             return
         self._active = False
         self.destroy_timer(self._timer)
-        self._publish_command(self._interface.action_safe, self.get_clock().now().nanoseconds)
+        self._publish_command(self._planner.safe_action(), self.get_clock().now().nanoseconds)
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
     def _unload(self) -> None:
@@ -418,7 +419,10 @@ class PlannerNode(LifecycleNode):
 
     # --- what goes out
 
-    def _publish_command(self, action: np.ndarray, stamp_ns: int) -> None:
+    def _publish_command(self, action: np.ndarray | None, stamp_ns: int) -> None:
+        """Nothing where there is none: what a position is to be held at was not sensed yet."""
+        if action is None:
+            return
         message = self._action_type()
         write_action(message, self._interface.action, action)
         if hasattr(message, "header"):
@@ -614,12 +618,12 @@ def _floats(values: np.ndarray) -> array.array:
 
 
 def _check_command(message_type: type, interface: RobotInterface) -> None:
-    """Write the safe action once. ConfigError: a field cannot be written, which the path alone does not tell."""
+    """Write each field once. ConfigError: a field cannot be written, which the path alone does not tell."""
     action = interface.action
     for field in action.fields:
         try:
             message = message_type()
-            write_action(message, action.model_copy(update={"fields": [field]}), [field.safe])
+            write_action(message, action.model_copy(update={"fields": [field]}), [field.limits[0]])
             serialize_message(message)  # a float in an integer field is only found out here
         except Exception as error:  # whatever a generated class or its C code raises
             raise config.ConfigError(

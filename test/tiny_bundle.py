@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,6 +56,15 @@ def tiny_files() -> dict[str, Path | bytes]:
         "encode.onnx": _encode().SerializeToString(),
         "screen.onnx": _screen().SerializeToString(),
     }
+
+
+def position_commanded(robot: dict[str, Any]) -> dict[str, Any]:
+    """``robot``, the content of navigation.yaml, with a heading for turn and a sensor that tells it."""
+    robot["sensors"][0]["fields"].append({"name": "heading", "path": "twist.twist.angular.z", "unit": "rad"})
+    robot["sensors"][0]["fields"].pop(-2)
+    robot["action"]["fields"][1] |= {"unit": "rad", "hold": "odometry.heading"}
+    robot["action"]["fields"][1].pop("safe")
+    return robot
 
 
 def _tokenizer() -> bytes:

@@ -74,7 +74,8 @@ def planner_controller(planner: Planner) -> Controller:
 def policy_controller(planner: Planner) -> Controller:
     """The first action of the bundle's own proposal, within the robot's limits; nothing is imagined or screened."""
     screener, interface = planner.screener, planner.interface
-    last, memory = interface.action_safe, None
+    last: np.ndarray | None = None
+    memory: np.ndarray | None = None
     period = 1 / interface.rate
 
     def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
@@ -83,7 +84,8 @@ def policy_controller(planner: Planner) -> Controller:
         memory = scene.memory
         proposed = interface.denormalise_action(scene.proposal[:, :1])
         limits, rates = interface.action_limits, interface.action_max_rate
-        last = limit_sequence(proposed, last, limits, rates, period, period)[0, 0]
+        before = interface.safe_action(observation["sensor"]) if last is None else last
+        last = limit_sequence(proposed, before, limits, rates, period, period)[0, 0]
         return last, Decision(last, PlannerState.PLANNING, "", scene=scene)
 
     return control

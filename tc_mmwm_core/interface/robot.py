@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from tc_mmwm_core.config import Config, load, parse
+from tc_mmwm_core.config import Config, did_you_mean, load, parse
 from tc_mmwm_core.interface.messages import check_path, check_type
 from tc_mmwm_core.interface.path import parse_path
 
@@ -133,14 +133,26 @@ class ActionField(_Section):
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     limits: Span = Field(description="[lower, upper]: never commanded beyond; [-1, 1] for the model")
     max_rate: Positive | None = Field(None, description="largest change, units per second; unset: no limit")
-    safe: Finite = Field(
-        description="what is commanded at once, beyond max_rate, when there is nothing better: the value that stops. "
-        "So command speeds, efforts or changes: a fixed position would be driven to from anywhere"
+    safe: Finite | None = Field(
+        None,
+        description="of a speed, an effort or a change: the value that stops. Commanded at once, beyond max_rate, when "
+        "there is nothing better",
+    )
+    hold: str | None = Field(
+        None,
+        description="of a position, in place of 'safe': the sensor field that tells where it is, e.g. arm.shoulder or "
+        "arm.joints[0]. What stops is to be commanded there",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> ActionField:
-        if not self.limits[0] <= self.safe <= self.limits[1]:
+        if (self.safe is None) == (self.hold is None):
+            has = "neither 'safe' nor 'hold'" if self.safe is None else "'safe' and 'hold'"
+            raise ValueError(
+                f"'{self.name}' has {has}: give 'safe', the value that stops, or, where it is a position, 'hold', the "
+                "sensor field that tells where it is"
+            )
+        if self.safe is not None and not self.limits[0] <= self.safe <= self.limits[1]:
             raise ValueError(f"'{self.name}': safe value {self.safe} is outside its limits {self.limits}")
         if any(not isinstance(step, str | int) for step in parse_path(self.path).steps):
             raise ValueError(f"path '{self.path}' cannot be written to; use attributes and indices, e.g. data[0]")
@@ -196,6 +208,17 @@ class RobotInterface(_Section):
         _unique("names of images and sensors", [spec.name for spec in (*self.images, *self.sensors)])
         topics = [spec.topic.lstrip("/") for spec in (*self.images, *self.sensors, self.action, self.instruction)]
         _unique("topics", topics + ([self.events.topic.lstrip("/")] if self.events else []))
+        units = [field.unit for sensor in self.sensors for field in sensor.fields for _ in field.names]
+        for field in self.action.fields:
+            if field.hold is None:
+                continue
+            if field.hold not in self.sensor_names:
+                mend = did_you_mean(field.hold, self.sensor_names)
+                raise ValueError(f"action '{field.name}': 'hold' names {field.hold}, which is no sensor field{mend}")
+            if (unit := units[self.sensor_names.index(field.hold)]) != field.unit:
+                raise ValueError(
+                    f"action '{field.name}' is in {field.unit}; {field.hold}, which it is to hold, in {unit}"
+                )
         return self
 
     @classmethod
@@ -238,10 +261,17 @@ class RobotInterface(_Section):
         """float32 [A, 2], lower and upper, in units."""
         return _constant([field.limits for field in self.action.fields])
 
-    @cached_property
-    def action_safe(self) -> np.ndarray:
-        """float32 [A], in units."""
-        return _constant([field.safe for field in self.action.fields])
+    def safe_action(self, sensor: np.ndarray | None = None) -> np.ndarray | None:
+        """What stops a robot that senses ``sensor`` [Ds]: float32 [A], in units, within the limits.
+
+        Positions that are to be held are those that ``sensor`` tells; without one, None where there are any.
+        """
+        held = [None if field.hold is None else self.sensor_names.index(field.hold) for field in self.action.fields]
+        if sensor is None and any(index is not None for index in held):
+            return None
+        fields = zip(self.action.fields, held, strict=True)
+        action = [field.safe if index is None else sensor[index] for field, index in fields]
+        return np.clip(np.array(action, np.float32), *self.action_limits.T)
 
     @cached_property
     def action_max_rate(self) -> np.ndarray:

@@ -29,7 +29,10 @@ from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, 
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
-STILL = 0.15  # normalised: with no velocity farther than this from the safe action's, the robot stands still
+STILL = (
+    0.15  # normalised: with no velocity or position farther than this from the safe action's, the robot stands still
+)
+STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
 HALVINGS = 10  # of trust, at most: more would only take longer to return from
 
@@ -103,7 +106,7 @@ def read_planner(path: Path) -> PlannerConfig:
 class Decision:
     """What to do now, and why."""
 
-    action: np.ndarray  # float32 [A], units
+    action: np.ndarray | None  # float32 [A], units; None: what stops the robot is not known, so nothing is commanded
     state: PlannerState
     reason: str  # empty while PLANNING, else what was found and what is allowed
     screening: Screening | None = None  # None where nothing was screened
@@ -127,18 +130,25 @@ class Planner:
         bundle = screener.bundle
         self.threshold = bundle.manifest.threshold if self.config.threshold is None else self.config.threshold
         self._step_duration = bundle.step_duration
-        self._safe = interface.normalise_action(interface.action_safe)
-        self._velocities = np.array([field.unit.endswith("/s") for field in interface.action.fields])
+        # What moves the robot the more, the farther it is from the safe action: velocities, and positions to be held.
+        self._motions = np.array([bool(field.hold) or field.unit.endswith("/s") for field in interface.action.fields])
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the robot stands still, in a scene of which nothing is known."""
+        self._sensed: np.ndarray | None = None  # [Ds], at the last step
+        self._rest: np.ndarray | None = None  # [A] units, the safe action since the robot stands still; None: it moves
         self._halt()
         self.begin_episode()
 
     def begin_episode(self) -> None:
-        """Forget what was seen and how it fared, as training does where an episode begins; not what is being done."""
+        """Forget what was seen and how it fared, as training does where an episode begins; not what is being done.
+
+        But where positions are commanded, what was done held in another place.
+        """
         self._instructed(None)
+        if any(field.hold for field in self.interface.action.fields):
+            self._last_action = self._rest = None
         self._memory: np.ndarray | None = None
         self._seen_ns = 0
 
@@ -150,9 +160,16 @@ class Planner:
 
     def _halt(self) -> None:
         """Forget the last action and plan: the robot stands still."""
-        self._last_action = self.interface.action_safe
+        self._last_action = self._rest = self.safe_action()
         self._plan: np.ndarray | None = None  # [K, A] normalised
         self._plan_ns = 0
+
+    def safe_action(self) -> np.ndarray | None:
+        """What stops the robot now, [A] in units; None before anything was sensed, if it is to hold a position.
+
+        A position is held where the robot came to a stand. Read anew at every step, a sagging arm would sink with it.
+        """
+        return self.interface.safe_action(self._sensed) if self._rest is None else self._rest
 
     def warm_up(self, decisions: int = 5) -> None:
         """Decide on blank input, so that the first real decision is as fast as the rest; nothing of it is kept."""
@@ -164,7 +181,7 @@ class Planner:
     def stop(self, state: PlannerState, reason: str, **record: object) -> Decision:
         """The safe action, at once: it is exempt from the rate limit."""
         self._halt()
-        return Decision(self.interface.action_safe, state, reason, **record)
+        return Decision(self._rest, state, reason, **record)
 
     def decide(
         self,
@@ -180,6 +197,8 @@ class Planner:
         observation that they were made for; that they are fresh enough is for the caller to see to. With
         ``prefer_external`` our own are executed only where none of them is accepted.
         """
+        if isinstance(step, Step):
+            self._sensed = step.sensor
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
         if instruction is None:
@@ -189,6 +208,7 @@ class Planner:
         if instruction is not self._instruction:
             self._instructed(instruction)
         timings: dict[str, float] = {}
+        self._safe = self.interface.normalise_action(self.safe_action())
         with _timed(timings, "encode"):
             scene = self.screener.encode(step, instruction, self._remembered(step))
             self._memory, self._seen_ns = scene.memory, step.stamp_ns
@@ -196,7 +216,7 @@ class Planner:
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             shifted = self._shifted_plan(step)
             own, sources = proposals.propose(
-                self.config.proposals, scene.proposal[0], shifted, self._safe, self._velocities, rng
+                self.config.proposals, scene.proposal[0], shifted, self._safe, self._motions, rng
             )
             actions, preferred = self.interface.denormalise_action(own), range(0)
             if external is not None:
@@ -213,7 +233,7 @@ class Planner:
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
             chosen, state, reason = self._choose(screening)
-            stalled = self._stalled(float(screening.progress[0, 0]))
+            stalled = self._stalled(float(screening.progress[STOPPING, 0]))
             self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0], stalled)
         if chosen < 0:
             return self.stop(state, reason, screening=screening, scene=scene, timings=timings)
@@ -221,6 +241,7 @@ class Planner:
         self._plan = self.interface.normalise_action(screening.actions[chosen])
         self._plan_ns = step.stamp_ns
         self._last_action = screening.actions[chosen, 0].copy()
+        self._rest = self._last_action if chosen == STOPPING else None
         return Decision(self._last_action, state, reason, screening, scene, timings)
 
     def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
@@ -232,7 +253,7 @@ class Planner:
         way_out = selection.retreat(screening.verdict, screening.violation) if self.config.retreat else -1
         if way_out < 0:
             return way_out, PlannerState.ALL_REJECTED, reason
-        stopped, there = screening.violation[0, -1], screening.violation[way_out, -1]
+        stopped, there = screening.violation[STOPPING, -1], screening.violation[way_out, -1]
         return way_out, PlannerState.RETREATING, f"{reason}; goes where it is {there:.3f}, stopping it is {stopped:.3f}"
 
     def _stalled(self, progress: float) -> bool:
@@ -258,7 +279,7 @@ class Planner:
 
     def _stands_still(self, action: np.ndarray) -> bool:
         """Whether ``action`` [A], normalised, hardly moves the robot."""
-        return bool((np.abs(action - self._safe)[self._velocities] <= STILL).all())
+        return bool((np.abs(action - self._safe)[self._motions] <= STILL).all())
 
     @property
     def _trust(self) -> float:
@@ -307,13 +328,13 @@ class Planner:
             outside = outside_value_limits(actions, interface.action_limits).any((1, 2))
             limited = limit_sequence(
                 actions,
-                self._last_action,
+                self.safe_action() if self._last_action is None else self._last_action,
                 interface.action_limits,
                 interface.action_max_rate,
                 1 / interface.rate,
                 self._step_duration,
             )
-            limited[:safe] = interface.action_safe
+            limited[:safe] = self.safe_action()
             normalised = interface.normalise_action(limited)
         with _timed(timings, "screen"):
             rollouts = self.screener.screen(scene, normalised)

@@ -32,7 +32,7 @@ class ProposalConfig(Config):
     shifted: float = Field(1.0, ge=0, description="share of noisy copies of the last plan, shifted by the elapsed time")
     fan: float = Field(1.0, ge=0, description="share of constant actions, on a grid over the action limits")
     slowed: int = Field(
-        7, ge=0, le=64, description="copies of the policy's proposal at n/(slowed + 1) of its velocities, n = 1, 2, ..."
+        7, ge=0, le=64, description="copies of the policy's proposal at n/(slowed + 1) of its speed, n = 1, 2, ..."
     )
     sigma: float = Field(0.4, gt=0, le=2, description="standard deviation of the noise, in normalised actions")
     smoothing: float = Field(0.6, ge=0, lt=1, description="correlation of the noise from one latent step to the next")
@@ -50,7 +50,7 @@ def propose(
     policy: np.ndarray,
     shifted: np.ndarray | None,
     safe: np.ndarray,
-    velocities: np.ndarray,
+    motions: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
     """Candidates of the first round, and who proposed how many of them.
@@ -64,14 +64,14 @@ def propose(
         policy: [K, A], the policy's proposal.
         shifted: [K, A], what is left of the last plan, or None.
         safe: [A], the action that stops the robot.
-        velocities: bool [A], fields that are velocities: what a slower copy has less of.
+        motions: bool [A], fields of which a slower copy is nearer to ``safe``: velocities, and positions to be held.
         rng: where the noise comes from.
 
     Returns:
         float32 [N, K, A] and ((source, count), ...) in their order.
     """
     steps, size = policy.shape
-    slower = _slowed(policy, safe, velocities, min(config.slowed, config.candidates // 4))
+    slower = _slowed(policy, safe, motions, min(config.slowed, config.candidates // 4))
     rest = config.candidates - 1 - len(slower)
     weights = {"policy": config.policy, "shifted": config.shifted if shifted is not None else 0.0, "fan": config.fan}
     total = sum(weights.values()) or 1.0
@@ -168,12 +168,12 @@ def _sample(mean: np.ndarray, sigma: np.ndarray, config: ProposalConfig, rng: np
     return np.clip(mean + sigma * noise, -1, 1).astype(np.float32)
 
 
-def _slowed(plan: np.ndarray, safe: np.ndarray, velocities: np.ndarray, count: int) -> np.ndarray:
-    """``plan`` [K, A] at n/(count + 1) of its velocities, n = count .. 1: [count, K, A]; none without velocities."""
-    if not velocities.any():
+def _slowed(plan: np.ndarray, safe: np.ndarray, motions: np.ndarray, count: int) -> np.ndarray:
+    """``plan`` [K, A] with n/(count + 1) of its ``motions``, n = count .. 1: [count, K, A]; none without any."""
+    if not motions.any():
         return np.zeros((0, *plan.shape), np.float32)
     share = np.arange(count, 0, -1, dtype=np.float32)[:, None, None] / (count + 1)
-    return np.where(velocities, safe + share * (plan - safe), plan)
+    return np.where(motions, safe + share * (plan - safe), plan)
 
 
 def _around(plan: np.ndarray, count: int, config: ProposalConfig, rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ from sensor_msgs.msg import LaserScan
 from std_msgs.msg import String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
-from tiny_bundle import HORIZON, ROBOT, tiny_files, tiny_manifest, write_tiny_bundle
+from tiny_bundle import HORIZON, ROBOT, position_commanded, tiny_files, tiny_manifest, write_tiny_bundle
 from visualization_msgs.msg import MarkerArray
 
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -407,7 +407,32 @@ def test_a_configure_that_fails_halfway_leaves_nothing_behind(make_planner, monk
     assert planner.trigger_configure() == SUCCESS
 
 
-def test_a_command_that_may_be_a_place_is_warned_of(make_planner, capfd, tmp_path):
+def test_a_position_is_held_where_it_is_and_not_commanded_before_it_was_sensed(make_planner, robot, capfd, tmp_path):
+    content = position_commanded(yaml.safe_load(ROBOT.read_text()))
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    manifest = tiny_manifest(interface=RobotInterface.load(tmp_path / "robot.yaml").to_dict())
+    write_bundle(tmp_path / "tiny", manifest, tiny_files() | {"robot.yaml": tmp_path / "robot.yaml"})
+    planner = make_planner(model=str(tmp_path / "tiny"))
+    odometry, robot.messages["odom"] = robot.messages["odom"], None
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    assert "a command in m or rad" not in capfd.readouterr().err
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.WAITING)
+    spinner.spin(3 * PERIOD)
+    assert robot.commands == []
+    odometry.twist.twist.angular.z = 1.0
+    robot.messages["odom"] = odometry
+    spinner.until(lambda: len(robot.commands) >= 3)
+    assert robot.commands[-1][1:] == (0.0, 1.0)
+    robot.instruct("drive")
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+    odometry.twist.twist.angular.z = 2.0
+    spinner.spin(3 * PERIOD)
+    assert planner.trigger_deactivate() == SUCCESS
+    spinner.until(lambda: robot.commands[-1][1:] == (0.0, 2.0))
+
+
+def test_a_command_that_may_be_a_position_is_warned_of(make_planner, capfd, tmp_path):
     content = yaml.safe_load(ROBOT.read_text())
     content["action"]["fields"][1]["unit"] = "rad"
     robot = tmp_path / "robot.yaml"

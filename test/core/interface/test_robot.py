@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
+from tiny_bundle import position_commanded
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -23,6 +24,17 @@ def test_actions_normalise_to_their_limits_and_back(navigation):
     np.testing.assert_allclose(navigation.normalise_action([[-0.3, 2.5], [0.2, 0.0]]), [[-1, 1], [0, 0]], atol=1e-6)
     units = np.random.default_rng(0).uniform(-0.3, 0.7, (5, 3, 2)).astype(np.float32)
     np.testing.assert_allclose(navigation.denormalise_action(navigation.normalise_action(units)), units, atol=1e-6)
+
+
+def test_what_stops_is_the_safe_value_or_where_a_position_is(robot, navigation):
+    np.testing.assert_array_equal(navigation.safe_action(), np.float32([0, 0]))
+    arm = RobotInterface.from_dict(position_commanded(robot), "arm")
+    assert arm.safe_action() is None, "where it is, nobody knows yet"
+    sensor = np.zeros(arm.sensor_size, np.float32)
+    sensor[arm.sensor_names.index("odometry.heading")] = 1.5
+    np.testing.assert_array_equal(arm.safe_action(sensor), np.float32([0, 1.5]))
+    np.testing.assert_array_equal(arm.safe_action(4 * sensor), np.float32([0, 2.5]))  # not beyond the limits
+    assert RobotInterface.from_dict(arm.to_dict(), "again") == arm
 
 
 def test_plain_dict_reads_back_to_the_same_interface(navigation):
@@ -66,6 +78,10 @@ def _set(*keys_and_value):
     return bend
 
 
+def _hold(what):
+    return lambda robot: robot["action"]["fields"][1].update(safe=None, hold=what)
+
+
 @pytest.mark.parametrize(
     ("bend", "says"),
     [
@@ -93,6 +109,10 @@ def _set(*keys_and_value):
         (_set("sensors", 1, "fields", 0, "limits", [0.0, 3.0]), "keep one of the two"),
         (_set("sensors", 2, "fields", 0, "size", 2), "is one value"),
         (_set("action", "fields", 0, "safe", 1.0), "safe value 1.0 is outside its limits"),
+        (_set("action", "fields", 0, "safe", None), "neither 'safe' nor 'hold'"),
+        (_set("action", "fields", 0, "hold", "odometry.forward_speed"), "'safe' and 'hold'"),
+        (_hold("odometry.turn_rat"), "no sensor field; did you mean 'odometry.turn_rate'"),
+        (_hold("odometry.forward_speed"), "is in rad/s; odometry.forward_speed, which it is to hold, in m/s"),
         (_set("action", "fields", 0, "path", "linear.x"), "has no 'linear' there"),
         (_set("action", "fields", 1, "limits", [float("nan"), 1.0]), "finite"),
         (_set("action", "fields", []), "at least 1"),

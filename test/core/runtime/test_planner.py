@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_bundle import FRAME_SKIP, HORIZON
+from tiny_bundle import FRAME_SKIP, HORIZON, position_commanded
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState, read_planner
@@ -78,7 +79,7 @@ def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(b
         instruction = planner.screener.instruct("drive right")
         return [float(planner.decide(make_step(t / 10), instruction).action[0]) for t in range(60)]
 
-    rest = navigation.normalise_action(navigation.action_safe)[0]
+    rest = navigation.normalise_action(navigation.safe_action())[0]
     proposal = (rest, 1.0)
     assert max(speeds(0.0)) == 0
     patient = np.array(speeds(0.5))
@@ -103,7 +104,7 @@ def test_getting_no_nearer_it_trusts_the_policy_less_until_it_does_or_is_told_ot
             rollouts = super().screen(*args)
             return replace(rollouts, progress=rollouts.progress + np.float32(self.gained))
 
-    rest = navigation.normalise_action(navigation.action_safe)[1]
+    rest = navigation.normalise_action(navigation.safe_action())[1]
     half = navigation.normalise_action(np.float32([0.3, 0.0]))[0]
     few = {"candidates": 11, "policy": 0.0, "slowed": 0, "shifted": 0.0}
     planner = Planner(Halting(bundle), navigation, PlannerConfig(trust=100, patience=0.1, proposals=few))
@@ -121,6 +122,44 @@ def test_getting_no_nearer_it_trusts_the_policy_less_until_it_does_or_is_told_ot
     np.testing.assert_allclose(speeds(25, gain=0.2)[-1], 0.3, atol=1e-6)
     assert speeds(50)[-1] > 0.5
     np.testing.assert_allclose(speeds(75, "drive right")[10:12], 0.3, atol=1e-6)
+
+
+def test_a_position_is_held_where_the_robot_came_to_a_stand(robot, screener, make_step):
+    arm = RobotInterface.from_dict(position_commanded(robot), "arm")
+    planner, instruction = Planner(screener, arm), screener.instruct("drive")
+
+    def at(place, t, bumper=0.0):
+        step = make_step(t / 10, bumper)
+        step.sensor[arm.sensor_names.index("odometry.heading")] = place
+        return step
+
+    assert planner.decide(Fault(FaultKind.WAITING, "odom", "never seen"), instruction).action is None
+    assert planner.decide(at(1.0, 0), None).action.tolist() == [0, 1]
+    assert planner.decide(at(1.1, 1), None).action.tolist() == [0, 1], "a sagging arm would sink with it"
+    moving = planner.decide(at(1.1, 2), instruction)
+    assert moving.state == PlannerState.PLANNING
+    stopping = arm.normalise_action(np.float32([0, 1]))
+    np.testing.assert_allclose(arm.normalise_action(moving.screening.actions[0, 0]), stopping, atol=1e-6)
+    assert moving.action[0] > 0
+    late = planner.decide(Fault(FaultKind.STALE, "odom", "old"), instruction)
+    np.testing.assert_allclose(late.action, [0, 1.1], atol=1e-6)  # where it was seen last
+    rejected = planner.decide(at(1.3, 3, bumper=1.0), instruction)
+    assert rejected.state == PlannerState.ALL_REJECTED
+    np.testing.assert_allclose(rejected.action, [0, 1.1], atol=1e-6)
+    planner.begin_episode()  # it was put somewhere else
+    np.testing.assert_allclose(planner.decide(at(-2.0, 4), None).action, [0, -2], atol=1e-6)
+
+
+def test_of_a_position_a_slower_copy_goes_less_far(robot, screener, make_step):
+    arm = RobotInterface.from_dict(position_commanded(robot), "arm")
+    step = make_step()
+    step.sensor[arm.sensor_names.index("odometry.heading")] = 1.0
+    screening = Planner(screener, arm).decide(step, screener.instruct("drive right")).screening
+    names, counts = zip(*screening.sources, strict=True)
+    first = sum(counts[: names.index("slowed")])
+    policy, slowed = screening.actions[counts[0], -1, 1], screening.actions[first : first + counts[2], -1, 1]
+    assert names[1:3] == ("policy", "slowed") and abs(policy - 1) > 0.1
+    np.testing.assert_allclose((slowed - 1) / (policy - 1), np.arange(7, 0, -1) / 8, atol=1e-4)
 
 
 def test_what_was_seen_is_kept_while_it_decides_and_forgotten_after_a_gap(planner, screener, make_step):

@@ -16,7 +16,7 @@ from tc_mmwm_core.runtime.proposals import (
 POLICY = np.full((5, 2), 0.3, np.float32)
 PLAN = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2)
 SAFE = np.array([-0.4, 0.0], np.float32)
-VELOCITIES = np.array([True, False])
+MOTIONS = np.array([True, False])
 
 
 def rng(seed=0):
@@ -26,7 +26,7 @@ def rng(seed=0):
 @pytest.mark.parametrize("count", [8, 100, 256, 1000])
 @pytest.mark.parametrize("plan", [None, PLAN])
 def test_exactly_n_candidates_within_the_box_and_the_certain_ones_among_them(count, plan):
-    actions, sources = propose(ProposalConfig(candidates=count), POLICY, plan, SAFE, VELOCITIES, rng())
+    actions, sources = propose(ProposalConfig(candidates=count), POLICY, plan, SAFE, MOTIONS, rng())
     assert actions.shape == (count, 5, 2) and actions.dtype == np.float32
     assert np.abs(actions).max() <= 1
     assert sum(number for _, number in sources) == count
@@ -40,12 +40,12 @@ def test_exactly_n_candidates_within_the_box_and_the_certain_ones_among_them(cou
 
 def test_shares_are_relative_and_a_missing_plan_leaves_its_share_to_the_policy():
     config = ProposalConfig(candidates=101, slowed=0, policy=1, shifted=3, fan=0)
-    assert dict(propose(config, POLICY, PLAN, SAFE, VELOCITIES, rng())[1]) == {"safe": 1, "policy": 25, "shifted": 75}
-    assert dict(propose(config, POLICY, None, SAFE, VELOCITIES, rng())[1]) == {"safe": 1, "policy": 100}
+    assert dict(propose(config, POLICY, PLAN, SAFE, MOTIONS, rng())[1]) == {"safe": 1, "policy": 25, "shifted": 75}
+    assert dict(propose(config, POLICY, None, SAFE, MOTIONS, rng())[1]) == {"safe": 1, "policy": 100}
 
 
-def test_slowed_copies_of_the_policy_have_less_of_its_velocities_and_of_nothing_else():
-    actions, sources = propose(ProposalConfig(slowed=3), POLICY, PLAN, SAFE, VELOCITIES, rng())
+def test_slowed_copies_of_the_policy_have_less_of_its_motions_and_of_nothing_else():
+    actions, sources = propose(ProposalConfig(slowed=3), POLICY, PLAN, SAFE, MOTIONS, rng())
     names, counts = zip(*sources, strict=True)
     first = sum(counts[: names.index("slowed")])
     slowed = actions[first : first + 3]
@@ -58,13 +58,13 @@ def test_slowed_copies_of_the_policy_have_less_of_its_velocities_and_of_nothing_
 
 def test_same_seed_same_candidates():
     config = ProposalConfig()
-    first, again, other = (propose(config, POLICY, PLAN, SAFE, VELOCITIES, rng(seed))[0] for seed in (1, 1, 2))
+    first, again, other = (propose(config, POLICY, PLAN, SAFE, MOTIONS, rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 def test_broken_proposal_spoils_only_its_own_share():
-    actions, sources = propose(ProposalConfig(), np.full((5, 2), np.nan, np.float32), PLAN, SAFE, VELOCITIES, rng())
+    actions, sources = propose(ProposalConfig(), np.full((5, 2), np.nan, np.float32), PLAN, SAFE, MOTIONS, rng())
     spoilt = dict(sources)
     assert np.isnan(actions).any((1, 2)).sum() == spoilt["policy"] + spoilt["slowed"]
 
