@@ -173,6 +173,29 @@ class Mapped(Encoded):
 
 
 @dataclass(frozen=True)
+class Foreseen(Encoded):
+    """What stage ``foresight`` learns from: a decision, what was done from then on, and what came of it, J = 1 + K.
+
+    Attributes:
+        z: float32 [R, J, D], as encoded.
+        actions: float32 [R, K, A], normalised.
+        summary: float32 [R, S], see :meth:`WorldModel.score`.
+        field: float16 [R, channels · H · W]: as it is the most of what is kept.
+        place: [R, J, 2 · bodies]; margin, cost, violation, valid: [R, J]; see :class:`Batch`.
+    """
+
+    z: Tensor
+    actions: Tensor
+    summary: Tensor
+    field: Tensor
+    place: Tensor
+    margin: Tensor
+    cost: Tensor
+    violation: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Imagined(Encoded):
     """What stage ``judge`` learns from: latents from a decision on, J = 1 + K steps, and what the oracle said of each.
 

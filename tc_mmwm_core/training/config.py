@@ -13,8 +13,9 @@ from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 LossName = Literal[tuple(LossWeights.model_fields)]
-# Stages that train one part, on what was encoded once.
-ENCODERS_REST = ("memory", "dynamics", "field", "judge", "policy")
+# Stages that train one part or two, on what was encoded once.
+ENCODERS_REST = ("memory", "dynamics", "field", "judge", "foresight", "policy")
+IMAGINES = ("dynamics", "judge", "foresight")  # hold what K imagined steps lead to against what came
 # Terms that a stage learns nothing without: one of them must have a weight.
 NEEDS = {
     "grounding": ("referring",),
@@ -22,6 +23,7 @@ NEEDS = {
     "dynamics": ("state", "rollout"),
     "field": ("field",),
     "judge": ("margin",),
+    "foresight": ("margin",),
     "policy": ("proposal",),
 }
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -81,7 +83,7 @@ class StageConfig(Config):
     def needs(self, model: ModelConfig) -> tuple[str, ...]:
         """The terms of which this stage cannot do without one at least; empty if any term will do."""
         # Progress that is read off the field alone has no weights to train.
-        judges_progress = self.name == "judge" and model.progress == "latent"
+        judges_progress = self.name in ("judge", "foresight") and model.progress == "latent"
         return NEEDS.get(self.name, ()) + (("progress",) if judges_progress else ())
 
     @property
@@ -146,7 +148,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainConfig:
         for stage in self.stages:
-            if stage.name in ("dynamics", "judge") and stage.min_length <= self.model.horizon:
+            if stage.name in IMAGINES and stage.min_length <= self.model.horizon:
                 raise ValueError(
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"

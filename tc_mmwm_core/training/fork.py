@@ -16,6 +16,7 @@ from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint, write_checkp
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
 
+JUDGEMENT = ("constraint", "violation", "margin", "progress")  # terms of what is judged
 JUDGED = ("violation_margin", "margin_scale", "margin_limit", "prudence")  # constants that the judgement's terms read
 MAPPED = ("margin_scale", "margin_limit", "prudence", "cost_limit")  # that the field's terms read
 # Terms that a stage does not compute, and constants of the objective that only they read.
@@ -27,7 +28,8 @@ UNCOMPUTED: dict[str, tuple[str, ...]] = {
     "memory": tuple(name for name in LossWeights.model_fields if name != "visibility"),
     "dynamics": tuple(name for name in LossWeights.model_fields if name not in ("state", "rollout")),
     "field": tuple(name for name in LossWeights.model_fields if name not in ("referring", "field")),
-    "judge": tuple(n for n in LossWeights.model_fields if n not in ("constraint", "violation", "margin", "progress")),
+    "judge": tuple(n for n in LossWeights.model_fields if n not in JUDGEMENT),
+    "foresight": tuple(n for n in LossWeights.model_fields if n not in ("state", "rollout", "place", *JUDGEMENT)),
     "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
 }
 UNREAD: dict[str, tuple[str, ...]] = {
@@ -39,6 +41,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "dynamics": tuple(ObjectiveConfig.model_fields),
     "field": tuple(n for n in ObjectiveConfig.model_fields if n not in MAPPED),
     "judge": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
+    "foresight": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
     "policy": tuple(ObjectiveConfig.model_fields),
 }
 

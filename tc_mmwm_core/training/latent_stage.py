@@ -1,4 +1,4 @@
-"""Stages ``memory``, ``dynamics``, ``field``, ``judge``, ``policy``: one part alone, on what encoders made of windows.
+"""Stages ``memory``, ``dynamics``, ``field``, ``judge``, ``foresight``, ``policy``: on what encoders made of windows.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Glimpsed, Imagined, Mapped
+from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Foreseen, Glimpsed, Imagined, Mapped
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.collapse import collapse
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import Latents, decisions, followed, glimpsed, imagined, mapped
+from tc_mmwm_core.training.objective import Latents, decisions, followed, foreseen, glimpsed, imagined, mapped
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.training.validation import encode_held_out, validate
@@ -32,11 +32,12 @@ ENCODED = {
     "dynamics": (Followed, followed),
     "field": (Mapped, mapped),
     "judge": (Imagined, imagined),
+    "foresight": (Foreseen, foreseen),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
 # Where z and all that is grounded stays as it is while the stage learns, and where z and z_v at least do: grounding is
 # what stage field learns, and in stage memory the map that everything is read off changes.
-LATENTS_REST = ("dynamics", "judge", "policy")
+LATENTS_REST = ("dynamics", "judge", "foresight", "policy")
 FRAMES_REST = (*LATENTS_REST, "field")
 
 

@@ -6,6 +6,7 @@ call of g each per step of depth, never a loop over time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +33,7 @@ from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.memory import keep
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Glimpsed, Imagined, Mapped
+from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Foreseen, Glimpsed, Imagined, Mapped
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -89,7 +90,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        batch: Batch | Decisions | Followed | Glimpsed | Imagined | Mapped,
+        batch: Batch | Decisions | Followed | Foreseen | Glimpsed | Imagined | Mapped,
         stage: StageConfig,
         seed: int,
         share: Share = WHOLE,
@@ -110,6 +111,8 @@ class Objective(nn.Module):
                 case Imagined():
                     v, p = self.model.score(batch.z, batch.read, batch.summary, batch.action)
                     raw = judgement_losses(v, p, batch.margin, batch.cost, batch.violation, batch.valid, self.config)
+                case Foreseen():
+                    raw = foresight_losses(self.model, batch, self.config)
                 case _:
                     generator = torch.Generator().manual_seed(seed)
                     raw, latents = terms(self.model, batch, stage, self.config, generator, seed, share, self.group)
@@ -309,18 +312,59 @@ def grounding_losses(model: WorldModel, maps: Mapped, config: ObjectiveConfig) -
 def imagined(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Imagined:
     """What recorded actions lead to in imagination from the decision steps that ``generator`` (CPU) draws, and what
     the oracle said of what they led to."""
-    horizon = model.config.horizon
+    of = _decided(model, batch, stage, generator)
+    seen, led = _imagine(model, of)
+    return Imagined(
+        seen.float(), model.reader(seen, of.field).float(), of.summary, led, of.margin, of.cost, of.violation, of.valid
+    )
+
+
+@torch.no_grad()
+def foreseen(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Foreseen:
+    """The decision steps that ``generator`` (CPU) draws, what was done from each on, and what came of it."""
+    rows = _decided(model, batch, stage, generator)
+    return replace(rows, field=rows.field.half())
+
+
+def _decided(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Foreseen:
+    horizon, several = model.config.horizon, batch.tokens.shape[1]
     starts = _decision_steps(stage, batch.valid.shape[1] - horizon, generator).to(batch.valid.device)
     latents = encode_batch(model, batch, starts)
-    several = batch.tokens.shape[1]
-    actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)
-    following = actions[:, starts[:, None] + torch.arange(horizon, device=starts.device)]  # [N, S, K, A]
-    rolled = model.rollout(latents.z[:, starts], following)
-    seen, led = (x.flatten(0, 1) for x in _ahead(latents, actions, horizon, rolled))
-    context = latents.context.flatten(0, 1)
+    when = starts[:, None] + torch.arange(horizon + 1, device=starts.device)
+
+    def of_windows(x: Tensor) -> Tensor:  # [B, T, ...] -> [N, S, ...]
+        return x[:, when].repeat_interleave(several, 0)
+
+    context = latents.context.flatten(0, 1).float()
     summary, field = context.split([model.summary_size, context.shape[-1] - model.summary_size], -1)
-    labels = (x.flatten(0, 1) for x in _labels(batch, latents, horizon + 1))
-    return Imagined(seen.float(), model.reader(seen, field).float(), summary.float(), led, *labels)
+    came = (latents.z[:, when].float(), of_windows(batch.actions)[:, :, :-1])
+    labels = (of_windows(batch.place), *_labels(batch, latents, horizon + 1))
+    return Foreseen(*(x.flatten(0, 1) for x in came), summary, field, *(x.flatten(0, 1) for x in labels))
+
+
+def _imagine(model: WorldModel, rows: Foreseen) -> tuple[Tensor, Tensor]:
+    """The latents from each decision on, [R, J, D], and the actions that led to them, zeros where none did."""
+    rolled = model.rollout(rows.z[:, 0], rows.actions)
+    return torch.cat([rows.z[:, :1], rolled], 1), torch.nn.functional.pad(rows.actions, (0, 0, 1, 0))
+
+
+def foresight_losses(model: WorldModel, rows: Foreseen, config: ObjectiveConfig) -> dict[str, Tensor]:
+    """The terms of what is imagined, where in the image that is, and what is judged of it.
+
+    The reader rests: the policy has learnt from what it reads.
+    """
+    seen, led = _imagine(model, rows)
+    v, p = model.score(seen, _at_rest(model.reader)(seen, rows.field.float()), rows.summary, led)
+    known = rows.valid & rows.place[..., 0].isfinite()
+    where = place(_at_rest(model.reader.locate)(seen), rows.place.nan_to_num(), known)
+    judged = judgement_losses(v, p, rows.margin, rows.cost, rows.violation, rows.valid, config)
+    return prediction_losses(seen[:, 1:], rows.z, rows.valid) | {"place": where} | judged
+
+
+def _at_rest(module: nn.Module) -> Callable[..., Tensor]:
+    """``module`` with weights that nothing moves; gradients still reach what it is given."""
+    weights = {name: value.detach() for name, value in module.state_dict().items()}
+    return lambda *inputs: torch.func.functional_call(module, weights, inputs)
 
 
 def _decision_steps(stage: StageConfig, latest: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from batches import noise_batch, tiny_model
 from pydantic import ValidationError
 
+from tc_mmwm_core.losses.place import place
 from tc_mmwm_core.losses.proposal import median_proposal
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
@@ -23,6 +24,7 @@ from tc_mmwm_core.training.objective import (
     decisions,
     encode_batch,
     followed,
+    foreseen,
     fuse_batch,
     glimpsed,
     imagined,
@@ -47,6 +49,7 @@ MEMORY = StageConfig(
 DYNAMICS = StageConfig(
     name="dynamics", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=3, passes=40
 )
+FORESIGHT = JUDGE.model_copy(update={"name": "foresight"})
 FIELD = StageConfig(
     name="field", epochs=2, trajectories=4, min_length=1, max_length=4, instructions=2, starts=1, passes=40
 )
@@ -55,11 +58,17 @@ LEARNT = {  # terms of each stage, and the parts of the model that it trains
     "dynamics": ({"state", "rollout"}, ("dynamics.",)),
     "field": ({"referring", "field"}, ("grounding.", "field.")),
     "judge": ({"constraint", "violation", "margin", "progress"}, ("constraint_function.", "progress_head.")),
+    "foresight": (
+        {"state", "rollout", "place", "constraint", "violation", "margin", "progress"},
+        ("dynamics.", "constraint_function.", "progress_head."),
+    ),
     "policy": ({"proposal"}, ("policy.",)),
 }
 
 
-@pytest.fixture(scope="module", params=[MEMORY, DYNAMICS, FIELD, JUDGE, POLICY], ids=lambda stage: stage.name)
+@pytest.fixture(
+    scope="module", params=[MEMORY, DYNAMICS, FIELD, JUDGE, FORESIGHT, POLICY], ids=lambda stage: stage.name
+)
 def with_head(config, request):
     data = config.data.model_copy(update={"erase": 0.5})
     return config.model_copy(update={"stages": (*config.stages, request.param), "validate_every": 40, "data": data})
@@ -207,6 +216,30 @@ def test_imagined_is_what_the_recorded_actions_lead_to_and_what_the_oracle_said_
     assert found == judgement_losses(v, p, of.margin, of.cost, of.violation, of.valid, ObjectiveConfig())
 
 
+def test_foresight_judges_the_same_steps_as_judge_and_moves_what_imagined_them():
+    model, batch = tiny_model(constraint_sees_action=True), noise_batch(steps=6)
+    stage = FORESIGHT.model_copy(update={"starts": 9})
+    of, judged, went = (
+        each(model, batch, stage, torch.Generator().manual_seed(5)) for each in (foreseen, imagined, followed)
+    )
+    several = batch.tokens.shape[1]
+    found, alone, came = (
+        Objective(model, ObjectiveConfig(), LossWeights())(rows, kind, 5)
+        for rows, kind in ((of, stage), (judged, JUDGE), (went, DYNAMICS))
+    )
+    for name, value in alone.raw.items():
+        assert found.raw[name].item() == pytest.approx(value.item(), rel=1e-2), name  # its field has half the digits
+    assert of.field.dtype == torch.float16 and len(of) == several * len(went)
+    assert (of.z[:, 0] == judged.z[:, 0]).all() and found.raw["state"] > 0 and came.raw["rollout"] > 0
+    there, known = of.place.nan_to_num(), of.valid & of.place[..., 0].isfinite()
+    assert found.raw["place"].item() == pytest.approx(
+        place(model.reader.place(judged.z), there, known).item(), rel=1e-5
+    )
+    found.total.backward()
+    assert all(x.grad.abs().max() > 0 for x in model.dynamics.parameters())
+    assert all(x.grad is None for x in model.reader.parameters())
+
+
 @torch.no_grad()
 def test_glimpsed_is_each_frame_beside_what_was_last_seen_of_every_cell():
     model, batch = tiny_model(cameras=2), noise_batch(cameras=2, steps=4)
@@ -271,12 +304,13 @@ def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
 
 
 def test_only_these_stages_have_passes():
-    stages = "memory, dynamics, field, judge, policy"
+    stages = "memory, dynamics, field, judge, foresight, policy"
     with pytest.raises(ValidationError, match=f"stage full has passes 2: only stages {stages}"):
         StageConfig(name="full", epochs=1, passes=2)
 
 
-def test_a_window_must_hold_more_than_what_is_imagined(config):
-    stages = (*config.stages, JUDGE.model_copy(update={"min_length": config.model.horizon}))
-    with pytest.raises(ValidationError, match=r"stage judge: min_length 3 must be above model\.horizon 3"):
+@pytest.mark.parametrize("stage", [DYNAMICS, JUDGE, FORESIGHT], ids=lambda stage: stage.name)
+def test_a_window_must_hold_more_than_what_is_imagined(config, stage):
+    stages = (*config.stages, stage.model_copy(update={"min_length": config.model.horizon}))
+    with pytest.raises(ValidationError, match=rf"stage {stage.name}: min_length 3 must be above model\.horizon 3"):
         TrainConfig.model_validate(config.model_copy(update={"stages": stages}).model_dump())
