@@ -31,15 +31,16 @@ test: build ## the whole test suite through colcon test (PYTEST_ADDOPTS="-k plan
 bundle: bundle-navigation bundle-manipulation ## retrain the shipped bundles from nothing: collect, train, export, evaluate (hours on 2 cores)
 
 bundle-navigation: LENGTH := --steps 50
+bundle-navigation: BOUND := --alpha 0.02
 bundle-manipulation: LENGTH := --steps 80
 bundle-%: build
 	@$(IN_VENV) \
 	  tc-mmwm collect --domain $* --episodes 4000 $(LENGTH) --seed 100000 --output data/$* --workers $$(nproc); \
 	  tc-mmwm collect --domain $* --episodes 1000 $(LENGTH) --seed 104000 --output data/$*_calibration --workers $$(nproc); \
 	  tc-mmwm train --config config/train/$*.yaml --data data/$* --output runs/$*; \
-	  tc-mmwm export runs/$* --data data/$* data/$*_calibration --output bundles/$*; \
+	  tc-mmwm export runs/$* --data data/$* data/$*_calibration $(BOUND) --output bundles/$*; \
 	  tc-mmwm evaluate --domain $* --bundle bundles/$* $(patsubst %,--planner %,$(wildcard config/planner/$*.yaml)) \
-	    --episodes 200 --factor-episodes 30 --perturbed-episodes 50 \
+	    --episodes 200 --factor-episodes 30 --perturbed-episodes 100 --probes 400 \
 	    --workers $$(nproc) --output runs/$*/evaluation --json docs/results/$*.json
 
 PLAN := $(if $(QUICK),quick,default)
