@@ -29,9 +29,7 @@ from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, 
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
-STILL = (
-    0.15  # normalised: with no velocity or position farther than this from the safe action's, the robot stands still
-)
+STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
 HALVINGS = 10  # of trust, at most: more would only take longer to return from

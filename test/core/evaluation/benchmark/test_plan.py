@@ -60,7 +60,7 @@ def test_a_digest_of_settings_tells_what_is_measured_otherwise_from_what_is_new(
     full, other_seed = Job("navigation", "full", 0, "main"), Job("navigation", "full", 1, "main")
     digests = {job: plan.settings(job) for job in plan.jobs}
     assert len(set(digests.values())) == len(digests) and digests[full] != digests[other_seed]
-    explicit = plan.config.domains["navigation"].model_copy(update={"alpha": 0.05})  # its default, spelled out
+    explicit = plan.config.domains["navigation"].model_copy(update={"delta": 0.05})  # its default, spelled out
     same = replace(
         plan, config=plan.config.model_copy(update={"domains": plan.config.domains | {"navigation": explicit}})
     )
