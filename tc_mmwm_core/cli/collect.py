@@ -7,12 +7,15 @@ import os
 import time
 from pathlib import Path
 
-from tc_mmwm_core.utils.arguments import positive
+from tc_mmwm_core.domains.perturbations import KINDS
+from tc_mmwm_core.utils.arguments import planner_settings, positive
 
-HELP = "drive a simulated domain with scripted drivers and record a dataset"
+HELP = "drive a simulated domain with scripted drivers, or with a bundle, and record a dataset"
 EXAMPLES = """\
   tc-mmwm collect --domain navigation --episodes 200 --output data/navigation
   tc-mmwm collect --domain my_robot.world:make --robot my_robot.yaml --episodes 1000 --output data/mine --workers 8
+  tc-mmwm collect --domain manipulation --bundle bundles/manipulation --disturb occlusion action_noise --steps 160 \\
+    --seed 200000 --episodes 400 --output data/on_policy   (what the model gets itself into, to be trained on as well)
 """
 
 
@@ -21,6 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--domain", default="navigation", help="a domain's name, or module:factory (default: %(default)s)"
     )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="model bundle that drives, through the planner (default: the domain's scripted drivers)",
+    )
+    parser.add_argument(
+        "--disturb",
+        nargs="+",
+        choices=KINDS,
+        default=[],
+        metavar="KIND",
+        help="with --bundle: what disturbs the driver, one of these or nothing in each episode; recorded is what there "
+        f"was to be seen and what was done in the end: {', '.join(KINDS)} (default: nothing)",
+    )
+    planner_settings(parser)
     parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the domain's own)")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument(
@@ -45,15 +63,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect, and say at what rate."""
-    from tc_mmwm_core.data.collect import collect
-    from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.data.collect import OnPolicy, collect
+    from tc_mmwm_core.data.dataset import Dataset, DatasetError
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.resources import robot_file
+    from tc_mmwm_core.runtime.planner import planner_for
 
     os.environ.setdefault("MUJOCO_GL", "egl")
     robot = args.robot or robot_file(load_domain(args.domain).robot)
+    on_policy = None
+    if args.bundle:
+        on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
+    elif args.planner or args.disturb:
+        raise DatasetError("--planner and --disturb are of the bundle that drives: give --bundle")
+    amounts = args.episodes, args.steps, args.seed, args.workers
     start = time.monotonic()
-    collected = collect(args.domain, robot, args.output, args.episodes, args.steps, args.seed, args.workers)
+    collected = collect(args.domain, robot, args.output, *amounts, on_policy=on_policy)
     elapsed = time.monotonic() - start
     dataset = Dataset.open(args.output).tell_skipped()
     successes = sum(bool(info.success) for info in dataset.trajectories)

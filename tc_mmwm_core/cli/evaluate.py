@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import planner_settings
+
 HELP = "drive fresh layouts with a bundle and measure success, compliance, language and counterfactual truth"
 EXAMPLES = """\
   tc-mmwm evaluate --bundle bundles/navigation --episodes 50
@@ -50,12 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--candidates", type=int, help="candidates per decision (default: the planner's)")
     parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
-    parser.add_argument(
-        "--planner",
-        type=Path,
-        help="parameter file of the planner, or a YAML of its settings alone (default, as in the launch file: "
-        "config/planner/<name of the bundle's folder>.yaml, if the package has one; else the planner's own defaults)",
-    )
+    planner_settings(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that share the episodes (default: 1)")
     parser.add_argument(
         "--output",
@@ -79,19 +76,17 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.runtime.bundle import Bundle
-    from tc_mmwm_core.runtime.planner import PlannerConfig, read_planner
+    from tc_mmwm_core.runtime.planner import PlannerConfig, planner_for
     from tc_mmwm_core.training.checkpoint import CheckpointError
 
-    bundle, settings = args.bundle, args.planner
+    bundle, planner = args.bundle, PlannerConfig()
     if args.driver in (PLANNER, POLICY):
         domain = load_domain(args.domain)
         bundle = bundle or resource("bundles", domain.name)
         robot = resource("config", "robots") / domain.robot  # that of a domain of one's own is not shipped
         if robot.exists():
             Bundle.load(bundle).check(RobotInterface.load(robot))  # a bundle of another domain
-        shipped = resource("config", "planner") / f"{bundle.resolve().name}.yaml"
-        settings = settings or (shipped if shipped.exists() else None)
-    planner = read_planner(settings) if settings else PlannerConfig()
+        planner = planner_for(bundle, args.planner)
     if args.candidates:
         proposals = planner.proposals.model_copy(update={"candidates": args.candidates})
         planner = planner.model_copy(update={"proposals": proposals})

@@ -1,4 +1,9 @@
-"""Collect trajectories in a domain with its scripted drivers, in parallel processes; a killed collection continues."""
+"""Collect trajectories in a domain, in parallel processes; a killed collection continues.
+
+The domain's scripted drivers drive, or a bundle does: what a model gets itself into, and no expert ever would, it
+learns to get out of only from its own motions (DAgger, Ross et al., 2011), under what an oracle and an expert say of
+every state.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +13,55 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, TrajectoryInfo
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, load_domain
+from tc_mmwm_core.domains.controllers import Controller, planner_controller
+from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
+from tc_mmwm_core.runtime.screener import Screener
 
 EPISODES_A_SHARD = 50
+PLANNER = "planner"
 
 _stop: Event  # of a worker process, set in the process that waits for it
 
 
+@dataclass(frozen=True)
+class OnPolicy:
+    """A bundle that drives in place of the domain's scripted drivers.
+
+    Attributes:
+        perturbations: of which, or none, each episode draws the one that the driver is disturbed by. What is recorded
+            is what there was to be seen and what was done in the end: the world is as it is.
+    """
+
+    bundle: Path
+    planner: PlannerConfig
+    perturbations: tuple[Kind, ...] = ()
+
+
 def collect(
-    domain: str, robot: Path, output: Path, episodes: int, steps: int, seed: int, workers: int, progress: bool = True
+    domain: str,
+    robot: Path,
+    output: Path,
+    episodes: int,
+    steps: int,
+    seed: int,
+    workers: int,
+    progress: bool = True,
+    on_policy: OnPolicy | None = None,
 ) -> int:
     """Collect ``episodes`` episodes of at most ``steps`` control steps into the dataset at ``output``.
 
@@ -35,14 +71,18 @@ def collect(
     On an error or Ctrl-C each process ends the episode that it is in and keeps those that it has.
 
     Raises:
-        DatasetError: an episode that the dataset holds is of another domain, length or robot interface, or an episode
-            collected does not fit the robot interface; names its seed.
+        DatasetError: an episode that the dataset holds is of another domain, driver, length or robot interface, or an
+            episode collected does not fit the robot interface; names its seed.
+        BundleError: the bundle that is to drive cannot be loaded, or is of another robot.
     """
-    DatasetWriter(output, RobotInterface.load(robot))
+    interface = RobotInterface.load(robot)
+    if on_policy is not None:
+        Bundle.load(on_policy.bundle).check(interface)
+    DatasetWriter(output, interface)
     held = Dataset.open(output).trajectories
     have = {info.provenance.get("seed") for info in held}
     asked = range(seed, seed + episodes)
-    check_settings(held, asked, load_domain(domain).name, steps)
+    check_settings(held, asked, load_domain(domain).name, steps, on_policy)
     wanted = [s for s in asked if s not in have]
     chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
@@ -50,7 +90,7 @@ def collect(
     stop = context.Event()
     with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
         try:
-            running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps) for chunk in chunks]
+            running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks]
             for done in as_completed(running):
                 bar.update(done.result())
         except BaseException:  # leaving the block would work off the whole queue first
@@ -60,7 +100,9 @@ def collect(
     return len(wanted)
 
 
-def check_settings(held: Sequence[TrajectoryInfo], seeds: range, domain: str, steps: int) -> None:
+def check_settings(
+    held: Sequence[TrajectoryInfo], seeds: range, domain: str, steps: int, on_policy: OnPolicy | None = None
+) -> None:
     """Refuse to take ``held`` episodes of ``seeds`` for those that would be collected in ``domain`` over ``steps``.
 
     What an episode does not say (``steps`` of those recorded before it was kept) is taken to be as asked.
@@ -68,9 +110,11 @@ def check_settings(held: Sequence[TrajectoryInfo], seeds: range, domain: str, st
     Raises:
         DatasetError: names the folder, the episode, what it was collected with and what is asked for.
     """
-    asked = {"domain": domain, "steps": steps}
+    scripted = dict.fromkeys(("bundle", "perturbations"), "none")  # what an episode does not say that no bundle drove
+    who = _who(Bundle.load(on_policy.bundle), on_policy.perturbations) if on_policy else scripted
+    asked = {"domain": domain, "steps": steps} | who
     for info in (info for info in held if info.provenance.get("seed") in seeds):
-        made = asked | {name: info.provenance[name] for name in asked if name in info.provenance}
+        made = asked | scripted | {name: info.provenance[name] for name in asked if name in info.provenance}
         if other := [f"{name} {made[name]}, asked for is {asked[name]}" for name in asked if made[name] != asked[name]]:
             raise DatasetError(
                 f"{info.dataset}: episode {info.provenance['seed']} was collected with {'; with '.join(other)}; choose "
@@ -87,15 +131,22 @@ def _start_worker(stop: Event) -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], steps: int) -> int:
+def _collect_shard(
+    domain: str, robot: Path, output: Path, seeds: list[int], steps: int, on_policy: OnPolicy | None
+) -> int:
     world, interface = load_domain(domain), RobotInterface.load(robot)
+    planner, perturbations = None, ()
+    if on_policy is not None:
+        planner = Planner(Screener(Bundle.load(on_policy.bundle)), interface, on_policy.planner)
+        planner.warm_up()
+        perturbations = on_policy.perturbations
     environment = world.environment()
     trajectories: list[Trajectory] = []
     try:
         for seed in seeds:
             if _stop.is_set():
                 break
-            trajectory = run_episode(world, environment, seed, steps)
+            trajectory = run_episode(world, environment, seed, steps, planner, perturbations)
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
@@ -106,41 +157,85 @@ def _collect_shard(domain: str, robot: Path, output: Path, seeds: list[int], ste
     return len(trajectories)
 
 
-def run_episode(domain: Domain, environment, seed: int, steps: int) -> Trajectory:
-    """One episode: scene, instruction, driver and its noise all follow from ``seed``.
+def run_episode(
+    domain: Domain,
+    environment: gymnasium.Env,
+    seed: int,
+    steps: int,
+    planner: Planner | None = None,
+    perturbations: Sequence[Kind] = (),
+) -> Trajectory:
+    """One episode: scene, instruction, driver, its noise and what disturbs it all follow from ``seed``.
 
     After the last observation nothing was done. The action of that step is recorded as zeros, whatever the robot
     interface says is safe, and the step is valid: its image and state are learned from. No prediction is, since nothing
     follows it; but a policy that imitates takes the zeros for what was done there.
+
+    Args:
+        planner: drives in place of one of the domain's drivers.
+        perturbations: see :class:`OnPolicy`.
     """
     rng = np.random.default_rng([seed, 0xC011EC7])
-    kinds, shares = zip(*domain.drivers(), strict=True)
-    kind = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
-    drive = domain.driver(kind, rng)
-    observation, info = environment.reset(seed=seed)
-    instruction, scene = info["instruction"], info["scene"]
-    records: list[tuple] = []
+    recording = world = _Recording(environment)
+    made = {"domain": domain.name, "seed": seed, "steps": steps}
+    control: Controller
+    if planner is None:
+        kinds, shares = zip(*domain.drivers(), strict=True)
+        made["driver"] = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
+        drive = domain.driver(made["driver"], rng)
+        control = lambda _, info: (drive(environment, info), None)  # noqa: E731
+    else:
+        kind = rng.choice([None, *perturbations])
+        if kind is not None:
+            world = perturbed(recording, kind, Perturbations(), planner.screener.bundle.sensor_std)
+        control = planner_controller(planner)
+        made |= {"driver": PLANNER, "perturbation": kind} | _who(planner.screener.bundle, perturbations)
+    observation, info = world.reset(seed=seed)
     for _ in range(steps):
-        action = drive(environment, info)
-        records.append((observation, action, info["violation"], info["state"]))
-        observation, _, terminated, truncated, info = environment.step(action)
+        observation, _, terminated, truncated, info = world.step(control(observation, info)[0])
         if terminated or truncated:
             break
-    records.append((observation, np.zeros_like(action), info["violation"], info["state"]))
-    observations, actions, violations, states = zip(*records, strict=True)
-    return Trajectory(
-        images={name: np.stack([o[f"image.{name}"] for o in observations]) for name in _cameras(observation)},
-        sensor=np.stack([o["sensor"] for o in observations]),
-        action=np.stack(actions).astype(np.float32),
-        valid=np.ones(len(records), bool),
-        violation=np.array(violations, np.int8),
-        instruction=instruction,
-        success=bool(info["success"]),
-        source="simulated",
-        provenance={"domain": domain.name, "driver": kind, "seed": seed, "steps": steps},
-        scene=scene,
-        state=np.stack(states),
-    )
+    return recording.trajectory(made)
+
+
+class _Recording(gymnasium.Wrapper):
+    """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver."""
+
+    def reset(self, **settings: Any) -> tuple[dict, dict]:
+        """See :meth:`gymnasium.Env.reset`."""
+        observation, info = self.env.reset(**settings)
+        self.seen, self.told, self.done = [observation], [info], []
+        return observation, info
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        """See :meth:`gymnasium.Env.step`."""
+        result = self.env.step(action)
+        self.done.append(action)
+        self.seen.append(result[0])
+        self.told.append(result[-1])
+        return result
+
+    def trajectory(self, provenance: dict[str, Any]) -> Trajectory:
+        """What was recorded since the last reset."""
+        last = self.told[-1]
+        return Trajectory(
+            images={name: np.stack([o[f"image.{name}"] for o in self.seen]) for name in _cameras(self.seen[0])},
+            sensor=np.stack([o["sensor"] for o in self.seen]),
+            action=np.stack([*self.done, np.zeros_like(self.done[-1])]).astype(np.float32),
+            valid=np.ones(len(self.seen), bool),
+            violation=np.array([info["violation"] for info in self.told], np.int8),
+            instruction=last["instruction"],
+            success=bool(last["success"]),
+            source="simulated",
+            provenance=provenance,
+            scene=self.told[0]["scene"],
+            state=np.stack([info["state"] for info in self.told]),
+        )
+
+
+def _who(bundle: Bundle, perturbations: Sequence[Kind]) -> dict[str, Any]:
+    """What an episode that a bundle drove says of that."""
+    return {"bundle": bundle.identity, "perturbations": list(perturbations)}
 
 
 def _cameras(observation: dict) -> Iterator[str]:

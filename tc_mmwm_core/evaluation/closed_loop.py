@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,9 @@ import gymnasium
 import numpy as np
 
 from tc_mmwm_core.domains.base import Domain
-from tc_mmwm_core.interface.stream import Step
-from tc_mmwm_core.runtime.limits import limit_sequence
-from tc_mmwm_core.runtime.planner import SECOND, Decision, Planner, PlannerState
+from tc_mmwm_core.domains.controllers import Controller
+from tc_mmwm_core.runtime.planner import PlannerState
 
-Controller = Callable[[dict[str, np.ndarray], dict[str, Any]], tuple[np.ndarray, Decision | None]]
 PHASES = 5  # of a task: fifths of the way, by the oracle's cost to go
 
 
@@ -48,59 +45,6 @@ class Episode:
     rejected: float
     contributions: list[list[float] | None]
     latencies: list[float] | None = None
-
-
-def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
-    """A domain's observation as what the planner decides on."""
-    images = {key.removeprefix("image."): value for key, value in observation.items() if key.startswith("image.")}
-    return Step(stamp_ns, images, observation["sensor"], {})
-
-
-def planner_controller(planner: Planner) -> Controller:
-    """The planner from a fresh start, with a clock of control periods."""
-    planner.reset()
-    period = round(SECOND / planner.interface.rate)
-    tick = 0
-
-    def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
-        nonlocal tick
-        tick += 1
-        decision = planner.decide(step_of(observation, tick * period), planner.screener.instruct(info["instruction"]))
-        return decision.action, decision
-
-    return control
-
-
-def policy_controller(planner: Planner) -> Controller:
-    """The first action of the bundle's own proposal, within the robot's limits; nothing is imagined or screened."""
-    screener, interface = planner.screener, planner.interface
-    last: np.ndarray | None = None
-    memory: np.ndarray | None = None
-    period = 1 / interface.rate
-
-    def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
-        nonlocal last, memory
-        scene = screener.encode(step_of(observation, 0), screener.instruct(info["instruction"]), memory)
-        memory = scene.memory
-        proposed = interface.denormalise_action(scene.proposal[:, :1])
-        limits, rates = interface.action_limits, interface.action_max_rate
-        before = interface.safe_action(observation["sensor"]) if last is None else last
-        last = limit_sequence(proposed, before, limits, rates, period, period)[0, 0]
-        return last, Decision(last, PlannerState.PLANNING, "", scene=scene)
-
-    return control
-
-
-def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, seed: int) -> Controller:
-    """One of the domain's scripted drivers, which read the simulator's truth."""
-    drive = domain.driver(kind, np.random.default_rng(seed))
-    return lambda _, info: (drive(environment, info), None)
-
-
-def random_controller(environment: gymnasium.Env, seed: int) -> Controller:
-    """Actions drawn uniformly from the action space, a new one at every step."""
-    rng, space = np.random.default_rng(seed), environment.action_space
-    return lambda _, __: (rng.uniform(space.low, space.high).astype(np.float32), None)
 
 
 def run_episode(

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from tc_mmwm_core.domains.base import Domain
-from tc_mmwm_core.evaluation.closed_loop import step_of
+from tc_mmwm_core.domains.controllers import step_of
 from tc_mmwm_core.runtime.screener import Screener
 
 LATEST = 40  # control steps that a probed state lies into its episode, at most

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tc_mmwm_core.domains.perturbations import KINDS
 from tc_mmwm_core.evaluation import counterfactual, intervals
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.intervals import clustered, share
-from tc_mmwm_core.evaluation.perturbations import KINDS
 from tc_mmwm_core.evaluation.suite import HOME, Records
 from tc_mmwm_core.training.validation import area_under_curve
 

@@ -22,12 +22,14 @@ from pydantic import Field
 from tqdm import tqdm
 
 from tc_mmwm_core.config import Config, did_you_mean
+from tc_mmwm_core.domains import controllers, perturbations
 from tc_mmwm_core.domains.base import Domain, load_domain
-from tc_mmwm_core.evaluation import closed_loop, counterfactual, perturbations
-from tc_mmwm_core.evaluation.closed_loop import Controller, Episode
+from tc_mmwm_core.domains.controllers import Controller
+from tc_mmwm_core.domains.perturbations import Perturbations
+from tc_mmwm_core.evaluation import closed_loop, counterfactual
+from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
 from tc_mmwm_core.evaluation.journal import Journal
-from tc_mmwm_core.evaluation.perturbations import Perturbations
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
@@ -164,22 +166,18 @@ class Bench:
     def _environment(self, condition: Condition) -> gymnasium.Env:
         if condition.perturbation is None:
             return self.environment
-        bundle = self.planner.screener.bundle
-        normalisation = bundle.manifest.normalisation
-        if normalisation is None:
-            raise EvaluationError(f"{bundle.path / 'bundle.json'}: has no 'normalisation', which scales sensor noise")
-        strengths, scale = self.suite.perturbations, np.array(normalisation.std, np.float32)
-        return perturbations.perturbed(self.environment, condition.perturbation, strengths, scale)
+        std = self.planner.screener.bundle.sensor_std
+        return perturbations.perturbed(self.environment, condition.perturbation, self.suite.perturbations, std)
 
     def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
         match self.driver.kind:
             case "planner":
-                return closed_loop.planner_controller(self.planner)
+                return controllers.planner_controller(self.planner)
             case "policy":
-                return closed_loop.policy_controller(self.planner)
+                return controllers.policy_controller(self.planner)
             case "random":
-                return closed_loop.random_controller(environment, seed)
-        return closed_loop.driver_controller(self.domain, environment, self.driver.kind, seed)
+                return controllers.random_controller(environment, seed)
+        return controllers.driver_controller(self.domain, environment, self.driver.kind, seed)
 
 
 def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int = 1, progress: bool = True) -> Records:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field
 
 from tc_mmwm_core import config
@@ -131,6 +132,13 @@ class Bundle:
     def step_duration(self) -> float:
         """Seconds that one latent step lasts."""
         return self.manifest.frame_skip / self.interface.rate
+
+    @property
+    def sensor_std(self) -> np.ndarray:
+        """Each reading's standard deviation in training, float32 [Ds]. BundleError: the manifest does not tell it."""
+        if self.manifest.normalisation is None:
+            raise BundleError(f"{self.path / MANIFEST}: has no 'normalisation', which scales sensor noise")
+        return np.array(self.manifest.normalisation.std, np.float32)
 
 
 def write_bundle(directory: str | Path, manifest: BundleManifest, files: Mapping[str, Path | bytes]) -> Bundle:

@@ -21,6 +21,7 @@ from tc_mmwm_core.config import Config, ConfigError, load, parse
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime import proposals, selection
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.limits import limit_sequence, outside_value_limits
@@ -98,6 +99,14 @@ def read_planner(path: Path) -> PlannerConfig:
                     raise ConfigError(f"{path}: unknown key '{key}'; did you mean '{near[0]}'?")
             break
     return parse(content, PlannerConfig, str(path))
+
+
+def planner_for(bundle: Path, given: Path | None = None) -> PlannerConfig:
+    """Settings in the file ``given``, else in ``config/planner/<name of the bundle's folder>.yaml``, as in the launch
+    file, else the defaults. ConfigError: see :func:`read_planner`."""
+    shipped = resource("config", "planner") / f"{bundle.resolve().name}.yaml"
+    path = given or (shipped if shipped.exists() else None)
+    return read_planner(path) if path else PlannerConfig()
 
 
 @dataclass(frozen=True, eq=False)

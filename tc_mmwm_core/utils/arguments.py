@@ -1,8 +1,9 @@
-"""Types of command line arguments: what argparse refuses before anything long begins."""
+"""Types of command line arguments: what argparse refuses before anything long begins. Arguments of several commands."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def device(name: str) -> str:
@@ -25,3 +26,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
+
+
+def planner_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--planner``; see :func:`tc_mmwm_core.runtime.planner.planner_for`."""
+    parser.add_argument(
+        "--planner",
+        type=Path,
+        help="parameter file of the planner, or a YAML of its settings alone (default, as in the launch file: "
+        "config/planner/<name of the bundle's folder>.yaml, if the package has one; else the planner's own defaults)",
+    )

@@ -11,15 +11,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import build_parser, main
 from tc_mmwm_core.data import collect as collecting
-from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.collect import OnPolicy, collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
-from tc_mmwm_core.resources import robot_file
+from tc_mmwm_core.domains.controllers import planner_controller
+from tc_mmwm_core.domains.perturbations import OCCLUDER
+from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.resources import resource, robot_file
+from tc_mmwm_core.runtime.bundle import Bundle, BundleError
+from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
+from tc_mmwm_core.runtime.screener import Screener
 
 ROBOT = robot_file("navigation.yaml")
 
@@ -76,6 +83,65 @@ def test_episodes_that_do_not_say_how_long_they_may_be_are_taken_as_they_are(nav
 
 def seeds(path: Path) -> list[int]:
     return sorted(info.provenance["seed"] for info in Dataset.open(path).trajectories)
+
+
+BUNDLE = resource("bundles", "navigation")
+DISTURBED = OnPolicy(BUNDLE, PlannerConfig(), ("occlusion", "action_noise"))
+
+
+@pytest.fixture(scope="module")
+def on_policy(tmp_path_factory):
+    path = tmp_path_factory.mktemp("on_policy") / "data"
+    assert collect("navigation", ROBOT, path, 6, 10, 5, workers=1, progress=False, on_policy=DISTURBED) == 6
+    return path
+
+
+def test_a_bundle_drives_and_what_it_was_disturbed_by_is_told_but_not_seen(on_policy):
+    """The occluder's grey is nowhere in what is recorded, and noisy actions are recorded as they were done."""
+    dataset = Dataset.open(on_policy)
+    by_seed = {info.provenance["seed"]: dataset[index] for index, info in enumerate(dataset.trajectories)}
+    assert {(p := t.provenance)["driver"] for t in by_seed.values()} == {"planner"}
+    assert p["bundle"] == Bundle.load(BUNDLE).identity and p["perturbations"] == ["occlusion", "action_noise"]
+    kinds = {seed: trajectory.provenance["perturbation"] for seed, trajectory in by_seed.items()}
+    assert set(kinds.values()) == {None, "occlusion", "action_noise"}
+
+    planner = Planner(Screener(Bundle.load(BUNDLE)), RobotInterface.load(ROBOT))
+    for seed, trajectory in by_seed.items():
+        assert not any((image == OCCLUDER).all(-1).mean() > 0.1 for image in trajectory.images.values())
+        control, rested = planner_controller(planner), None
+        for step in range(len(trajectory) - 1):
+            seen = {f"image.{name}": image[step] for name, image in trajectory.images.items()}
+            seen["sensor"] = trajectory.sensor[step]
+            told = {"instruction": trajectory.instruction}
+            rested = rested or not np.array_equal(control(seen, told)[0], trajectory.action[step])
+        # Undisturbed, it does again what it did; else it saw less, or something was added to what it did.
+        assert rested == (kinds[seed] is not None)
+
+
+def test_episodes_of_one_driver_are_not_taken_for_those_of_another(folder, on_policy):
+    settings = {"workers": 1, "progress": False}
+    with pytest.raises(DatasetError, match=r"episode 5 was collected with bundle none, asked for is navigation@"):
+        collect("navigation", ROBOT, folder, 2, 12, 5, **settings, on_policy=OnPolicy(BUNDLE, PlannerConfig()))
+    with pytest.raises(DatasetError, match=r"collected with bundle navigation@\w+, asked for is none; with pert"):
+        collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings)
+    with pytest.raises(DatasetError, match=r"with perturbations \['occlusion', 'action_noise'\], asked for is \[\]"):
+        collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=OnPolicy(BUNDLE, PlannerConfig()))
+    assert collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=DISTURBED) == 0
+
+
+def test_a_bundle_of_another_robot_does_not_drive(tmp_path):
+    other = OnPolicy(resource("bundles", "manipulation"), PlannerConfig())
+    with pytest.raises(BundleError, match="trained for another robot interface"):
+        collect("navigation", ROBOT, tmp_path / "d", 1, 5, 5, workers=1, progress=False, on_policy=other)
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_command_disturbs_a_bundle_alone(tmp_path, capsys):
+    command = ["collect", "--output", str(tmp_path / "d"), "--episodes", "2", "--steps", "5", "--workers", "1"]
+    assert main([*command, "--disturb", "occlusion"]) == 2
+    assert "give --bundle" in capsys.readouterr().err and not (tmp_path / "d").exists()
+    assert main([*command, "--bundle", str(BUNDLE), "--disturb", "occlusion"]) == 0
+    assert "2 episodes collected" in capsys.readouterr().out
 
 
 def test_any_number_of_workers_collects_the_same(tmp_path, monkeypatch):

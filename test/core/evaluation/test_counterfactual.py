@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.closed_loop import step_of
+from tc_mmwm_core.domains.controllers import step_of
 from tc_mmwm_core.evaluation.counterfactual import drawn_candidates, drawn_state, probe, watched
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import SECOND, Planner, PlannerConfig

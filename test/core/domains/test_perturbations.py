@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tc_mmwm_core.evaluation.perturbations import KINDS, OCCLUDER, OCCLUDER_STAYS, Perturbations, perturbed
+from tc_mmwm_core.domains.perturbations import KINDS, OCCLUDER, OCCLUDER_STAYS, Perturbations, perturbed
 
 
 class Still(gymnasium.Env):
