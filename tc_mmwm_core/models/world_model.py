@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
         z_v, z_s = self.vision(features.flatten(0, 1)).unflatten(0, steps), self.sensor(sensor)
         keypoints, told = None, sensor[..., :0]
         if self.keypoints is not None:
-            found = self.keypoints(features.flatten(0, 1), self._reading(sensor).flatten(0, 1))
+            found = self.keypoints(features.flatten(0, 1), self.reading(sensor).flatten(0, 1))
             keypoints, told = (x.unflatten(0, steps) for x in found)
             # Taught by its own loss alone: what others draw from a place would draw it away from where it is.
             z_v = z_v + self.keypoints.share(self.keypoints.places(told).detach())
@@ -215,14 +215,14 @@ class WorldModel(nn.Module):
         if self.config.policy == "present":
             told = None if self.keypoints is None else summary[:, -self.keypoints.size :]
             places = self.reader.place(z) if told is None else self.keypoints.places(told)
-            seen += [self._reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
+            seen += [self.reading(sensor), self.reader.slope(places.unflatten(-1, (-1, 2)), field)]
         return torch.cat(seen, -1)
 
     def reconstruct(self, z_v: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """Image in [-1, 1] at a quarter of the resolution [B, 3, H/4, W/4] and the normalised sensor vector [B, Ds]."""
         return self.image_decoder(z_v), self.sensor_decoder(z_s)
 
-    def _reading(self, sensor: Tensor) -> Tensor:
+    def reading(self, sensor: Tensor) -> Tensor:
         """The normalised sensor vector [..., Ds], zeros where the sensors are not to be seen."""
         reading = self.sensor.normalise(sensor)
         return reading if self.config.use_sensors else reading * 0

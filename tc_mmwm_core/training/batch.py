@@ -154,6 +154,22 @@ class Glimpsed(Encoded):
 
 
 @dataclass(frozen=True)
+class Located(Encoded):
+    """What stage ``keypoints`` learns from: maps of single steps as remembered, and where the bodies were.
+
+    Attributes:
+        features: float16 [R, P, E]; reading: float32 [R, Ds], normalised; see :meth:`Keypoints.forward`.
+        place, elsewhere, valid: see :class:`Batch`; [R, ...].
+    """
+
+    features: Tensor
+    reading: Tensor
+    place: Tensor
+    elsewhere: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Mapped(Encoded):
     """What stage ``field`` learns from: maps of single steps, each under M instructions.
 

@@ -14,12 +14,13 @@ from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 LossName = Literal[tuple(LossWeights.model_fields)]
 # Stages that train one part or two, on what was encoded once.
-ENCODERS_REST = ("memory", "dynamics", "field", "judge", "foresight", "policy")
+ENCODERS_REST = ("memory", "keypoints", "dynamics", "field", "judge", "foresight", "policy")
 IMAGINES = ("dynamics", "judge", "foresight")  # hold what K imagined steps lead to against what came
 # Terms that a stage learns nothing without: one of them must have a weight.
 NEEDS = {
     "grounding": ("referring",),
     "memory": ("visibility",),
+    "keypoints": ("keypoints",),
     "dynamics": ("state", "rollout"),
     "field": ("field",),
     "judge": ("margin",),
@@ -153,6 +154,8 @@ class TrainConfig(Config):
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
+            if stage.name == "keypoints" and not self.model.keypoints:
+                raise ValueError("stage keypoints: the model has none (model.keypoints: false); leave the stage out")
             weights, needs = stage.loss_weights(self.weights), stage.needs(self.model)
             if needs and not any(getattr(weights, term) for term in needs):
                 raise ValueError(

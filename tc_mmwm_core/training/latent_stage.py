@@ -1,4 +1,4 @@
-"""Stages ``memory``, ``dynamics``, ``field``, ``judge``, ``foresight``, ``policy``: on what encoders made of windows.
+"""Stages ``memory``, ``keypoints``, ``dynamics``, ``field``, ``judge``, ``foresight``, ``policy``: encoders at rest.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
@@ -18,17 +18,28 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tc_mmwm_core.training.batch import Batch, Decisions, Encoded, Followed, Foreseen, Glimpsed, Imagined, Mapped
+from tc_mmwm_core.training.batch import (
+    Batch,
+    Decisions,
+    Encoded,
+    Followed,
+    Foreseen,
+    Glimpsed,
+    Imagined,
+    Located,
+    Mapped,
+)
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.collapse import collapse
 from tc_mmwm_core.training.data import prefetch
-from tc_mmwm_core.training.objective import Latents, decisions, followed, foreseen, glimpsed, imagined, mapped
+from tc_mmwm_core.training.objective import Latents, decisions, followed, foreseen, glimpsed, imagined, located, mapped
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError
 from tc_mmwm_core.training.validation import encode_held_out, validate
 
 ENCODED = {
     "memory": (Glimpsed, glimpsed),
+    "keypoints": (Located, located),
     "dynamics": (Followed, followed),
     "field": (Mapped, mapped),
     "judge": (Imagined, imagined),
@@ -36,7 +47,7 @@ ENCODED = {
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
 # Where z and all that is grounded stays as it is while the stage learns, and where z and z_v at least do: grounding is
-# what stage field learns, and in stage memory the map that everything is read off changes.
+# what stage field learns, and in stages memory and keypoints the map that everything is read off, or z_v, changes.
 LATENTS_REST = ("dynamics", "judge", "foresight", "policy")
 FRAMES_REST = (*LATENTS_REST, "field")
 

@@ -33,7 +33,7 @@ from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.memory import keep
 from tc_mmwm_core.models.world_model import WorldModel
-from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Foreseen, Glimpsed, Imagined, Mapped
+from tc_mmwm_core.training.batch import Batch, Decisions, Followed, Foreseen, Glimpsed, Imagined, Located, Mapped
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 
 
@@ -90,7 +90,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        batch: Batch | Decisions | Followed | Foreseen | Glimpsed | Imagined | Mapped,
+        batch: Batch | Decisions | Followed | Foreseen | Glimpsed | Imagined | Located | Mapped,
         stage: StageConfig,
         seed: int,
         share: Share = WHOLE,
@@ -106,6 +106,9 @@ class Objective(nn.Module):
                 case Glimpsed():
                     logit = self.model.memory.gate(batch.frame, batch.remembered)
                     raw = {"visibility": visibility(logit[:, None], batch.visible[:, None], batch.valid[:, None])}
+                case Located():
+                    heat, told = self.model.keypoints(batch.features.float(), batch.reading)
+                    raw = {"keypoints": keypoint_loss(self.model, heat[:, None], told[:, None], batch)}
                 case Mapped():
                     raw = grounding_losses(self.model, batch, self.config)
                 case Imagined():
@@ -282,6 +285,15 @@ def glimpsed(model: WorldModel, batch: Batch, stage: StageConfig, generator: tor
         memory = keep(frame, memory, visible.logit())
     seen = (frames, torch.stack(before, 1), batch.visible, batch.valid)
     return Glimpsed(*(x[:, starts].flatten(0, 1) for x in seen))
+
+
+@torch.no_grad()
+def located(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Located:
+    """The maps, as the model remembers them, at the steps that ``generator`` (CPU) draws, and where the bodies were."""
+    starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
+    features, _, _ = model.memory(model.frames(batch.images))
+    seen = (features.half(), model.reading(batch.sensor), batch.place, batch.elsewhere, batch.valid)
+    return Located(*(x[:, starts].flatten(0, 1) for x in seen))
 
 
 @torch.no_grad()
@@ -484,11 +496,18 @@ def _seeing_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str
     """What is hidden, and where the bodies are."""
     out = {"visibility": visibility(latents.visible, batch.visible, batch.valid)}
     if latents.keypoints is not None:
-        there = torch.cat([batch.place.unflatten(-1, (-1, 2)), batch.elsewhere.flatten(2, 3)], 2)
-        heat = keypoints(latents.keypoints, there, there[..., 0].isfinite() & batch.valid[..., None])
-        found, known = model.keypoints.places(latents.told), batch.place.isfinite().all(-1) & batch.valid
-        out["keypoints"] = heat + place(found, batch.place, known, SHARP)
+        out["keypoints"] = keypoint_loss(model, latents.keypoints, latents.told, batch)
     return out
+
+
+def keypoint_loss(model: WorldModel, heat: Tensor, told: Tensor, of: Batch | Located) -> Tensor:
+    """Of the heat maps ``heat`` [B, T, cameras · bodies, H, W] and of the places that are ``told`` [B, T, size] of
+    them; of rows of single steps, T = 1."""
+    shape = told.shape[:2]
+    there, elsewhere, valid = of.place.view(*shape, -1), of.elsewhere.view(*shape, -1, 2), of.valid.view(shape)
+    everywhere = torch.cat([there.unflatten(-1, (-1, 2)), elsewhere], 2)
+    cells = keypoints(heat, everywhere, everywhere[..., 0].isfinite() & valid[..., None])
+    return cells + place(model.keypoints.places(told), there, there.isfinite().all(-1) & valid, SHARP)
 
 
 def _proposal_terms(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tensor]:

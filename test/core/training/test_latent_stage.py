@@ -29,11 +29,12 @@ from tc_mmwm_core.training.objective import (
     glimpsed,
     imagined,
     judgement_losses,
+    located,
     mapped,
     terms,
 )
 from tc_mmwm_core.training.stage import VALIDATION_BATCHES
-from tc_mmwm_core.training.trainer import TrainingError, train
+from tc_mmwm_core.training.trainer import TrainingError, prepare, train
 
 POLICY = StageConfig(
     name="policy", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=2, starts=3, passes=40
@@ -46,6 +47,7 @@ JUDGE = StageConfig(
 MEMORY = StageConfig(
     name="memory", epochs=2, trajectories=4, min_length=2, max_length=6, instructions=1, starts=2, passes=40
 )
+KEYPOINTS = MEMORY.model_copy(update={"name": "keypoints"})
 DYNAMICS = StageConfig(
     name="dynamics", epochs=2, trajectories=4, min_length=4, max_length=6, instructions=2, starts=3, passes=40
 )
@@ -303,8 +305,38 @@ def test_nothing_is_learnt_of_a_map_that_is_no_step_or_that_nobody_judged():
         assert not of.known.any() and all(value == 0 for value in found.values())
 
 
+def test_the_stage_of_the_keypoints_teaches_them_alone(config, dataset, tmp_path):
+    stage = KEYPOINTS.model_copy(update={"learning_rate": 0.01})
+    changes = {"stages": (stage,), "model": config.model.model_copy(update={"keypoints": True})}
+    config = config.model_copy(update=changes)
+    _, _, model, _ = prepare(config, [dataset], torch.device("cpu"), progress=False)
+    measures = train(config, [dataset], tmp_path / "run", progress=False)
+    found = records(tmp_path / "run", "keypoints")
+    assert {key for key in found[0] if key.startswith("raw/")} == {"raw/keypoints"}
+    assert sum(r["loss"] for r in found[-40:]) < 0.9 * sum(r["loss"] for r in found[:40])
+    assert measures["loss"] == found[-1]["valid/loss"]
+    for name, value in read_checkpoint(tmp_path / "run" / LAST)["parts"]["model"].items():
+        rests = not name.startswith("keypoints.heat.")  # of one body in one camera there is nothing to weigh
+        assert torch.equal(value, model.state_dict()[name]) == rests, name
+    with pytest.raises(ValidationError, match=r"stage keypoints: the model has none \(model.keypoints: false\)"):
+        TrainConfig.model_validate(config.model_dump() | {"model": {}})
+
+
+@torch.no_grad()
+def test_located_is_each_steps_map_with_the_same_term_as_in_the_whole_model():
+    model, batch = tiny_model(cameras=2, bodies=2, keypoints=True), noise_batch(cameras=2, bodies=2)
+    stage = KEYPOINTS.model_copy(update={"starts": 99})
+    of = located(model, batch, stage, torch.Generator().manual_seed(5))
+    assert len(of) == batch.valid.numel() and of.features.dtype == torch.float16
+    found = Objective(model, ObjectiveConfig(), LossWeights())(of, KEYPOINTS, 5).raw
+    whole, _ = terms(
+        model, batch, stage.model_copy(update={"name": "grounding"}), ObjectiveConfig(), torch.Generator(), 5
+    )  # its terms are summed over a window's steps
+    assert found["keypoints"].item() * batch.valid.shape[1] == pytest.approx(whole["keypoints"].item(), rel=1e-3)
+
+
 def test_only_these_stages_have_passes():
-    stages = "memory, dynamics, field, judge, foresight, policy"
+    stages = "memory, keypoints, dynamics, field, judge, foresight, policy"
     with pytest.raises(ValidationError, match=f"stage full has passes 2: only stages {stages}"):
         StageConfig(name="full", epochs=1, passes=2)
 
