@@ -25,7 +25,7 @@ from tqdm import tqdm
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, TrajectoryInfo
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, load_domain
-from tc_mmwm_core.domains.controllers import Controller, planner_controller
+from tc_mmwm_core.domains.controllers import PLANNER, POLICY, Controller, planner_controller, policy_controller
 from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
@@ -33,7 +33,6 @@ from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
 
 EPISODES_A_SHARD = 50
-PLANNER = "planner"
 
 _stop: Event  # of a worker process, set in the process that waits for it
 
@@ -43,6 +42,7 @@ class OnPolicy:
     """A bundle that drives in place of the domain's scripted drivers.
 
     Attributes:
+        kind: ``planner``, or ``policy``: the bundle's proposal, unscreened.
         perturbations: of which, or none, each episode draws the one that the driver is disturbed by. What is recorded
             is what there was to be seen and what was done in the end: the world is as it is.
     """
@@ -50,6 +50,7 @@ class OnPolicy:
     bundle: Path
     planner: PlannerConfig
     perturbations: tuple[Kind, ...] = ()
+    kind: str = PLANNER
 
 
 def collect(
@@ -111,7 +112,7 @@ def check_settings(
         DatasetError: names the folder, the episode, what it was collected with and what is asked for.
     """
     scripted = dict.fromkeys(("bundle", "perturbations"), "none")  # what an episode does not say that no bundle drove
-    who = _who(Bundle.load(on_policy.bundle), on_policy.perturbations) if on_policy else scripted
+    who = _who(on_policy, Bundle.load(on_policy.bundle)) if on_policy else scripted
     asked = {"domain": domain, "steps": steps} | who
     for info in (info for info in held if info.provenance.get("seed") in seeds):
         made = asked | scripted | {name: info.provenance[name] for name in asked if name in info.provenance}
@@ -135,18 +136,17 @@ def _collect_shard(
     domain: str, robot: Path, output: Path, seeds: list[int], steps: int, on_policy: OnPolicy | None
 ) -> int:
     world, interface = load_domain(domain), RobotInterface.load(robot)
-    planner, perturbations = None, ()
+    planner = None
     if on_policy is not None:
         planner = Planner(Screener(Bundle.load(on_policy.bundle)), interface, on_policy.planner)
         planner.warm_up()
-        perturbations = on_policy.perturbations
     environment = world.environment()
     trajectories: list[Trajectory] = []
     try:
         for seed in seeds:
             if _stop.is_set():
                 break
-            trajectory = run_episode(world, environment, seed, steps, planner, perturbations)
+            trajectory = run_episode(world, environment, seed, steps, on_policy, planner)
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
@@ -162,8 +162,8 @@ def run_episode(
     environment: gymnasium.Env,
     seed: int,
     steps: int,
+    on_policy: OnPolicy | None = None,
     planner: Planner | None = None,
-    perturbations: Sequence[Kind] = (),
 ) -> Trajectory:
     """One episode: scene, instruction, driver, its noise and what disturbs it all follow from ``seed``.
 
@@ -172,24 +172,23 @@ def run_episode(
     follows it; but a policy that imitates takes the zeros for what was done there.
 
     Args:
-        planner: drives in place of one of the domain's drivers.
-        perturbations: see :class:`OnPolicy`.
+        on_policy: drives, by the ``planner`` made of it, in place of one of the domain's drivers.
     """
     rng = np.random.default_rng([seed, 0xC011EC7])
     recording = world = _Recording(environment)
     made = {"domain": domain.name, "seed": seed, "steps": steps}
     control: Controller
-    if planner is None:
+    if on_policy is None:
         kinds, shares = zip(*domain.drivers(), strict=True)
         made["driver"] = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
         drive = domain.driver(made["driver"], rng)
         control = lambda _, info: (drive(environment, info), None)  # noqa: E731
     else:
-        kind = rng.choice([None, *perturbations])
+        kind = rng.choice([None, *on_policy.perturbations])
         if kind is not None:
             world = perturbed(recording, kind, Perturbations(), planner.screener.bundle.sensor_std)
-        control = planner_controller(planner)
-        made |= {"driver": PLANNER, "perturbation": kind} | _who(planner.screener.bundle, perturbations)
+        control = (policy_controller if on_policy.kind == POLICY else planner_controller)(planner)
+        made |= {"perturbation": kind} | _who(on_policy, planner.screener.bundle)
     observation, info = world.reset(seed=seed)
     for _ in range(steps):
         observation, _, terminated, truncated, info = world.step(control(observation, info)[0])
@@ -233,9 +232,9 @@ class _Recording(gymnasium.Wrapper):
         )
 
 
-def _who(bundle: Bundle, perturbations: Sequence[Kind]) -> dict[str, Any]:
+def _who(on_policy: OnPolicy, bundle: Bundle) -> dict[str, Any]:
     """What an episode that a bundle drove says of that."""
-    return {"bundle": bundle.identity, "perturbations": list(perturbations)}
+    return {"driver": on_policy.kind, "bundle": bundle.identity, "perturbations": list(on_policy.perturbations)}
 
 
 def _cameras(observation: dict) -> Iterator[str]:

@@ -13,6 +13,8 @@ from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.limits import limit_sequence
 from tc_mmwm_core.runtime.planner import SECOND, Decision, Planner, PlannerState
 
+PLANNER, POLICY, RANDOM = "planner", "policy", "random"  # beside each domain's own drivers
+
 Controller = Callable[[dict[str, np.ndarray], dict[str, Any]], tuple[np.ndarray, Decision | None]]
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tc_mmwm_core.config import Config, did_you_mean
 from tc_mmwm_core.domains import controllers, perturbations
 from tc_mmwm_core.domains.base import Domain, load_domain
-from tc_mmwm_core.domains.controllers import Controller
+from tc_mmwm_core.domains.controllers import PLANNER, POLICY, RANDOM, Controller
 from tc_mmwm_core.domains.perturbations import Perturbations
 from tc_mmwm_core.evaluation import closed_loop, counterfactual
 from tc_mmwm_core.evaluation.closed_loop import Episode
@@ -37,7 +37,6 @@ from tc_mmwm_core.runtime.screener import Screener
 
 HOME = "in_distribution"
 PROBES = "probes"
-PLANNER, POLICY, RANDOM = "planner", "policy", "random"
 
 
 class EvaluationError(ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from tc_mmwm_core.config import Config, ConfigError, load
+from tc_mmwm_core.domains.perturbations import Kind
 from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Suite
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.planner import PlannerConfig
@@ -20,6 +21,17 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.curriculum import shortened, stage_steps
 
 CALIBRATING = {"calibration", "alpha", "delta"}  # what of a DomainPlan the threshold alone rests on
+
+
+class SecondRound(Config):
+    """What the bundle of the first round gets itself into, to be trained on beside what that was trained on."""
+
+    episodes: int = Field(ge=1, description="episodes that it drives")
+    steps: int = Field(ge=1, description="longest of them, control steps")
+    seed: int = Field(200_000, ge=0, description="layout of the first of them")
+    disturb: tuple[Kind, ...] = Field((), description="perturbations; each episode has one of them, or none")
+    times: int = Field(1, ge=1, description="how often they are given to training, each time under other instructions")
+    train: str = Field(description="YAML of the second training, which goes on from the first; relative to this file")
 
 
 class DomainPlan(Config):
@@ -43,6 +55,9 @@ class DomainPlan(Config):
     alpha: float = Field(0.05, gt=0, lt=1, description="calibration: at most this share of violations is accepted ...")
     delta: float = Field(0.05, gt=0, lt=1, description="... except with this probability over the calibration draw")
     planner: PlannerConfig = PlannerConfig()
+    again: SecondRound | None = Field(
+        None, description="train once more, on a bundle's own motions; not what is trained on some of the episodes"
+    )
 
 
 class Variant(Config):
@@ -115,18 +130,31 @@ class Plan:
     Attributes:
         origin: the folder of the file, which what it names is relative to.
         training: the training configuration of each domain and variant that is trained, seed not yet set.
+        again: that of the second round, of the domains that have one.
         jobs: in the order in which they are worked off.
     """
 
     origin: Path
     config: BenchmarkConfig
     training: dict[tuple[str, str], TrainConfig]
+    again: dict[tuple[str, str], TrainConfig]
     jobs: list[Job]
 
     def training_of(self, job: Job) -> TrainConfig:
-        """What ``job`` is trained with."""
+        """What ``job`` is trained with, in a first round."""
         domain = self.config.domains[job.domain]
         return sized(self.training[job.domain, job.variant], domain, job.seed, job.size)
+
+    def again_of(self, job: Job) -> TrainConfig | None:
+        """What ``job`` is trained with in a second round; None: there is none."""
+        if job.size is not None or (job.domain, job.variant) not in self.again:
+            return None
+        config, domain = self.again[job.domain, job.variant], self.config.domains[job.domain]
+        stages = config.stages
+        if domain.stage_steps:
+            trained_on = kept(domain.episodes, config) + domain.again.times * kept(domain.again.episodes, config)
+            stages = tuple(shortened(stage, domain.stage_steps, trained_on) for stage in stages)
+        return config.model_copy(update={"seed": job.seed, "stages": stages})
 
     def settings(self, job: Job) -> str:
         """A digest of all that ``job`` is measured under: its data, training, driver and suite.
@@ -140,24 +168,34 @@ class Plan:
             idle |= CALIBRATING
         if not variant.trained:
             idle |= DomainPlan.model_fields.keys() - {"domain", "robot"}
+        again = self.again_of(job)
+        exclude = dict.fromkeys(idle, True) | {"again": True if again is None else {"train"}}
         parts = [
-            domain.model_dump(mode="json", exclude_defaults=True, exclude=idle),
+            domain.model_dump(mode="json", exclude_defaults=True, exclude=exclude),
             variant.model_dump(mode="json", exclude_defaults=True, include={"driver", "threshold"}),
             self.config.suites[job.suite].model_dump(mode="json", exclude_defaults=True),
             self.training_of(job).model_dump(mode="json", exclude_defaults=True) if variant.trained else None,
         ]
+        if again is not None:
+            parts.append(again.model_dump(mode="json", exclude_defaults=True))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
-    def training_steps(self, job: Job) -> int:
-        """Optimizer steps of the training of ``job``."""
-        config = self.training_of(job)
-        used = self.config.domains[job.domain].episodes if job.size is None else job.size
-        return sum(stage_steps(stage, kept(used, config)) for stage in config.stages)
+    def training_steps(self, job: Job) -> tuple[int, ...]:
+        """Optimizer steps of each round of the training of ``job``."""
+        config, domain = self.training_of(job), self.config.domains[job.domain]
+        used = kept(domain.episodes if job.size is None else job.size, config)
+        rounds = [(config, used)]
+        if (again := self.again_of(job)) is not None:
+            rounds.append((again, used + domain.again.times * kept(domain.again.episodes, again)))
+        return tuple(sum(stage_steps(stage, used) for stage in config.stages) for config, used in rounds)
 
     def trained_as(self, job: Job) -> str:
         """The first variant of the same training: variants that differ only in how they drive share one."""
-        own = self.training[job.domain, job.variant]
-        first = next(v for (d, v), config in self.training.items() if d == job.domain and config == own)
+
+        def trained(variant: str) -> tuple[TrainConfig, TrainConfig | None]:
+            return self.training[job.domain, variant], self.again.get((job.domain, variant))
+
+        first = next(v for d, v in self.training if d == job.domain and trained(v) == trained(job.variant))
         return first if job.size is None else f"{first}-{job.size}"
 
 
@@ -175,9 +213,13 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path}: {problem}")
     file = resource("config", "ablate", "default.yaml")
     switches = load(file, Switches).switches
-    training = {}
+    training: dict[tuple[str, str], TrainConfig] = {}
+    again: dict[tuple[str, str], TrainConfig] = {}
     for domain, plan in config.domains.items():
         base = load(path.parent / plan.train, TrainConfig)
+        second = load(path.parent / plan.again.train, TrainConfig) if plan.again else None
+        if second and second.model != base.model:
+            raise ConfigError(f"{path}: domains.{domain}.again.train: its model is not that of {plan.train}")
         for name, variant in config.variants.items():
             if not variant.trained:
                 continue
@@ -188,7 +230,10 @@ def read_plan(path: Path) -> Plan:
             training[domain, name] = ablated(ablated(base, change, origin), variant.change, origin)
             if (variant.switch or variant.change) and training[domain, name] == base:
                 raise ConfigError(f"{origin}: changes nothing in {path.parent / plan.train}")
-    return Plan(path.parent, config, training, list(dict.fromkeys(_jobs(config))))
+            if second:  # the stages that a change names are those of the world model, which rests by now
+                rest = [{key: value for key, value in c.items() if key != "stages"} for c in (change, variant.change)]
+                again[domain, name] = ablated(ablated(second, rest[0], origin), rest[1], origin)
+    return Plan(path.parent, config, training, again, list(dict.fromkeys(_jobs(config))))
 
 
 def _problems(config: BenchmarkConfig) -> Iterator[str]:

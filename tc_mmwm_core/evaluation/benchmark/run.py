@@ -7,6 +7,8 @@ anew from the episodes beside it, with only those driven that the measures of to
     <domain>/calibration/                       and for all thresholds, where the plan says so
     <domain>/long/                              long episodes, for the error of prediction
     <domain>/<variant>/seed-<n>/                a run folder of tc-mmwm train, and in it
+        first/, on_policy/, again/              where there is a second round: the bundle of the first, its own motions,
+                                                and the run folder of the second
         bundle/                                 (variants that differ only in how they drive share the first one's)
         episodes.jsonl                          every episode and probe, as it ended
         evaluation.json, evaluation.png
@@ -15,6 +17,7 @@ anew from the episodes beside it, with only those driven that the measures of to
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -25,7 +28,7 @@ from pathlib import Path
 import yaml
 
 from tc_mmwm_core.config import parse
-from tc_mmwm_core.data.collect import collect
+from tc_mmwm_core.data.collect import OnPolicy, collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.benchmark.claim import claim
@@ -43,8 +46,11 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
+from tc_mmwm_core.training.trainer import train
+from tc_mmwm_core.training.weights import read_weights
 
 EVALUATION, EPISODES = "evaluation.json", "episodes.jsonl"
+FIRST, ON_POLICY, AGAIN = "first", "on_policy", "again"
 UNCALIBRATED = 0.0  # the threshold where there is nothing to calibrate it on: the sign of v
 PATIENCE = 10.0  # s until work that other processes have in hand is looked at again
 
@@ -114,7 +120,7 @@ class Benchmark:
 
     def training_seconds(self, job: Job) -> float | None:
         """What the whole training of ``job`` takes, by the steps of it that were timed; None: none was."""
-        part = Part(job.domain, "train", self.plan.training_steps(job))
+        part = Part(job.domain, "train", sum(self.plan.training_steps(job)))
         return self.clock.seconds(part, str(self._run(job).relative_to(self.folder)))
 
     def _tried(self, job: Job) -> TrainingError | None:
@@ -134,7 +140,10 @@ class Benchmark:
                 needed[self._calibration_folder(job)] = fresh
             if missing := {folder: n for folder, n in needed.items() if not (folder.exists() or folder in seen)}:
                 yield Part(job.domain, "collect", sum(missing.values()))
-            yield Part(job.domain, "train", self.plan.training_steps(job) - _steps_done(run))
+            if self.plan.again_of(job) and not (run / ON_POLICY).exists():
+                yield Part(job.domain, "collect planner", plan.again.episodes)
+            done = _steps_done(run) + _steps_done(run / AGAIN)
+            yield Part(job.domain, "train", sum(self.plan.training_steps(job)) - done)
             seen |= {run, *needed}
         suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
         left = remaining(driver, suite, log) if made or not driver.learned else episodes_of(driver, suite)
@@ -155,19 +164,50 @@ class Benchmark:
         """Train and export, where that is not done; variants of the same training share the bundle."""
         run = self._run(job)
         bundle = run / "bundle"
+        again = self.plan.again_of(job)
         if (bundle / "bundle.json").exists():
-            _check_training(bundle, self.plan.training_of(job))
+            _check_training(bundle, again or self.plan.training_of(job))
+            if again is not None:
+                _check_training(run / FIRST, self.plan.training_of(job))
             return bundle
-        plan = self.plan.config.domains[job.domain]
         dataset = self._dataset(job)
-        left = max(0, self.plan.training_steps(job) - _steps_done(run))  # what is held out is only about its share
-        part = Part(job.domain, "train", left)
-        with self.clock.time(part, str(run.relative_to(self.folder))):
+        with self._training(job, run, 0):
             config = {run.parent.name: self.plan.training_of(job)}
             run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
-        calibrated_on = [dataset, *self._fresh(job)]
+        if again is None:
+            return self._export(job, run, bundle, [dataset])
+        own = self._on_policy(job, run, dataset)
+        with self._training(job, run / AGAIN, 1):
+            data = [dataset, *[own] * self.plan.config.domains[job.domain].again.times]
+            train(again, data, run / AGAIN, read_weights(run / FIRST), self.device, self.progress)
+        return self._export(job, run / AGAIN, bundle, [dataset, own])
+
+    def _training(self, job: Job, folder: Path, which: int) -> contextlib.AbstractContextManager:
+        """Time what is left of a round of training; what is held out is only about its share."""
+        left = max(0, self.plan.training_steps(job)[which] - _steps_done(folder))
+        return self.clock.time(Part(job.domain, "train", left), str(self._run(job).relative_to(self.folder)))
+
+    def _on_policy(self, job: Job, run: Path, dataset: Dataset) -> Dataset:
+        """What the bundle of the first round does by itself; it is exported here where that is not done."""
+        plan, first, folder = self.plan.config.domains[job.domain], run / FIRST, run / ON_POLICY
+        if not (first / "bundle.json").exists():
+            self._export(job, run, first, [dataset])
+        _check_training(first, self.plan.training_of(job))
+        second = plan.again
+        _check_layouts(folder, second.seed, second.episodes)
+        driver = self._driver(replace(job, variant=self.plan.trained_as(job)), first)  # others have the bundle too
+        who = OnPolicy(first, driver.planner, second.disturb, driver.kind)
+        amounts = second.episodes, second.steps, second.seed, self.workers, self.progress
+        with self.clock.time(Part(job.domain, "collect planner", 0 if folder.exists() else second.episodes), job.name):
+            collect(plan.domain, self._robot(job.domain), folder, *amounts, on_policy=who)
+        return Dataset.open(folder).tell_skipped()
+
+    def _export(self, job: Job, run: Path, bundle: Path, datasets: Sequence[Dataset]) -> Path:
+        """Export ``run``, calibrated on what it held out of ``datasets``, and on fresh episodes if there are any."""
+        plan = self.plan.config.domains[job.domain]
+        calibrated_on = [*datasets, *self._fresh(job)]
         settings = {"alpha": plan.alpha, "delta": plan.delta, "progress": self.progress}
-        name = f"{job.domain}-{run.parent.name}-{job.seed}"
+        name = f"{job.domain}-{self._run(job).parent.name}-{job.seed}"
         try:
             _, rests_on = export_run(run, calibrated_on, bundle, name, **settings)
         except CalibrationError as error:
@@ -196,8 +236,7 @@ class Benchmark:
         if folder not in self._datasets:
             plan = self.plan.config.domains[name]
             _check_layouts(folder, seed, episodes)
-            os.environ.setdefault("MUJOCO_GL", "egl")
-            robot = self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
+            robot = self._robot(name)
             with (
                 claim(folder.parent, wait=True),
                 self.clock.time(Part(name, "collect", 0 if folder.exists() else episodes), folder.name),
@@ -205,6 +244,12 @@ class Benchmark:
                 collect(plan.domain, robot, folder, episodes, plan.steps, seed, self.workers, self.progress)
             self._datasets[folder] = Dataset.open(folder).tell_skipped()
         return self._datasets[folder]
+
+    def _robot(self, name: str) -> Path:
+        """The robot interface of domain ``name``, which is about to be collected in."""
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        plan = self.plan.config.domains[name]
+        return self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
 
     def _dataset_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "dataset"

@@ -6,14 +6,19 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tc_mmwm_core.cli import main
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.evaluation.benchmark import run as running
 from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
+from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.stage import TrainingError
+from tc_mmwm_core.training.weights import read_weights
 
 SMALL = {"trajectories": 4, "instructions": 2, "starts": 2}
 TRAINING = {
@@ -27,12 +32,14 @@ TRAINING = {
         {"name": "full", "epochs": 1, "min_length": 4, "max_length": 5, **SMALL},
     ],
 }
+AGAIN = TRAINING | {"stages": [{"name": "policy", "epochs": 1, "min_length": 4, "max_length": 5, "passes": 2, **SMALL}]}
 PLANNER = {"proposals": {"candidates": 8}}
 PLAN = {
     "domains": {
         "navigation": {
             **{"domain": "navigation", "episodes": 8, "steps": 24, "seed": 100000, "train": "train.yaml"},
             **{"calibration": 3},
+            "again": {"episodes": 3, "steps": 12, "disturb": ["occlusion"], "times": 2, "train": "again.yaml"},
             **{"planner": PLANNER},
         }
     },
@@ -61,6 +68,7 @@ def finished(tmp_path_factory):
     """A folder where the benchmark ran to its end, in two goes."""
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "train.yaml").write_text(yaml.safe_dump(TRAINING))
+    (folder / "again.yaml").write_text(yaml.safe_dump(AGAIN))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(PLAN))
     command = ["benchmark", "--config", str(folder / "tiny.yaml"), "--output", str(folder / "out"), "--threads", "1"]
     assert main([*command, "--quiet", "--only", "navigation/full", "navigation/random"]) == 0
@@ -109,6 +117,33 @@ def test_each_job_leaves_its_run_and_its_evaluation_and_trainings_are_shared(fin
     assert same["kind"] == "policy" and same["bundle"].startswith("navigation-full-0@")
 
 
+def test_a_second_round_goes_on_from_the_first_with_what_its_bundle_did(finished):
+    """Those that share a training share it too; a training on part of the episodes has none."""
+    run = finished / "out" / "navigation" / "full" / "seed-0"
+    own = Dataset.open(run / "on_policy").trajectories
+    assert [t.provenance["seed"] for t in own] == [200000, 200001, 200002]
+    first, bundle = Bundle.load(run / "first"), Bundle.load(run / "bundle")
+    assert {(t.provenance["driver"], t.provenance["bundle"]) for t in own} == {("planner", first.identity)}
+    assert [s["name"] for s in yaml.safe_load(bundle.manifest.training.config)["stages"]] == ["policy"]
+    before, after = (load_file(b.path / "weights.safetensors") for b in (first, bundle))
+    assert {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])} == {"policy"}
+    assert len(read_weights(run / "bundle").trained_on) > len(read_weights(run / "first").trained_on)
+    assert not list((finished / "out" / "navigation").glob("*/seed-0/again/again"))
+    assert not (finished / "out" / "navigation" / "full-6" / "seed-0" / "on_policy").exists()
+
+
+def test_a_second_round_of_another_model_or_training_is_refused(finished, tmp_path):
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(TRAINING))
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(AGAIN | {"model": {"latent": 32}}))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PLAN))
+    with pytest.raises(ConfigError, match=r"domains\.navigation\.again\.train: its model is not that of train\.yaml"):
+        read_plan(tmp_path / "tiny.yaml")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(AGAIN | {"ema_decay": 0.5}))
+    plan = read_plan(tmp_path / "tiny.yaml")
+    with pytest.raises(TrainingError, match=r"ema_decay was 0\.998, is 0\.5"):
+        Benchmark(plan, finished / "out", progress=False).carry_out(plan.jobs[0])
+
+
 def test_thresholds_rest_on_episodes_of_their_own_beside_those_held_out(finished):
     """Not those of a training on part of the episodes: it has no more than that part."""
     fresh = Dataset.open(finished / "out" / "navigation" / "calibration")
@@ -138,7 +173,9 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     command = ["benchmark", "--config", str(finished / "tiny.yaml"), "--plan", "--output"]
     assert main([*command, str(finished / "new")]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0].endswith("collect 11 (? min), train 4 (? min), evaluate planner 6 (? min)")
+    assert told[0].endswith(
+        "collect 11 (? min), collect planner 3 (? min), train 10 (? min), evaluate planner 6 (? min)"
+    )
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
     assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
     (finished / "new" / "navigation" / "dataset").mkdir()

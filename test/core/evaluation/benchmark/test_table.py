@@ -36,7 +36,7 @@ def benchmark(tmp_path) -> Benchmark:
     jobs += [Job("navigation", "worse", seed, "s") for seed in (0, 1)]
     jobs += [Job("navigation", "full", 0, "s", size) for size in (50, 100)]
     trainings = {("navigation", name): training for name in ("full", "worse")}
-    return Benchmark(Plan(tmp_path, config, trainings, jobs), tmp_path)
+    return Benchmark(Plan(tmp_path, config, trainings, {}, jobs), tmp_path)
 
 
 def evaluation(successes: int, truth: float | None = None) -> dict:
