@@ -12,6 +12,8 @@ EXAMPLES = """\
   tc-mmwm train --config config/train/navigation.yaml --data data/navigation --output runs/navigation
   tc-mmwm train --config config/train/default.yaml --data data/sim data/real --output runs/mixed --device cuda
   tc-mmwm train --config config/train/finetune.yaml --init bundles/navigation --data data/new data/old --output runs/new
+  tc-mmwm train --config config/train/manipulation_again.yaml --init bundles/manipulation --output runs/again \\
+    --data data/manipulation data/again data/again  (what a bundle drove itself, twice; see tc-mmwm collect --bundle)
   torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim --output runs/4 \
     --device cuda
 """
@@ -21,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm train``."""
     parser.add_argument("--config", type=Path, required=True, help="YAML with every hyperparameter")
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="dataset folders; simulated and real are mixed by weight"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="dataset folders; simulated and real are mixed by weight, those of a kind by how long they are: one that "
+        "is given several times counts as often, each time under other instructions",
     )
     parser.add_argument("--output", type=Path, required=True, help="run folder; a run that is there is continued")
     parser.add_argument("--init", type=Path, help="bundle or run to start from; its model configuration is used")
