@@ -25,7 +25,8 @@ def shipped() -> Switches:
 
 def test_every_shipped_switch_changes_every_shipped_configuration_in_its_own_way(shipped, config):
     trainings = [load(path, TrainConfig) for path in sorted(resource("config", "train").glob("*.yaml"))]
-    for base in [config, *[each for each in trainings if len(each.stages) >= 3]]:
+    begins = {"reconstruction", "world_model", "full"}  # a second round or a fine-tuning has no curriculum to shorten
+    for base in [config, *[each for each in trainings if begins <= {stage.name for stage in each.stages}]]:
         found = ablations(base, shipped, None, "default.yaml")
         assert len(found) == len(shipped.switches)  # the full one, and all but the composition that it has
         assert found.pop("full") == base
