@@ -108,14 +108,14 @@ def test_a_bundle_drives_and_what_it_was_disturbed_by_is_told_but_not_seen(on_po
     planner = Planner(Screener(Bundle.load(BUNDLE)), RobotInterface.load(ROBOT))
     for seed, trajectory in by_seed.items():
         assert not any((image == OCCLUDER).all(-1).mean() > 0.1 for image in trajectory.images.values())
-        control, rested = planner_controller(planner), None
+        control, differs = planner_controller(planner), None
         for step in range(len(trajectory) - 1):
             seen = {f"image.{name}": image[step] for name, image in trajectory.images.items()}
             seen["sensor"] = trajectory.sensor[step]
             told = {"instruction": trajectory.instruction}
-            rested = rested or not np.array_equal(control(seen, told)[0], trajectory.action[step])
+            differs = differs or not np.array_equal(control(seen, told)[0], trajectory.action[step])
         # Undisturbed, it does again what it did; else it saw less, or something was added to what it did.
-        assert rested == (kinds[seed] is not None)
+        assert differs == (kinds[seed] is not None)
 
 
 def test_episodes_of_one_driver_are_not_taken_for_those_of_another(folder, on_policy):
