@@ -26,7 +26,7 @@ from tc_mmwm_core.runtime import proposals, selection
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.limits import limit_sequence, outside_value_limits
 from tc_mmwm_core.runtime.proposals import ProposalConfig
-from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener
+from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
 SECOND = 1_000_000_000
@@ -198,7 +198,7 @@ class Planner:
     ) -> Decision:
         """The action of this control period.
 
-        The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
+        The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that can't be used, no
         acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so
         that every stop takes this one path. ``external`` candidates are shifted by the time gone by since the
         observation that they were made for; that they are fresh enough is for the caller to see to. With
@@ -206,6 +206,8 @@ class Planner:
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
+        if isinstance(instruction, ToldToStop):
+            return self.stop(PlannerState.WAITING, str(instruction))
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
         if instruction is None:

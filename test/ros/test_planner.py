@@ -262,6 +262,18 @@ def test_an_instruction_that_cannot_be_read_stops_until_a_good_one_comes(driving
     spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
+def test_told_to_stop_it_stops_until_it_is_told_something_else(driving):
+    _, robot, spinner = driving
+    robot.instruct("Stop!")
+    spinner.until(lambda: robot.state == PlannerState.WAITING and robot.stopped)
+    assert (robot.states[-1].reason, robot.states[-1].instruction) == ("told to stop", "")
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 3)
+    assert all(command[1:] == (0.0, 0.0) for command in robot.commands)
+    robot.instruct("drive")
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
 def test_deactivation_publishes_the_safe_action_last(driving):
     planner, robot, spinner = driving
     assert planner.trigger_deactivate() == SUCCESS

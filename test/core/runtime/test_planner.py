@@ -10,7 +10,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState, read_planner
-from tc_mmwm_core.runtime.screener import InstructionError, Screener
+from tc_mmwm_core.runtime.screener import InstructionError, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import Verdict
 
 
@@ -204,6 +204,8 @@ def test_the_first_reason_to_stop_wins(planner):
     fault = Fault(FaultKind.STALE, "lidar", "old")
     assert planner.decide(fault, InstructionError("bad words")).reason == "bad words"
     assert planner.decide(fault, InstructionError("bad words")).state == PlannerState.BAD_INPUT
+    told = planner.decide(fault, ToldToStop("told to stop"))
+    assert (told.state, told.reason) == (PlannerState.WAITING, "told to stop")
     assert planner.decide(fault, None).state == PlannerState.WAITING
     assert "instruction" in planner.decide(fault, None).reason
 
