@@ -3,9 +3,11 @@
 Subscribes to every topic of the robot interface and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small
 chunks: a recorder that is killed has lost at most its last second.
 
-QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), for instruction,
-events and extra topics (/tf_static, /map) transient local too, and for less as soon as a publisher turns up that offers
-only less (sensor data often).
+QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), and for best
+effort as soon as a publisher turns up that offers no more (sensor data often). Instruction, events and extra topics
+(/tf_static, /map) may be latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears
+what was published before it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what
+both hear is recorded once.
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
@@ -19,6 +21,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import rclpy
@@ -103,8 +108,8 @@ class Recorder(Node):
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
         self._lost = 0
-        self._asked: dict[str, tuple[Subscription, QoSProfile]] = {}
-        self._refused: dict[str, QoSPolicyKind] = {}  # by topic, what a publisher does not offer
+        self._asked: dict[tuple[str, DurabilityPolicy], tuple[Subscription, QoSProfile]] = {}
+        self._refused: dict[tuple[str, DurabilityPolicy], QoSPolicyKind] = {}  # what a publisher does not offer
         self._reported = (time.monotonic(), 0)
         for each in prepared:
             self._record(*each)
@@ -137,39 +142,42 @@ class Recorder(Node):
 
     def _record(self, topic: str, cls: type, definition: str, kind: str, latched: bool) -> None:
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
-        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-        self._subscribe(topic, cls, QoSProfile(depth=QUEUE, durability=durability))
+        heard = partial(self._on_message, topic, deque(maxlen=2 * QUEUE))
+        self._subscribe(topic, cls, heard, QoSProfile(depth=QUEUE))
+        if latched:
+            latched_qos = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._subscribe(topic, cls, heard, latched_qos)
 
-    def _subscribe(self, topic: str, cls: type, qos: QoSProfile) -> None:
+    def _subscribe(self, topic: str, cls: type, heard: Callable[[bytes, dict], None], qos: QoSProfile) -> None:
+        asked = (topic, qos.durability)
         events = SubscriptionEventCallbacks(
             message_lost=self._on_lost,
-            incompatible_qos=lambda event: self._refused.update({topic: event.last_policy_kind}),
+            incompatible_qos=lambda event: self._refused.update({asked: event.last_policy_kind}),
         )
-        subscription = self.create_subscription(
-            cls,
-            topic,
-            lambda data: self.writer.write(topic, self.get_clock().now().nanoseconds, data),
-            qos,
-            raw=True,
-            event_callbacks=events,
-        )
-        self._asked[topic] = (subscription, qos)
+        subscription = self.create_subscription(cls, topic, heard, qos, raw=True, event_callbacks=events)
+        self._asked[asked] = (subscription, qos)
+
+    def _on_message(self, topic: str, recent: deque[int], data: bytes, information: dict) -> None:
+        """``recent``: stamps of what was heard on the topic lately, by any of its subscriptions."""
+        stamp_ns = information["source_timestamp"]
+        if stamp_ns not in recent:
+            recent.append(stamp_ns)
+            self.writer.write(topic, self.get_clock().now().nanoseconds, data)
 
     def _flush(self) -> None:
         self.writer.flush(due=True)
         while self._refused:  # not within the event: that would destroy what is being handled
-            topic, kind = self._refused.popitem()
-            subscription, qos = self._asked[topic]
+            asked, kind = self._refused.popitem()
+            subscription, qos = self._asked[asked]
             if kind == QoSPolicyKind.RELIABILITY and qos.reliability == ReliabilityPolicy.RELIABLE:
-                qos.reliability, less = ReliabilityPolicy.BEST_EFFORT, "best effort"
-            elif kind == QoSPolicyKind.DURABILITY and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                qos.durability, less = DurabilityPolicy.VOLATILE, "volatile"
-            else:
-                self.get_logger().error(f"{topic}: a publisher's QoS does not match: {kind.name}")
-                continue
-            self.get_logger().info(f"{topic}: a publisher offers {less} only, recorded as such")
-            self.destroy_subscription(subscription)
-            self._subscribe(topic, subscription.msg_type, qos)
+                self.get_logger().info(
+                    f"{subscription.topic_name}: a publisher offers best effort only, recorded as such"
+                )
+                qos.reliability = ReliabilityPolicy.BEST_EFFORT
+                self.destroy_subscription(subscription)
+                self._subscribe(asked[0], subscription.msg_type, subscription.callback, qos)
+            elif kind != QoSPolicyKind.DURABILITY:  # a volatile publisher is heard by the other subscription
+                self.get_logger().error(f"{subscription.topic_name}: a publisher's QoS does not match: {kind.name}")
 
     def _on_lost(self, event) -> None:
         self._lost += event.total_count_change

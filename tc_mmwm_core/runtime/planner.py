@@ -198,10 +198,10 @@ class Planner:
     ) -> Decision:
         """The action of this control period.
 
-        The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that can't be used, no
-        acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so
-        that every stop takes this one path. ``external`` candidates are shifted by the time gone by since the
-        observation that they were made for; that they are fresh enough is for the caller to see to. With
+        The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that
+        can't be used, no acceptable candidate and no better place to retreat to. What was wrong is a value here, not an
+        exception, so that every stop takes this one path. ``external`` candidates are shifted by the time gone by since
+        the observation that they were made for; that they are fresh enough is for the caller to see to. With
         ``prefer_external`` our own are executed only where none of them is accepted.
         """
         if isinstance(step, Step):

@@ -195,6 +195,26 @@ def test_hears_publishers_that_offer_less(scene):
     assert counts["imu"] > 20 and counts["said"] > 20, processes.tail("recorder")
 
 
+def test_what_is_published_once_as_soon_as_anybody_listens_is_recorded(scene):
+    """As ``ros2 topic pub --once`` does: volatile, and gone as soon as the planner, say, is matched."""
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["instruction"]["topic"] = "said"
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    bag = record(robot=mine)
+    driver.node.create_subscription(String, "said", lambda _: None, 1)
+    topic = driver.node.resolve_topic_name("said")
+    there = driver.node.get_subscriptions_info_by_topic
+    driver.wait(lambda: "recorder" in [each.node_name for each in there(topic)])
+    said = driver.node.create_publisher(String, "said", 1)
+    driver.wait(said.get_subscription_count)
+    said.publish(String(data="go"))
+    driver.wait(lambda: int(driver.told().get(f"messages {topic}", 0)))
+    assert processes.stop("recorder") == 0
+    assert Bag(bag).topics[topic].messages == 1
+
+
 def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     driver, processes, record = scene
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -64,7 +64,10 @@ def test_instructions_that_cannot_be_read_are_refused_with_what_is_allowed(scree
         screener.instruct(text)
 
 
-@pytest.mark.parametrize("text", ["stop", " Stop!\n", "STOP, STOP, STOP", "Stop now.", "don’t move", "Do not  move", "wait…"])
+@pytest.mark.parametrize(
+    "text",
+    ["stop", " Stop!\n", "STOP, STOP, STOP", "Stop now.", "don't move", "don\u2019t move", "Do not  move", "wait…"],
+)
 def test_to_stop_is_no_instruction_to_plan_under(screener, text):
     with pytest.raises(ToldToStop, match="told to stop"):
         screener.instruct(text)
