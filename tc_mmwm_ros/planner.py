@@ -22,7 +22,8 @@ Publishes (topics relative, command topic and type as the robot interface says):
     ~/state             PlannerState                 reliable, transient local; on change and at 1 Hz
     ~/screening         Screening                    best effort; only while somebody listens
     ~/latent_state      LatentState                  best effort; only while somebody listens
-    ~/candidates        visualization_msgs/MarkerArray   only while somebody listens; robots commanded by a twist
+    ~/candidates        visualization_msgs/MarkerArray   reliable, as RViz asks; only while somebody listens; robots
+                                                     commanded by a twist; gone from RViz when they are not replaced
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
@@ -86,6 +87,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 POSITIONS = ("m", "rad")  # units of a command that may be a position
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
+MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
@@ -237,7 +239,7 @@ class PlannerNode(LifecycleNode):
         self._command_publisher = self._advertise(self._action_type, interface.action.topic, COMMAND_QOS)
         self._screening_publisher = self._advertise(Screening, "~/screening", REPORT_QOS)
         self._latent_publisher = self._advertise(LatentState, "~/latent_state", REPORT_QOS)
-        self._marker_publisher = self._advertise(MarkerArray, "~/candidates", REPORT_QOS)
+        self._marker_publisher = self._advertise(MarkerArray, "~/candidates", COMMAND_QOS)
         for topic, type_name in interface.observation_topics().items():
             self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
@@ -453,9 +455,9 @@ class PlannerNode(LifecycleNode):
         drawn = self.get_parameter("marker_candidates").value
         fields = twist_fields(self._interface.action)
         if drawn and fields and self._marker_publisher.get_subscription_count():
-            header = self._header(now_ns)
+            header, lifetime = self._header(now_ns), MARKER_PERIODS * self._period
             self._marker_publisher.publish(
-                candidate_markers(decision.screening, fields, self._bundle.step_duration, header, drawn)
+                candidate_markers(decision.screening, fields, self._bundle.step_duration, header, lifetime, drawn)
             )
 
     def _header(self, stamp_ns: int) -> Header:

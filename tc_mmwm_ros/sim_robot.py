@@ -28,7 +28,8 @@ stamp as in ros2_controllers' diff_drive_controller (without one, since it arriv
 full speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
-No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.
+No TF is published: in RViz take ``odom`` as the fixed frame for the Odometry display, or ``base_link`` for the scan and
+for the planner's candidates.
 """
 
 from __future__ import annotations

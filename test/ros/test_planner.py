@@ -551,7 +551,7 @@ def test_diagnostics_latent_state_and_markers(driving):
     _, robot, spinner = driving
     latents, markers = [], []
     robot.create_subscription(LatentState, "planner/latent_state", latents.append, rclpy.qos.qos_profile_sensor_data)
-    robot.create_subscription(MarkerArray, "planner/candidates", markers.append, rclpy.qos.qos_profile_sensor_data)
+    robot.create_subscription(MarkerArray, "planner/candidates", markers.append, 10)  # reliable, as RViz is
     robot.diagnostics.clear()
 
     def planning():  # on a busy machine an input may be late once
@@ -562,6 +562,7 @@ def test_diagnostics_latent_state_and_markers(driving):
     assert sum(latents[-1].weights) == pytest.approx(1.0)
     chosen = next(marker for marker in markers[-1].markers if marker.ns == "chosen")
     assert chosen.header.frame_id == "base_link"
+    assert chosen.lifetime.sec == 0 and chosen.lifetime.nanosec == pytest.approx(5 * PERIOD * 1e9), "gone after a stop"
     assert chosen.points[-1].x == pytest.approx(0.7 * HORIZON * 0.2, rel=0.05), "full speed ahead for the horizon"
     status = planning()[-1]
     values = {value.key: value.value for value in status.values}
