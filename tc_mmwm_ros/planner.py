@@ -9,7 +9,8 @@ stands still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that th
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
-whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
+whatever does not fit fails the transition, with the field in the log and, until a transition succeeds, in ``~/state``.
+``activate`` begins to publish: the safe action
 with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
 seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
 ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
@@ -155,11 +156,11 @@ class PlannerNode(LifecycleNode):
             self._configure()
         except (config.ConfigError, BundleError, ProviderError, MissingTypeError, OSError, ValueError) as error:
             self.get_logger().error(f"cannot configure: {error}")
-            self._unload()
+            self._unload(f"cannot configure: {error}")
             return FAILURE
-        except Exception:  # rclpy would swallow it
+        except Exception as error:  # rclpy would swallow it
             self.get_logger().error(f"cannot configure: {traceback.format_exc()}")
-            self._unload()
+            self._unload(f"cannot configure: {type(error).__name__}: {error}")
             return FAILURE
         self._set_state(PlannerState.INACTIVE, "")
         return super().on_configure(state)
@@ -173,6 +174,7 @@ class PlannerNode(LifecycleNode):
             if not isinstance(instruction, Instruction):
                 why = instruction or "instruction: none was given, and require_instruction is true"
                 self.get_logger().error(f"cannot activate: {why}")
+                self._set_state(PlannerState.INACTIVE, f"cannot activate: {why}")
                 return FAILURE
         self._planner.reset()
         self._begin_counting()
@@ -275,14 +277,14 @@ class PlannerNode(LifecycleNode):
         self._publish_command(self._planner.safe_action(), self.get_clock().now().nanoseconds)
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
-    def _unload(self) -> None:
-        """All that configuring has made, also where it failed halfway."""
+    def _unload(self, why: str = "") -> None:
+        """All that configuring has made, also where it failed halfway; ``why`` it did."""
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         while self._outputs:
             self.destroy_lifecycle_publisher(self._outputs.pop())
         self._planner = self._understood = None
-        self._set_state(PlannerState.UNCONFIGURED, "")
+        self._set_state(PlannerState.UNCONFIGURED, why)
 
     # --- what comes in: only cached
 
@@ -483,17 +485,17 @@ class PlannerNode(LifecycleNode):
         )
 
     def _set_state(self, state: PlannerState, reason: str) -> None:
-        changed = state != self._state
+        changed, refused = state != self._state, not self._active and reason != self._reason
         self._state, self._reason = state, reason
         told = self._instruction() if self._planner is not None else None
         instruction = told.text if isinstance(told, Instruction) else ""
-        if changed or instruction != self._instruction_text:
+        if changed or refused or instruction != self._instruction_text:
             self._instruction_text = instruction
             self._publish_state()
         if changed and time.monotonic() - self._logged.get(state, -math.inf) > LOG_PERIOD:
             self._logged[state] = time.monotonic()
             line = state.name + (f": {reason}" if reason else "")
-            if _level(state) == DiagnosticStatus.OK or state == PlannerState.WAITING:
+            if _level(state, reason) == DiagnosticStatus.OK or state == PlannerState.WAITING:
                 self.get_logger().info(line)
             else:
                 self.get_logger().warning(line)
@@ -532,7 +534,7 @@ class PlannerNode(LifecycleNode):
                 header=Header(stamp=self.get_clock().now().to_msg()),
                 status=[
                     DiagnosticStatus(
-                        level=_level(self._state),
+                        level=_level(self._state, self._reason),
                         name=f"{self.get_fully_qualified_name().lstrip('/')}: planner",
                         message=self._state.name + (f": {self._reason}" if self._reason else ""),
                         hardware_id=self._interface.name if self._planner is not None else "",
@@ -606,9 +608,11 @@ class PlannerNode(LifecycleNode):
         return tuple(map(float, np.percentile(self._latencies, [50, 99]))) if self._latencies else (0.0, 0.0)
 
 
-def _level(state: PlannerState) -> bytes:
+def _level(state: PlannerState, reason: str) -> bytes:
     match state:
-        case PlannerState.PLANNING | PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
+        case PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
+            return DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK  # the reason why it refuses to go on
+        case PlannerState.PLANNING:
             return DiagnosticStatus.OK
         case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING:
             return DiagnosticStatus.WARN

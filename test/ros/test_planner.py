@@ -377,6 +377,33 @@ def test_what_does_not_fit_fails_configure_by_name(make_planner, capfd, paramete
     assert planner._state_machine.current_state[0] == State.PRIMARY_STATE_UNCONFIGURED
 
 
+def test_a_refusal_stays_to_be_read_until_a_transition_succeeds(make_planner, robot, model):
+    planner = make_planner(model="/nowhere", require_instruction=True)
+    spinner = Spinner(planner, robot)
+
+    def told(state, words, level):
+        def diagnosed(status):
+            return status.level == level and state.name in status.message and words in status.message
+
+        spinner.until(lambda: robot.state == state and robot.states[-1].reason.startswith(words))
+        robot.diagnostics.clear()
+        spinner.until(lambda: any(diagnosed(message.status[0]) for message in robot.diagnostics))
+
+    told(PlannerState.UNCONFIGURED, "", DiagnosticStatus.OK)
+    assert planner.trigger_configure() == FAILURE
+    told(PlannerState.UNCONFIGURED, "cannot configure: /nowhere: no such folder", DiagnosticStatus.ERROR)
+    planner.set_parameters([Parameter("model", value=model)])
+    assert planner.trigger_configure() == SUCCESS
+    told(PlannerState.INACTIVE, "", DiagnosticStatus.OK)
+    assert robot.states[-1].reason == ""
+    planner.set_parameters([Parameter("instruction", value="drive home")])
+    assert planner.trigger_activate() == FAILURE
+    told(PlannerState.INACTIVE, "cannot activate: instruction: the model's tokenizer", DiagnosticStatus.ERROR)
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    assert planner.trigger_activate() == SUCCESS and planner.trigger_deactivate() == SUCCESS
+    spinner.until(lambda: robot.state == PlannerState.INACTIVE and robot.states[-1].reason == "")
+
+
 def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(make_planner, capfd, tmp_path):
     content = yaml.safe_load(ROBOT.read_text())
     content["images"][0]["height"] = 96
