@@ -300,14 +300,20 @@ class PlannerNode(LifecycleNode):
 
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.START:
-            self._begun_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            begun_ns, now_ns = Time.from_msg(message.header.stamp).nanoseconds, self.get_clock().now().nanoseconds
+            if begun_ns > now_ns + self._stream.clock_tolerance_ns:
+                self.get_logger().warning(
+                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead of now: "
+                    "taken to be now; do the clocks or use_sim_time differ?"
+                )
+                begun_ns = now_ns  # a time that may never come
+            self._begun_ns = begun_ns
 
     def _on_candidates(self, message: CandidateActions) -> None:
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         try:
             self._candidates = read_candidates(
                 message.source,
-                stamp,
+                Time.from_msg(message.header.stamp).nanoseconds,
                 message.fields,
                 message.count,
                 message.horizon,

@@ -84,7 +84,7 @@ class StepStream:
 
     def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
         self.interface = interface
-        self._clock_tolerance_ns = round(clock_tolerance * SECOND)
+        self.clock_tolerance_ns = round(clock_tolerance * SECOND)
         self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
         self._lock = Lock()  # a multi-threaded executor may add while the timer steps
 
@@ -100,7 +100,7 @@ class StepStream:
                 self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
             heard.received_ns = received_ns
             newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
-            if stamp_ns > received_ns + self._clock_tolerance_ns:
+            if stamp_ns > received_ns + self.clock_tolerance_ns:
                 ahead = (stamp_ns - received_ns) / SECOND
                 reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
                 heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))

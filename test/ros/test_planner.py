@@ -496,7 +496,7 @@ def test_what_was_seen_before_an_episode_began_is_forgotten_once_all_that_is_see
     events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
     spinner.until(lambda: events.get_subscription_count() > 0)
     events.publish(EpisodeEvent(kind=EpisodeEvent.VIOLATION_BEGIN))
-    ahead = robot.get_clock().now() + rclpy.duration.Duration(seconds=0.5)
+    ahead = robot.get_clock().now() + rclpy.duration.Duration(seconds=0.2)
     start = EpisodeEvent(kind=EpisodeEvent.START)
     start.header.stamp = ahead.to_msg()
     events.publish(start)
@@ -505,6 +505,19 @@ def test_what_was_seen_before_an_episode_began_is_forgotten_once_all_that_is_see
     assert step.stamp_ns - max(step.ages.values()) * 1e9 >= ahead.nanoseconds - 1
     spinner.spin(0.3)
     assert len(begun) == 1 and robot.state == PlannerState.PLANNING
+
+
+def test_an_episode_that_begins_on_another_clock_begins_now(driving, capfd):
+    planner, robot, spinner = driving
+    begun = []
+    planner._planner.begin_episode = lambda: begun.append(planner._step)
+    events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
+    spinner.until(lambda: events.get_subscription_count() > 0)
+    start = EpisodeEvent(kind=EpisodeEvent.START)
+    start.header.stamp = (robot.get_clock().now() + rclpy.duration.Duration(seconds=3600)).to_msg()
+    events.publish(start)
+    spinner.until(lambda: begun, timeout=5)
+    assert "episode_event: START is stamped 3600" in capfd.readouterr().err
 
 
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
