@@ -339,7 +339,7 @@ class PlannerNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "instruction":
                 self._said = parameter.value or None
-                self._instructions.overtake()
+                self._instructions.overtake(parameter.value)
         return SetParametersResult(successful=True)
 
     # --- the decision

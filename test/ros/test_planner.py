@@ -234,7 +234,7 @@ def test_of_several_latched_instructions_the_newest_is_in_force(make_planner, ro
     assert robot.states[-1].instruction == "drive"
 
 
-def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot):
+def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot, capfd):
     robot.latch("slow")  # long ago, by somebody whom the planner has not discovered yet
     planner = make_planner()
     planner.set_parameters([Parameter("instruction", value="drive")])
@@ -244,6 +244,8 @@ def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_si
     spinner.until(lambda: robot.state == PlannerState.PLANNING)
     spinner.spin(1.0)
     assert robot.states[-1].instruction == "drive"
+    logged = capfd.readouterr().err
+    assert "instruction: 'slow' is ignored: it was said" in logged and "before 'drive'" in logged
     robot.instruct("drive slow")
     spinner.until(lambda: robot.states[-1].instruction == "drive slow")
 
