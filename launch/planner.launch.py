@@ -63,8 +63,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "params_file",
             default_value=PlannerParameters(share / "config" / "planner"),
-            description="Parameters of the nodes (YAML); robot, model, use_sim_time and autostart here win over it. By default "
-            "config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
+            description="Parameters of the nodes (YAML); robot, model, use_sim_time and autostart here win over it. By "
+            "default config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
         DeclareLaunchArgument(

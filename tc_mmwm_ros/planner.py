@@ -303,7 +303,7 @@ class PlannerNode(LifecycleNode):
             begun_ns, now_ns = Time.from_msg(message.header.stamp).nanoseconds, self.get_clock().now().nanoseconds
             if begun_ns > now_ns + self._stream.clock_tolerance_ns:
                 self.get_logger().warning(
-                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead of now: "
+                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead and "
                     "taken to be now; do the clocks or use_sim_time differ?"
                 )
                 begun_ns = now_ns  # a time that may never come

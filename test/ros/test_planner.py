@@ -519,7 +519,7 @@ def test_an_episode_that_begins_on_another_clock_begins_now(driving, capfd):
     start.header.stamp = (robot.get_clock().now() + rclpy.duration.Duration(seconds=3600)).to_msg()
     events.publish(start)
     spinner.until(lambda: begun, timeout=5)
-    assert "episode_event: START is stamped 3600" in capfd.readouterr().err
+    assert "episode_event: START is stamped" in capfd.readouterr().err
 
 
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
