@@ -11,7 +11,8 @@ both hear is recorded once.
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
-Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``; flushing goes by the steady clock.
+Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``: what is heard before the first of
+it waits, and is recorded at that time. Flushing goes by the steady clock.
 
 Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag.
 """
@@ -108,6 +109,7 @@ class Recorder(Node):
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
         self._lost = 0
+        self._early: dict[str, deque[bytes]] = {}  # by topic, what was heard before time began
         self._asked: dict[tuple[str, DurabilityPolicy], tuple[Subscription, QoSProfile]] = {}
         self._refused: dict[tuple[str, DurabilityPolicy], QoSPolicyKind] = {}  # what a publisher does not offer
         self._reported = (time.monotonic(), 0)
@@ -162,7 +164,17 @@ class Recorder(Node):
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
-            self.writer.write(topic, self.get_clock().now().nanoseconds, data)
+            self._write(topic, self.get_clock().now().nanoseconds, data)
+
+    def _write(self, topic: str, now_ns: int, data: bytes) -> None:
+        if not now_ns:  # use_sim_time, and no /clock yet
+            self._early.setdefault(topic, deque(maxlen=QUEUE)).append(data)
+            return
+        for early, messages in self._early.items():
+            for message in messages:
+                self.writer.write(early, now_ns, message)
+        self._early.clear()
+        self.writer.write(topic, now_ns, data)
 
     def _flush(self) -> None:
         self.writer.flush(due=True)
@@ -200,6 +212,8 @@ class Recorder(Node):
         status.message = "recording"
         if free < LOW_DISK_BYTES:
             status.level, status.message = DiagnosticStatus.WARN, f"{free / 1e6:.0f} MB of disk left"
+        elif self._early:
+            status.level, status.message = DiagnosticStatus.WARN, "use_sim_time is true: waits for the first /clock"
         elif self._lost:
             status.level, status.message = DiagnosticStatus.WARN, f"{self._lost} messages lost"
         counts = self.writer.counts

@@ -17,7 +17,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.time import Time
 from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu
 from std_msgs.msg import String
 
@@ -213,6 +215,21 @@ def test_what_is_published_once_as_soon_as_anybody_listens_is_recorded(scene):
     driver.wait(lambda: int(driver.told().get(f"messages {topic}", 0)))
     assert processes.stop("recorder") == 0
     assert Bag(bag).topics[topic].messages == 1
+
+
+def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(scene):
+    driver, processes, record = scene
+    bag = record(use_sim_time=True)
+    driver.wait(lambda: driver.diagnostics and "waits for the first /clock" in driver.diagnostics[-1].status[0].message)
+    assert driver.told()["messages"] == "0"
+    clock, now = driver.node.create_publisher(Clock, "/clock", 1), itertools.count(5_000_000_000, 50_000_000)
+    tick = driver.node.create_timer(0.05, lambda: clock.publish(Clock(clock=Time(nanoseconds=next(now)).to_msg())))
+    driver.wait_until_recorded(20)
+    driver.node.destroy_timer(tick)
+    assert processes.stop("recorder") == 0
+    stamps = [raw.log_ns for raw in Bag(bag).messages(set(Bag(bag).topics))]
+    assert min(stamps) >= 5_000_000_000
+    assert Bag(bag).topics[driver.node.resolve_topic_name("episode_event")].messages >= 1  # latched, so heard first
 
 
 def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
