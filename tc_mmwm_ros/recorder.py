@@ -14,7 +14,8 @@ Threads: one. Messages are not deserialized; subscriptions, the flush and the re
 Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``: what is heard before the first of
 it waits, and is recorded at that time. Flushing goes by the steady clock.
 
-Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag.
+Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
+WARN while an observation or the command of the robot interface is silent, or the disk nearly full.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from tc_mmwm_ros.parameters import describe
 QUEUE = 200
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
+SILENCE = 5.0  # s without a message after which an observation or the command is missed
 
 
 class Recorder(Node):
@@ -91,6 +93,9 @@ class Recorder(Node):
         topics = {
             self.resolve_topic_name(name): (kind, name in latched) for name, kind in self.interface.topics().items()
         }
+        observed = [*self.interface.observation_topics(), self.interface.action.topic]
+        self._heard_at = {self.resolve_topic_name(name): time.monotonic() for name in observed}
+        self._silent: list[str] = []
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
             topic, kind = self._extra(entry)
@@ -161,6 +166,8 @@ class Recorder(Node):
 
     def _on_message(self, topic: str, recent: deque[int], data: bytes, information: dict) -> None:
         """``recent``: stamps of what was heard on the topic lately, by any of its subscriptions."""
+        if topic in self._heard_at:
+            self._heard_at[topic] = time.monotonic()
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
@@ -207,13 +214,20 @@ class Recorder(Node):
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
+        known, now = self._silent, time.monotonic()
+        self._silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
+        if missed := [topic for topic in self._silent if topic not in known]:
+            self.get_logger().warning(f"nothing was heard for {SILENCE:g} s on {', '.join(missed)}")
         free = shutil.disk_usage(self.folder).free
-        status = DiagnosticStatus(name=f"{self.get_name()}: bag", hardware_id=self.interface.name, level=b"\0")
-        status.message = "recording"
+        status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")
+        status.name = f"{self.get_fully_qualified_name().lstrip('/')}: bag"
         if free < LOW_DISK_BYTES:
             status.level, status.message = DiagnosticStatus.WARN, f"{free / 1e6:.0f} MB of disk left"
         elif self._early:
             status.level, status.message = DiagnosticStatus.WARN, "use_sim_time is true: waits for the first /clock"
+        elif self._silent:
+            status.level = DiagnosticStatus.WARN
+            status.message = f"nothing was heard for {SILENCE:g} s on {', '.join(self._silent)}"
         elif self._lost:
             status.level, status.message = DiagnosticStatus.WARN, f"{self._lost} messages lost"
         counts = self.writer.counts

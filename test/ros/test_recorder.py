@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -215,6 +215,23 @@ def test_what_is_published_once_as_soon_as_anybody_listens_is_recorded(scene):
     driver.wait(lambda: int(driver.told().get(f"messages {topic}", 0)))
     assert processes.stop("recorder") == 0
     assert Bag(bag).topics[topic].messages == 1
+
+
+def test_a_camera_that_is_missing_is_warned_of(scene):
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["images"][0]["topic"] = "camera/unplugged"
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    record(robot=mine)
+    driver.wait(lambda: driver.diagnostics and driver.diagnostics[-1].status[0].level == DiagnosticStatus.WARN)
+    status = driver.diagnostics[-1].status[0]
+    camera = driver.node.resolve_topic_name("camera/unplugged")
+    assert status.message == f"nothing was heard for 5 s on {camera}"
+    assert status.name == driver.node.resolve_topic_name("recorder").lstrip("/") + ": bag"
+    driver.diagnostics.clear()
+    driver.wait(lambda: len(driver.diagnostics) > 1)
+    assert processes.tail("recorder").count(status.message) == 1
 
 
 def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(scene):
