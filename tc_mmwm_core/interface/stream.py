@@ -58,7 +58,8 @@ class _Topic:
     def __init__(self, spec: ImageSpec | SensorSpec, history: int):
         self.spec = spec
         self.max_age_ns = round(spec.max_age * SECOND)
-        self.entries: deque[_Entry] = deque(maxlen=history)
+        self.history = history
+        self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
         self.received_ns: int | None = None
         if isinstance(spec, ImageSpec):
@@ -66,9 +67,9 @@ class _Topic:
         else:
             self.read = _sensor_reader(spec)
 
-    def discard(self, now_ns: int) -> None:
-        """All before the newest message that a step of ``now_ns`` knows."""
-        while len(self.entries) > 1 and self.entries[1].known_at(now_ns):
+    def discard(self, now_ns: int, keep: int = 1) -> None:
+        """All before the newest message that a step of ``now_ns`` knows, as far as more than ``keep`` are there."""
+        while len(self.entries) > keep and self.entries[1].known_at(now_ns):
             self.entries.popleft()
 
 
@@ -78,7 +79,7 @@ class StepStream:
     Args:
         interface: which topics and what of them.
         history: messages kept per topic until a step is made from them; more are needed only where steps are made
-            long after their ticks.
+            long after their ticks. Messages stamped ahead of their reception are kept besides, until their time comes.
         clock_tolerance: s: how far a stamp may be after the time of reception before the clocks are said to differ.
     """
 
@@ -110,6 +111,7 @@ class StepStream:
                 heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
             else:
                 heard.entries.append(_Entry(stamp_ns, received_ns, message))
+                heard.discard(received_ns, heard.history)
 
     def discard(self, now_ns: int) -> None:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
@@ -151,6 +153,10 @@ class StepStream:
         if fault is not None:
             return fault
         spec = heard.spec
+        if entries and entries[0].stamp_ns > now_ns:
+            ahead = (entries[0].stamp_ns - now_ns) / SECOND
+            reason = f"{spec.topic}: all that was heard is stamped {ahead:.3f} s or more ahead; do the clocks differ?"
+            return Fault(FaultKind.WAITING, spec.name, reason)
         if not entries or not entries[0].known_at(now_ns):
             return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type})")
         age_ns = now_ns - entries[0].stamp_ns

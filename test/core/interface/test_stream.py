@@ -115,6 +115,22 @@ def test_message_from_the_future_is_refused(navigation):
     assert isinstance(stream.step(ns(1.1)), Step)
 
 
+def test_a_fast_sensor_whose_clock_is_ahead_is_seen_once_its_stamps_are_due(navigation):
+    stream = StepStream(navigation)
+    for tick in range(400):
+        feed(stream, 1 + tick / 1000, odom=odometry(1.2 + tick / 1000, x=tick / 1000))
+    assert stream.step(ns(1.399)).sensor[0] == np.float32(0.199)
+    assert len(stream._topics["odom"].entries) <= 201, "what is due, and what is ahead of it"
+
+
+def test_of_what_is_stamped_ahead_it_says_so_until_it_is_due(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, odom=odometry(1.2))
+    ahead = fault(stream, 1.1)
+    assert ahead.kind is FaultKind.WAITING and ahead.field == "odometry" and "0.100 s or more ahead" in ahead.reason
+    assert isinstance(stream.step(ns(1.2)), Step)
+
+
 def test_clock_set_back_starts_afresh(navigation):
     stream = StepStream(navigation)
     feed(stream, 50.0)
