@@ -47,6 +47,7 @@ class FieldPath:
                 f"'{text}' is not a field path; write e.g. pose.pose.position.x, ranges[0:720:30], data[2] "
                 "or position['elbow'] (a JointState joint by name)"
             )
+        self.keyed = any(isinstance(step, tuple) for step in self.steps)
         self._attributes = attrgetter(text) if all(isinstance(step, str) for step in self.steps) else None
 
     def get(self, message: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.image import decode_image
-from tc_mmwm_core.interface.path import parse_path
+from tc_mmwm_core.interface.path import FieldPath, parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
 __all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
@@ -62,10 +62,16 @@ class _Topic:
         self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
         self.received_ns: int | None = None
+        self.joints: list[FieldPath] = []  # what is read by a joint's name
         if isinstance(spec, ImageSpec):
             self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
         else:
             self.read = _sensor_reader(spec)
+            self.joints = [path for path in (parse_path(field.path) for field in spec.fields) if path.keyed]
+
+    def concerns(self, message: Any) -> bool:
+        """False where not one of the joints is in it: of another driver on the same topic."""
+        return not self.joints or any(_has(path, message) for path in self.joints)
 
     def discard(self, now_ns: int, keep: int = 1) -> None:
         """All before the newest message that a step of ``now_ns`` knows, as far as more than ``keep`` are there."""
@@ -93,8 +99,11 @@ class StepStream:
         """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.
 
         Never raises for a bad message; that becomes a Fault of the next step. KeyError: the topic is not an input.
+        Where joints are read by name, a message with none of them is passed over: several drivers may share a topic.
         """
         heard = self._topics[topic]
+        if not heard.concerns(message):
+            return
         stamp_ns = message_time(message, received_ns)
         with self._lock:
             if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
@@ -158,7 +167,8 @@ class StepStream:
             reason = f"{spec.topic}: all that was heard is stamped {ahead:.3f} s or more ahead; do the clocks differ?"
             return Fault(FaultKind.WAITING, spec.name, reason)
         if not entries or not entries[0].known_at(now_ns):
-            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type})")
+            what = f" with {', '.join(path.text for path in heard.joints)}" if heard.joints else ""
+            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type}{what})")
         age_ns = now_ns - entries[0].stamp_ns
         if age_ns > heard.max_age_ns:
             reason = f"{spec.topic}: newest message is {age_ns / SECOND:.3f} s old, allowed are {spec.max_age} s"
@@ -174,6 +184,16 @@ class StepStream:
             heard.entries.clear()
             heard.refused.clear()
             heard.received_ns = None
+
+
+def _has(path: FieldPath, message: Any) -> bool:
+    try:
+        path.get(message)
+    except KeyError:
+        return False
+    except UNREADABLE:
+        return True  # for the reader to say what is wrong with it
+    return True
 
 
 def message_time(message: Any, received_ns: int) -> int:

@@ -203,9 +203,27 @@ def test_joints_are_read_by_name_whatever_their_order(robot):
     assert stream.step(ns(1.0)).sensor.tolist() == pytest.approx([0.2, 1.0])
     add(1.1, ["elbow", "shoulder"], [0.3, 0.1])
     assert stream.step(ns(1.1)).sensor[0] == np.float32(0.3)
-    add(1.2, ["wrist", "shoulder"], [0.3, 0.1])
-    missing = fault(stream, 1.2)
-    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "wrist" in missing.reason
+
+
+def test_of_drivers_that_share_a_topic_each_is_read_for_its_own_joints(robot):
+    fields = [{"name": name, "path": f"position['{name}']", "unit": "rad"} for name in ("elbow", "wrist")]
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", *fields)
+    joints = types["sensor_msgs/msg/JointState"]
+
+    def add(seconds, names):
+        positions = np.full(len(names), seconds)
+        stream.add("s", joints(header(seconds), names, positions, np.zeros(0), np.zeros(0)), ns(seconds))
+
+    add(0.9, ["finger"])
+    assert "nothing heard yet (sensor_msgs/msg/JointState with position['elbow']" in fault(stream, 0.9).reason
+    add(1.0, ["elbow", "wrist"])
+    add(1.1, ["finger"])
+    assert stream.step(ns(1.1)).sensor[0] == np.float32(1.0)
+    add(2.1, ["finger"])
+    assert fault(stream, 2.1).kind is FaultKind.STALE
+    add(2.2, ["wrist", "finger"])
+    missing = fault(stream, 2.2)
+    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "finger" in missing.reason
 
 
 def test_slices_and_nan_stand_ins(robot):
