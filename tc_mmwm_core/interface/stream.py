@@ -11,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,6 @@ class StepStream:
         self.interface = interface
         self.clock_tolerance_ns = round(clock_tolerance * SECOND)
         self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
-        self._lock = Lock()  # a multi-threaded executor may add while the timer steps
 
     def add(self, topic: str, message: Any, received_ns: int) -> None:
         """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.
@@ -105,36 +103,33 @@ class StepStream:
         if not heard.concerns(message):
             return
         stamp_ns = message_time(message, received_ns)
-        with self._lock:
-            if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
-                self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
-            heard.received_ns = received_ns
-            newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
-            if stamp_ns > received_ns + self.clock_tolerance_ns:
-                ahead = (stamp_ns - received_ns) / SECOND
-                reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
-                heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))
-            elif newest_ns is not None and stamp_ns < newest_ns:
-                late = (newest_ns - stamp_ns) / SECOND
-                reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
-                heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
-            else:
-                heard.entries.append(_Entry(stamp_ns, received_ns, message))
-                heard.discard(received_ns, heard.history)
+        if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
+            self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
+        heard.received_ns = received_ns
+        newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
+        if stamp_ns > received_ns + self.clock_tolerance_ns:
+            ahead = (stamp_ns - received_ns) / SECOND
+            reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
+            heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))
+        elif newest_ns is not None and stamp_ns < newest_ns:
+            late = (newest_ns - stamp_ns) / SECOND
+            reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
+            heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
+        else:
+            heard.entries.append(_Entry(stamp_ns, received_ns, message))
+            heard.discard(received_ns, heard.history)
 
     def discard(self, now_ns: int) -> None:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
-        with self._lock:
-            for heard in self._topics.values():
-                heard.discard(now_ns)
+        for heard in self._topics.values():
+            heard.discard(now_ns)
 
     def step(self, now_ns: int) -> Step | Fault:
         """The step of tick ``now_ns``: of each topic the newest message stamped and received at or before it.
 
         The first thing that is wrong, in the order of the interface, is returned as a Fault instead.
         """
-        with self._lock:
-            chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
+        chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
         images: dict[str, np.ndarray] = {}
         parts: list[np.ndarray] = []
         ages: dict[str, float] = {}
