@@ -7,6 +7,8 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+# What reading a number at a path of a message raises where the message is not as it should be.
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
 _STEP = re.compile(
     r"""(?:^|\.)(?P<attribute>[A-Za-z_]\w*)      # a field of the message
       | \[(?P<index>\d+)\]                        # one element of an array

@@ -17,13 +17,12 @@ import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.image import decode_image
-from tc_mmwm_core.interface.path import FieldPath, parse_path
+from tc_mmwm_core.interface.path import UNREADABLE, FieldPath, parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
 __all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
 
 SECOND = 1_000_000_000
-UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)

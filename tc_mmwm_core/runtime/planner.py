@@ -20,7 +20,7 @@ from pydantic import Field, RootModel
 from tc_mmwm_core.config import Config, ConfigError, load, parse
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.interface.stream import SECOND, Step
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime import proposals, selection
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
@@ -29,7 +29,6 @@ from tc_mmwm_core.runtime.proposals import ProposalConfig
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
-SECOND = 1_000_000_000
 STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer

@@ -64,7 +64,7 @@ class Scene:
     """What the model makes of one observation under one instruction; made once per decision."""
 
     latent: np.ndarray  # float32 [1, D], z_t
-    context: np.ndarray  # float32 [1, C], z_l and the grounded summary u_t
+    context: np.ndarray  # float32 [1, C], all that the heads see beside latents: z_l, u_t, field, bodies' places
     weights: np.ndarray  # float32 [1, M], α of each modality, in the order of the bundle's `modalities`
     proposal: np.ndarray  # float32 [1, K, A], the policy's own sequence, normalised
     memory: np.ndarray  # float32 [1, P, F], the view as remembered after this observation

@@ -600,7 +600,7 @@ def test_diagnostics_latent_state_and_markers(driving):
         return [each.status[0] for each in robot.diagnostics if each.status[0].message == "PLANNING"]
 
     spinner.until(lambda: latents and markers and len(planning()) >= 2)
-    assert list(latents[-1].modalities) == ["vision", "language", "sensors"]
+    assert list(latents[-1].modalities) == ["vision", "language", "sensor"]
     assert sum(latents[-1].weights) == pytest.approx(1.0)
     chosen = next(marker for marker in markers[-1].markers if marker.ns == "chosen")
     assert chosen.header.frame_id == "base_link"
