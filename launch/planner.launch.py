@@ -63,8 +63,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "params_file",
             default_value=PlannerParameters(share / "config" / "planner"),
-            description="Parameters of the nodes (YAML); robot, model and use_sim_time here win over it. By default "
-            "config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
+            description="Parameters of the nodes (YAML); robot, model, use_sim_time and autostart here win over it. By "
+            "default config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
         DeclareLaunchArgument(
@@ -114,7 +114,11 @@ def generate_launch_description() -> LaunchDescription:
         executable="planner",
         name="planner",
         namespace=namespace,
-        parameters=[params_file, {"robot": robot, "model": model, "use_sim_time": flag("use_sim_time")}],
+        parameters=[
+            params_file,
+            # The planner's own autostart stays out of it: bringing it up is ours, where it is asked for.
+            {"robot": robot, "model": model, "use_sim_time": flag("use_sim_time"), "autostart": False},
+        ],
         ros_arguments=log_level,
         output="screen",
     )

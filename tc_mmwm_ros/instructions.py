@@ -26,17 +26,19 @@ class Instructions:
     """Calls ``heard(text, stamp_ns)`` once for each instruction that is said now, or was said after the last one.
 
     ``stamp_ns`` is when it was said, on the clock of the publisher's machine. A latched instruction may arrive long
-    after it was said, and is ignored where it is older than the newest heard; what is said now always counts.
+    after it was said, and is ignored where it is older than the newest heard, with a warning; what is said now always
+    counts.
     """
 
     def __init__(self, heard: Callable[[str, int], None]) -> None:
         self._heard = heard
-        self._newest_ns = 0
+        self._newest, self._newest_ns = "", 0  # what was said last, and when
         self._subscriptions: list[Subscription] = []
         self._recent: deque[int] = deque(maxlen=2 * DEPTH)  # stamps: both subscriptions hear what is said now
 
     def subscribe(self, node: Node, topic: str) -> list[Subscription]:
         """Hear ``topic`` until these subscriptions are destroyed."""
+        self._node, self._topic = node, topic
         # That volatile publishers do not match the latched subscription is no news: the live one hears them.
         unmatched = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
         self._subscriptions = [
@@ -58,17 +60,24 @@ class Instructions:
                     subscription.callback(*taken)
                     heard = True
 
-    def overtake(self) -> None:
-        """Something else than the topic says what to do, now: what was latched before is of the past."""
-        self._newest_ns = time.time_ns()
+    def overtake(self, text: str) -> None:
+        """Something else than the topic says ``text``, now: what was latched before is of the past."""
+        self._newest, self._newest_ns = text, time.time_ns()
 
     def _on_latched(self, message: String, information: dict) -> None:
-        if information["source_timestamp"] > self._newest_ns:
+        stamp_ns = information["source_timestamp"]
+        if stamp_ns > self._newest_ns:
             self._on_live(message, information)
+        elif stamp_ns not in self._recent:
+            self._node.get_logger().warning(
+                f"{self._topic}: '{message.data}' is ignored: it was said {(self._newest_ns - stamp_ns) * 1e-9:.3f} s "
+                f"before '{self._newest}', by the clocks of those who said it"
+            )
 
     def _on_live(self, message: String, information: dict) -> None:
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in self._recent:
             self._recent.append(stamp_ns)
-            self._newest_ns = max(self._newest_ns, stamp_ns)
+            if stamp_ns >= self._newest_ns:
+                self._newest, self._newest_ns = message.data, stamp_ns
             self._heard(message.data, stamp_ns)

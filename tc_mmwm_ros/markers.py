@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from geometry_msgs.msg import Point
+from rclpy.duration import Duration
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -42,11 +43,11 @@ def unicycle_paths(forward: np.ndarray, turn: np.ndarray, duration: float) -> np
 
 
 def candidate_markers(
-    screening: Screening, fields: tuple[int, int], step_duration: float, header: Header, count: int
+    screening: Screening, fields: tuple[int, int], step_duration: float, header: Header, lifetime: float, count: int
 ) -> MarkerArray:
     """At most ``count`` candidates, evenly drawn from all, rejected red and accepted green; the chosen one blue.
 
-    ``header.frame_id`` is the robot's own frame.
+    ``header.frame_id`` is the robot's own frame. After ``lifetime`` (s) RViz lets go of them by itself.
     """
     shown = np.linspace(0, len(screening.verdict) - 1, min(count, len(screening.verdict))).round().astype(int)
     shown = shown[np.isfinite(screening.actions[shown]).all((1, 2))]
@@ -57,6 +58,7 @@ def candidate_markers(
     for group, indices, colour, width in groups:
         marker = Marker(header=header, ns=group, type=Marker.LINE_LIST, action=Marker.ADD, color=colour)
         marker.scale.x = width
+        marker.lifetime = Duration(seconds=lifetime).to_msg()
         marker.pose.orientation.w = 1.0
         actions = screening.actions[indices].astype(float)
         paths = unicycle_paths(actions[..., fields[0]], actions[..., fields[1]], step_duration)

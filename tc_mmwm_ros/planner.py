@@ -9,7 +9,8 @@ stands still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that th
 only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
-whatever does not fit fails the transition, with the field in the log. ``activate`` begins to publish: the safe action
+whatever does not fit fails the transition, with the field in the log and, until a transition succeeds, in ``~/state``.
+``activate`` begins to publish: the safe action
 with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
 seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
 ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
@@ -22,13 +23,15 @@ Publishes (topics relative, command topic and type as the robot interface says):
     ~/state             PlannerState                 reliable, transient local; on change and at 1 Hz
     ~/screening         Screening                    best effort; only while somebody listens
     ~/latent_state      LatentState                  best effort; only while somebody listens
-    ~/candidates        visualization_msgs/MarkerArray   only while somebody listens; robots commanded by a twist
+    ~/candidates        visualization_msgs/MarkerArray   reliable, as RViz asks; only while somebody listens; robots
+                                                     commanded by a twist; gone from RViz when they are not replaced
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
 latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
-policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, the
-previous one is dropped and the robot stops until a valid one arrives. And to the interface's topic of events, if it
+policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is
+nothing but a word for stopping (``screener.STOPPING``: "stop", "wait", ...), the previous one is dropped and the robot
+stops until a valid one arrives. And to the interface's topic of events, if it
 names one (EpisodeEvent, reliable): at an episode's START it forgets what was seen before, as training does.
 """
 
@@ -85,6 +88,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 POSITIONS = ("m", "rad")  # units of a command that may be a position
 NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
+MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
@@ -152,11 +156,11 @@ class PlannerNode(LifecycleNode):
             self._configure()
         except (config.ConfigError, BundleError, ProviderError, MissingTypeError, OSError, ValueError) as error:
             self.get_logger().error(f"cannot configure: {error}")
-            self._unload()
+            self._unload(f"cannot configure: {error}")
             return FAILURE
-        except Exception:  # rclpy would swallow it
+        except Exception as error:  # rclpy would swallow it
             self.get_logger().error(f"cannot configure: {traceback.format_exc()}")
-            self._unload()
+            self._unload(f"cannot configure: {type(error).__name__}: {error}")
             return FAILURE
         self._set_state(PlannerState.INACTIVE, "")
         return super().on_configure(state)
@@ -170,6 +174,7 @@ class PlannerNode(LifecycleNode):
             if not isinstance(instruction, Instruction):
                 why = instruction or "instruction: none was given, and require_instruction is true"
                 self.get_logger().error(f"cannot activate: {why}")
+                self._set_state(PlannerState.INACTIVE, f"cannot activate: {why}")
                 return FAILURE
         self._planner.reset()
         self._begin_counting()
@@ -236,7 +241,7 @@ class PlannerNode(LifecycleNode):
         self._command_publisher = self._advertise(self._action_type, interface.action.topic, COMMAND_QOS)
         self._screening_publisher = self._advertise(Screening, "~/screening", REPORT_QOS)
         self._latent_publisher = self._advertise(LatentState, "~/latent_state", REPORT_QOS)
-        self._marker_publisher = self._advertise(MarkerArray, "~/candidates", REPORT_QOS)
+        self._marker_publisher = self._advertise(MarkerArray, "~/candidates", COMMAND_QOS)
         for topic, type_name in interface.observation_topics().items():
             self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
@@ -272,14 +277,14 @@ class PlannerNode(LifecycleNode):
         self._publish_command(self._planner.safe_action(), self.get_clock().now().nanoseconds)
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
-    def _unload(self) -> None:
-        """All that configuring has made, also where it failed halfway."""
+    def _unload(self, why: str = "") -> None:
+        """All that configuring has made, also where it failed halfway; ``why`` it did."""
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         while self._outputs:
             self.destroy_lifecycle_publisher(self._outputs.pop())
         self._planner = self._understood = None
-        self._set_state(PlannerState.UNCONFIGURED, "")
+        self._set_state(PlannerState.UNCONFIGURED, why)
 
     # --- what comes in: only cached
 
@@ -295,14 +300,20 @@ class PlannerNode(LifecycleNode):
 
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.START:
-            self._begun_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            begun_ns, now_ns = Time.from_msg(message.header.stamp).nanoseconds, self.get_clock().now().nanoseconds
+            if begun_ns > now_ns + self._stream.clock_tolerance_ns:
+                self.get_logger().warning(
+                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead and "
+                    "taken to be now; do the clocks or use_sim_time differ?"
+                )
+                begun_ns = now_ns  # a time that may never come
+            self._begun_ns = begun_ns
 
     def _on_candidates(self, message: CandidateActions) -> None:
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         try:
             self._candidates = read_candidates(
                 message.source,
-                stamp,
+                Time.from_msg(message.header.stamp).nanoseconds,
                 message.fields,
                 message.count,
                 message.horizon,
@@ -328,7 +339,7 @@ class PlannerNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "instruction":
                 self._said = parameter.value or None
-                self._instructions.overtake()
+                self._instructions.overtake(parameter.value)
         return SetParametersResult(successful=True)
 
     # --- the decision
@@ -452,9 +463,9 @@ class PlannerNode(LifecycleNode):
         drawn = self.get_parameter("marker_candidates").value
         fields = twist_fields(self._interface.action)
         if drawn and fields and self._marker_publisher.get_subscription_count():
-            header = self._header(now_ns)
+            header, lifetime = self._header(now_ns), MARKER_PERIODS * self._period
             self._marker_publisher.publish(
-                candidate_markers(decision.screening, fields, self._bundle.step_duration, header, drawn)
+                candidate_markers(decision.screening, fields, self._bundle.step_duration, header, lifetime, drawn)
             )
 
     def _header(self, stamp_ns: int) -> Header:
@@ -480,17 +491,17 @@ class PlannerNode(LifecycleNode):
         )
 
     def _set_state(self, state: PlannerState, reason: str) -> None:
-        changed = state != self._state
+        changed, refused = state != self._state, not self._active and reason != self._reason
         self._state, self._reason = state, reason
         told = self._instruction() if self._planner is not None else None
         instruction = told.text if isinstance(told, Instruction) else ""
-        if changed or instruction != self._instruction_text:
+        if changed or refused or instruction != self._instruction_text:
             self._instruction_text = instruction
             self._publish_state()
         if changed and time.monotonic() - self._logged.get(state, -math.inf) > LOG_PERIOD:
             self._logged[state] = time.monotonic()
             line = state.name + (f": {reason}" if reason else "")
-            if _level(state) == DiagnosticStatus.OK or state == PlannerState.WAITING:
+            if _level(state, reason) == DiagnosticStatus.OK or state == PlannerState.WAITING:
                 self.get_logger().info(line)
             else:
                 self.get_logger().warning(line)
@@ -529,7 +540,7 @@ class PlannerNode(LifecycleNode):
                 header=Header(stamp=self.get_clock().now().to_msg()),
                 status=[
                     DiagnosticStatus(
-                        level=_level(self._state),
+                        level=_level(self._state, self._reason),
                         name=f"{self.get_fully_qualified_name().lstrip('/')}: planner",
                         message=self._state.name + (f": {self._reason}" if self._reason else ""),
                         hardware_id=self._interface.name if self._planner is not None else "",
@@ -603,9 +614,11 @@ class PlannerNode(LifecycleNode):
         return tuple(map(float, np.percentile(self._latencies, [50, 99]))) if self._latencies else (0.0, 0.0)
 
 
-def _level(state: PlannerState) -> bytes:
+def _level(state: PlannerState, reason: str) -> bytes:
     match state:
-        case PlannerState.PLANNING | PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
+        case PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
+            return DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK  # the reason why it refuses to go on
+        case PlannerState.PLANNING:
             return DiagnosticStatus.OK
         case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING:
             return DiagnosticStatus.WARN

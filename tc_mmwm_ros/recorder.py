@@ -3,15 +3,19 @@
 Subscribes to every topic of the robot interface and to ``extra_topics``, and writes the raw CDR to an MCAP bag in small
 chunks: a recorder that is killed has lost at most its last second.
 
-QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), for instruction,
-events and extra topics (/tf_static, /map) transient local too, and for less as soon as a publisher turns up that offers
-only less (sensor data often).
+QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), and for best
+effort as soon as a publisher turns up that offers no more (sensor data often). Instruction, events and extra topics
+(/tf_static, /map) may be latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears
+what was published before it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what
+both hear is recorded once.
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
-Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``; flushing goes by the steady clock.
+Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``: what is heard before the first of
+it waits, and is recorded at that time. Flushing goes by the steady clock.
 
-Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag.
+Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
+WARN while an observation or the command of the robot interface is silent, or the disk nearly full.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import rclpy
@@ -42,6 +49,7 @@ from tc_mmwm_ros.parameters import describe
 QUEUE = 200
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
+SILENCE = 5.0  # s without a message after which an observation or the command is missed
 
 
 class Recorder(Node):
@@ -85,6 +93,9 @@ class Recorder(Node):
         topics = {
             self.resolve_topic_name(name): (kind, name in latched) for name, kind in self.interface.topics().items()
         }
+        observed = [*self.interface.observation_topics(), self.interface.action.topic]
+        self._heard_at = {self.resolve_topic_name(name): time.monotonic() for name in observed}
+        self._silent: list[str] = []
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
             topic, kind = self._extra(entry)
@@ -103,8 +114,9 @@ class Recorder(Node):
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
         self._lost = 0
-        self._asked: dict[str, tuple[Subscription, QoSProfile]] = {}
-        self._refused: dict[str, QoSPolicyKind] = {}  # by topic, what a publisher does not offer
+        self._early: dict[str, deque[bytes]] = {}  # by topic, what was heard before time began
+        self._asked: dict[tuple[str, DurabilityPolicy], tuple[Subscription, QoSProfile]] = {}
+        self._refused: dict[tuple[str, DurabilityPolicy], QoSPolicyKind] = {}  # what a publisher does not offer
         self._reported = (time.monotonic(), 0)
         for each in prepared:
             self._record(*each)
@@ -137,39 +149,54 @@ class Recorder(Node):
 
     def _record(self, topic: str, cls: type, definition: str, kind: str, latched: bool) -> None:
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
-        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-        self._subscribe(topic, cls, QoSProfile(depth=QUEUE, durability=durability))
+        heard = partial(self._on_message, topic, deque(maxlen=2 * QUEUE))
+        self._subscribe(topic, cls, heard, QoSProfile(depth=QUEUE))
+        if latched:
+            latched_qos = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._subscribe(topic, cls, heard, latched_qos)
 
-    def _subscribe(self, topic: str, cls: type, qos: QoSProfile) -> None:
+    def _subscribe(self, topic: str, cls: type, heard: Callable[[bytes, dict], None], qos: QoSProfile) -> None:
+        asked = (topic, qos.durability)
         events = SubscriptionEventCallbacks(
             message_lost=self._on_lost,
-            incompatible_qos=lambda event: self._refused.update({topic: event.last_policy_kind}),
+            incompatible_qos=lambda event: self._refused.update({asked: event.last_policy_kind}),
         )
-        subscription = self.create_subscription(
-            cls,
-            topic,
-            lambda data: self.writer.write(topic, self.get_clock().now().nanoseconds, data),
-            qos,
-            raw=True,
-            event_callbacks=events,
-        )
-        self._asked[topic] = (subscription, qos)
+        subscription = self.create_subscription(cls, topic, heard, qos, raw=True, event_callbacks=events)
+        self._asked[asked] = (subscription, qos)
+
+    def _on_message(self, topic: str, recent: deque[int], data: bytes, information: dict) -> None:
+        """``recent``: stamps of what was heard on the topic lately, by any of its subscriptions."""
+        if topic in self._heard_at:
+            self._heard_at[topic] = time.monotonic()
+        stamp_ns = information["source_timestamp"]
+        if stamp_ns not in recent:
+            recent.append(stamp_ns)
+            self._write(topic, self.get_clock().now().nanoseconds, data)
+
+    def _write(self, topic: str, now_ns: int, data: bytes) -> None:
+        if not now_ns:  # use_sim_time, and no /clock yet
+            self._early.setdefault(topic, deque(maxlen=QUEUE)).append(data)
+            return
+        for early, messages in self._early.items():
+            for message in messages:
+                self.writer.write(early, now_ns, message)
+        self._early.clear()
+        self.writer.write(topic, now_ns, data)
 
     def _flush(self) -> None:
         self.writer.flush(due=True)
         while self._refused:  # not within the event: that would destroy what is being handled
-            topic, kind = self._refused.popitem()
-            subscription, qos = self._asked[topic]
+            asked, kind = self._refused.popitem()
+            subscription, qos = self._asked[asked]
             if kind == QoSPolicyKind.RELIABILITY and qos.reliability == ReliabilityPolicy.RELIABLE:
-                qos.reliability, less = ReliabilityPolicy.BEST_EFFORT, "best effort"
-            elif kind == QoSPolicyKind.DURABILITY and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                qos.durability, less = DurabilityPolicy.VOLATILE, "volatile"
-            else:
-                self.get_logger().error(f"{topic}: a publisher's QoS does not match: {kind.name}")
-                continue
-            self.get_logger().info(f"{topic}: a publisher offers {less} only, recorded as such")
-            self.destroy_subscription(subscription)
-            self._subscribe(topic, subscription.msg_type, qos)
+                self.get_logger().info(
+                    f"{subscription.topic_name}: a publisher offers best effort only, recorded as such"
+                )
+                qos.reliability = ReliabilityPolicy.BEST_EFFORT
+                self.destroy_subscription(subscription)
+                self._subscribe(asked[0], subscription.msg_type, subscription.callback, qos)
+            elif kind != QoSPolicyKind.DURABILITY:  # a volatile publisher is heard by the other subscription
+                self.get_logger().error(f"{subscription.topic_name}: a publisher's QoS does not match: {kind.name}")
 
     def _on_lost(self, event) -> None:
         self._lost += event.total_count_change
@@ -187,11 +214,20 @@ class Recorder(Node):
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
+        known, now = self._silent, time.monotonic()
+        self._silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
+        if missed := [topic for topic in self._silent if topic not in known]:
+            self.get_logger().warning(f"nothing was heard for {SILENCE:g} s on {', '.join(missed)}")
         free = shutil.disk_usage(self.folder).free
-        status = DiagnosticStatus(name=f"{self.get_name()}: bag", hardware_id=self.interface.name, level=b"\0")
-        status.message = "recording"
+        status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")
+        status.name = f"{self.get_fully_qualified_name().lstrip('/')}: bag"
         if free < LOW_DISK_BYTES:
             status.level, status.message = DiagnosticStatus.WARN, f"{free / 1e6:.0f} MB of disk left"
+        elif self._early:
+            status.level, status.message = DiagnosticStatus.WARN, "use_sim_time is true: waits for the first /clock"
+        elif self._silent:
+            status.level = DiagnosticStatus.WARN
+            status.message = f"nothing was heard for {SILENCE:g} s on {', '.join(self._silent)}"
         elif self._lost:
             status.level, status.message = DiagnosticStatus.WARN, f"{self._lost} messages lost"
         counts = self.writer.counts

@@ -28,12 +28,14 @@ stamp as in ros2_controllers' diff_drive_controller (without one, since it arriv
 full speed that takes up to 0.25 s, so by default it stands half a second after the last command was given.
 Service ``reset_episode`` (ResetEpisode) begins a new episode.
 
-No TF is published: in RViz take ``odom`` as the fixed frame and show the Odometry display.
+No TF is published: in RViz take ``odom`` as the fixed frame for the Odometry display, or ``base_link`` for the scan and
+for the planner's candidates.
 """
 
 from __future__ import annotations
 
 import array
+import itertools
 import math
 import sys
 import time
@@ -67,6 +69,7 @@ from tc_mmwm_ros.srv import ResetEpisode
 
 TIMESTEP_NS = round(TIMESTEP * 1e9)
 TICK_NS = 2 * TIMESTEP_NS  # how often the world is brought up to date, and the period of /clock
+LAYOUTS_TO_TRY = 100  # for the zones of an instruction: three may be named, a layout has two
 MAX_CATCH_UP = 5_000_000_000  # ns
 MAX_TIME_STEP = 200_000_000  # ns that /clock goes on by at once
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
@@ -80,7 +83,7 @@ class SimRobot(Node):
         seed = self._declare(
             "seed",
             0,
-            "seed of the first layout; if it lacks the goal of the instruction, the next that has it",
+            "seed of the first layout; if it lacks the goal or a zone of the instruction, the next that has them",
             0,
             2**62,
         )
@@ -221,13 +224,18 @@ class SimRobot(Node):
     # --- episodes
 
     def _next_layout(self, seed: int) -> tuple[Scene, Instruction]:
-        """The first layout from ``seed`` on that has the goal of the instruction given; where none is, ``seed``."""
-        given = instructions.parse(self._given) if self._given else None
-        scene = draw_scene(seed)
-        while given and scene.pad(given.goal) is None:
-            seed += 1
+        """The first layout from ``seed`` on that has the goal of the instruction given, and the zones that it forbids.
+
+        Where no layout has those zones, the first with the goal; where no instruction is given, that of ``seed``.
+        """
+        if not self._given:
             scene = draw_scene(seed)
-        return scene, given or instructions.draw(scene, np.random.default_rng(seed))
+            return scene, instructions.draw(scene, np.random.default_rng(seed))
+        given = instructions.parse(self._given)
+        scenes = (scene for scene in map(draw_scene, itertools.count(seed)) if scene.pad(given.goal))
+        first = next(scenes)
+        tried = itertools.chain([first], itertools.islice(scenes, LAYOUTS_TO_TRY))
+        return next((scene for scene in tried if all(map(scene.zone, given.keep_out))), first), given
 
     def _begin(self, scene: Scene, instruction: Instruction) -> None:
         """Put the robot into ``scene``, at rest, and begin an episode there. ValueError: it has no such goal."""

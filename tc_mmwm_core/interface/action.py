@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
-from tc_mmwm_core.interface.path import parse_path
+from tc_mmwm_core.interface.path import UNREADABLE, parse_path
 from tc_mmwm_core.interface.robot import ActionSpec
 
 
@@ -17,7 +17,7 @@ def read_action(message: Any, spec: ActionSpec) -> np.ndarray | Fault:
     for index, field in enumerate(spec.fields):
         try:
             action[index] = parse_path(field.path).get(message)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             return Fault(FaultKind.WRONG_TYPE, f"action.{field.name}", f"{spec.topic}: no {field.path}: {error}")
         if not np.isfinite(action[index]):
             return Fault(FaultKind.NON_FINITE, f"action.{field.name}", f"{spec.topic}: {field.path} is {action[index]}")

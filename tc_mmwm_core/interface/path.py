@@ -7,6 +7,8 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+# What reading a number at a path of a message raises where the message is not as it should be.
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
 _STEP = re.compile(
     r"""(?:^|\.)(?P<attribute>[A-Za-z_]\w*)      # a field of the message
       | \[(?P<index>\d+)\]                        # one element of an array
@@ -47,6 +49,7 @@ class FieldPath:
                 f"'{text}' is not a field path; write e.g. pose.pose.position.x, ranges[0:720:30], data[2] "
                 "or position['elbow'] (a JointState joint by name)"
             )
+        self.keyed = any(isinstance(step, tuple) for step in self.steps)
         self._attributes = attrgetter(text) if all(isinstance(step, str) for step in self.steps) else None
 
     def get(self, message: Any) -> Any:

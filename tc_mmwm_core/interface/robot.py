@@ -141,7 +141,7 @@ class ActionField(_Section):
     hold: str | None = Field(
         None,
         description="of a position, in place of 'safe': the sensor field that tells where it is, e.g. arm.shoulder or "
-        "arm.joints[0]. What stops is to be commanded there",
+        "arm.joints[0]. What stops is held; give it a max_rate too, so that commands stay near it",
     )
 
     @model_validator(mode="after")

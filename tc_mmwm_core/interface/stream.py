@@ -11,20 +11,18 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.image import decode_image
-from tc_mmwm_core.interface.path import parse_path
+from tc_mmwm_core.interface.path import UNREADABLE, FieldPath, parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
 __all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
 
 SECOND = 1_000_000_000
-UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +56,24 @@ class _Topic:
     def __init__(self, spec: ImageSpec | SensorSpec, history: int):
         self.spec = spec
         self.max_age_ns = round(spec.max_age * SECOND)
-        self.entries: deque[_Entry] = deque(maxlen=history)
+        self.history = history
+        self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
         self.received_ns: int | None = None
+        self.joints: list[FieldPath] = []  # what is read by a joint's name
         if isinstance(spec, ImageSpec):
             self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
         else:
             self.read = _sensor_reader(spec)
+            self.joints = [path for path in (parse_path(field.path) for field in spec.fields) if path.keyed]
 
-    def discard(self, now_ns: int) -> None:
-        """All before the newest message that a step of ``now_ns`` knows."""
-        while len(self.entries) > 1 and self.entries[1].known_at(now_ns):
+    def concerns(self, message: Any) -> bool:
+        """False where not one of the joints is in it: of another driver on the same topic."""
+        return not self.joints or any(_has(path, message) for path in self.joints)
+
+    def discard(self, now_ns: int, keep: int = 1) -> None:
+        """All before the newest message that a step of ``now_ns`` knows, as far as more than ``keep`` are there."""
+        while len(self.entries) > keep and self.entries[1].known_at(now_ns):
             self.entries.popleft()
 
 
@@ -78,52 +83,52 @@ class StepStream:
     Args:
         interface: which topics and what of them.
         history: messages kept per topic until a step is made from them; more are needed only where steps are made
-            long after their ticks.
+            long after their ticks. Messages stamped ahead of their reception are kept besides, until their time comes.
         clock_tolerance: s: how far a stamp may be after the time of reception before the clocks are said to differ.
     """
 
     def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
         self.interface = interface
-        self._clock_tolerance_ns = round(clock_tolerance * SECOND)
+        self.clock_tolerance_ns = round(clock_tolerance * SECOND)
         self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
-        self._lock = Lock()  # a multi-threaded executor may add while the timer steps
 
     def add(self, topic: str, message: Any, received_ns: int) -> None:
         """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.
 
         Never raises for a bad message; that becomes a Fault of the next step. KeyError: the topic is not an input.
+        Where joints are read by name, a message with none of them is passed over: several drivers may share a topic.
         """
         heard = self._topics[topic]
+        if not heard.concerns(message):
+            return
         stamp_ns = message_time(message, received_ns)
-        with self._lock:
-            if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
-                self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
-            heard.received_ns = received_ns
-            newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
-            if stamp_ns > received_ns + self._clock_tolerance_ns:
-                ahead = (stamp_ns - received_ns) / SECOND
-                reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
-                heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))
-            elif newest_ns is not None and stamp_ns < newest_ns:
-                late = (newest_ns - stamp_ns) / SECOND
-                reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
-                heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
-            else:
-                heard.entries.append(_Entry(stamp_ns, received_ns, message))
+        if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
+            self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
+        heard.received_ns = received_ns
+        newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
+        if stamp_ns > received_ns + self.clock_tolerance_ns:
+            ahead = (stamp_ns - received_ns) / SECOND
+            reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
+            heard.refused.append((received_ns, Fault(FaultKind.FUTURE, heard.spec.name, reason)))
+        elif newest_ns is not None and stamp_ns < newest_ns:
+            late = (newest_ns - stamp_ns) / SECOND
+            reason = f"{topic}: a message {late:.3f} s older than the one before it was refused"
+            heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
+        else:
+            heard.entries.append(_Entry(stamp_ns, received_ns, message))
+            heard.discard(received_ns, heard.history)
 
     def discard(self, now_ns: int) -> None:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
-        with self._lock:
-            for heard in self._topics.values():
-                heard.discard(now_ns)
+        for heard in self._topics.values():
+            heard.discard(now_ns)
 
     def step(self, now_ns: int) -> Step | Fault:
         """The step of tick ``now_ns``: of each topic the newest message stamped and received at or before it.
 
         The first thing that is wrong, in the order of the interface, is returned as a Fault instead.
         """
-        with self._lock:
-            chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
+        chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
         images: dict[str, np.ndarray] = {}
         parts: list[np.ndarray] = []
         ages: dict[str, float] = {}
@@ -151,8 +156,13 @@ class StepStream:
         if fault is not None:
             return fault
         spec = heard.spec
+        if entries and entries[0].stamp_ns > now_ns:
+            ahead = (entries[0].stamp_ns - now_ns) / SECOND
+            reason = f"{spec.topic}: all that was heard is stamped {ahead:.3f} s or more ahead; do the clocks differ?"
+            return Fault(FaultKind.WAITING, spec.name, reason)
         if not entries or not entries[0].known_at(now_ns):
-            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type})")
+            what = f" with {', '.join(path.text for path in heard.joints)}" if heard.joints else ""
+            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type}{what})")
         age_ns = now_ns - entries[0].stamp_ns
         if age_ns > heard.max_age_ns:
             reason = f"{spec.topic}: newest message is {age_ns / SECOND:.3f} s old, allowed are {spec.max_age} s"
@@ -168,6 +178,16 @@ class StepStream:
             heard.entries.clear()
             heard.refused.clear()
             heard.received_ns = None
+
+
+def _has(path: FieldPath, message: Any) -> bool:
+    try:
+        path.get(message)
+    except KeyError:
+        return False
+    except UNREADABLE:
+        return True  # for the reader to say what is wrong with it
+    return True
 
 
 def message_time(message: Any, received_ns: int) -> int:

@@ -68,7 +68,7 @@ class BundleManifest(config.Config):
     horizon: int = Field(ge=1)  # K, latent steps imagined
     frame_skip: int = Field(ge=1)  # control periods that the action of one latent step lasts
     max_tokens: int = Field(ge=1)  # L, tokens of an instruction, padding included
-    modalities: list[str] = Field(["vision", "language", "sensors"])  # in the order of encode.onnx's weights
+    modalities: list[str] = Field(["vision", "language", "sensor"])  # in the order of encode.onnx's weights
     threshold: float = Field(allow_inf_nan=False)  # tau: accepted while max over k of violation <= tau
     calibration: Calibration | None = None  # None: the threshold was set, not calibrated
     normalisation: SensorNormalisation | None = None

@@ -20,16 +20,15 @@ from pydantic import Field, RootModel
 from tc_mmwm_core.config import Config, ConfigError, load, parse
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.interface.stream import SECOND, Step
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime import proposals, selection
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
-from tc_mmwm_core.runtime.limits import limit_sequence, outside_value_limits
+from tc_mmwm_core.runtime.limits import limit_rate, limit_sequence, outside_value_limits
 from tc_mmwm_core.runtime.proposals import ProposalConfig
-from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener
+from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
-SECOND = 1_000_000_000
 STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
@@ -139,12 +138,15 @@ class Planner:
         self._step_duration = bundle.step_duration
         # What moves the robot the more, the farther it is from the safe action: velocities, and positions to be held.
         self._motions = np.array([bool(field.hold) or field.unit.endswith("/s") for field in interface.action.fields])
+        # Positions whose commands stay near them.
+        self._followed = np.array([bool(field.hold and field.max_rate) for field in interface.action.fields])
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the robot stands still, in a scene of which nothing is known."""
         self._sensed: np.ndarray | None = None  # [Ds], at the last step
         self._rest: np.ndarray | None = None  # [A] units, the safe action since the robot stands still; None: it moves
+        self._last_action: np.ndarray | None = None  # [A] units
         self._halt()
         self.begin_episode()
 
@@ -174,9 +176,22 @@ class Planner:
     def safe_action(self) -> np.ndarray | None:
         """What stops the robot now, [A] in units; None before anything was sensed, if it is to hold a position.
 
-        A position is held where the robot came to a stand. Read anew at every step, a sagging arm would sink with it.
+        A position with a ``max_rate`` is held where it was last commanded, as far as that is within reach of where it
+        was sensed: it neither jumps back nor sinks with a sagging arm. Without one a command may be anywhere, and to go
+        on to there is no stop: it is held where it was sensed when the robot came to a stand, as before any command.
         """
-        return self.interface.safe_action(self._sensed) if self._rest is None else self._rest
+        if self._rest is not None:
+            return self._rest
+        sensed = self.interface.safe_action(self._sensed)
+        if self._last_action is None:
+            return sensed
+        return np.where(self._followed, self._within_reach(self._last_action), sensed)
+
+    def _within_reach(self, action: np.ndarray) -> np.ndarray:
+        """``action`` [A], but a position with a ``max_rate`` no farther off than that allows in a latent step."""
+        sensed = self.interface.safe_action(self._sensed)
+        near = limit_rate(action, sensed, self.interface.action_max_rate, self._step_duration)
+        return np.where(self._followed, near, action)
 
     def warm_up(self, decisions: int = 5) -> None:
         """Decide on blank input, so that the first real decision is as fast as the rest; nothing of it is kept."""
@@ -198,14 +213,16 @@ class Planner:
     ) -> Decision:
         """The action of this control period.
 
-        The first reason to stop wins: an instruction that can't be read, none at all, an input that can't be used, no
-        acceptable candidate and no better place to retreat to. What was wrong is a value here, not an exception, so
-        that every stop takes this one path. ``external`` candidates are shifted by the time gone by since the
-        observation that they were made for; that they are fresh enough is for the caller to see to. With
+        The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that
+        can't be used, no acceptable candidate and no better place to retreat to. What was wrong is a value here, not an
+        exception, so that every stop takes this one path. ``external`` candidates are shifted by the time gone by since
+        the observation that they were made for; that they are fresh enough is for the caller to see to. With
         ``prefer_external`` our own are executed only where none of them is accepted.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
+        if isinstance(instruction, ToldToStop):
+            return self.stop(PlannerState.WAITING, str(instruction))
         if isinstance(instruction, InstructionError):
             return self.stop(PlannerState.BAD_INPUT, str(instruction))
         if instruction is None:
@@ -331,11 +348,14 @@ class Planner:
         ``preferred`` ones are another policy's: how far they stray from our own says nothing against them.
         """
         interface = self.interface
+        previous = self.safe_action() if self._last_action is None else self._last_action
+        if self._rest is not None:  # what stands may have been blocked, or moved by hand, and is to move on from there
+            previous = self._within_reach(previous)
         with _timed(timings, "select"):
             outside = outside_value_limits(actions, interface.action_limits).any((1, 2))
             limited = limit_sequence(
                 actions,
-                self.safe_action() if self._last_action is None else self._last_action,
+                previous,
                 interface.action_limits,
                 interface.action_max_rate,
                 1 / interface.rate,

@@ -7,6 +7,7 @@ computed once per decision inside ``screen.onnx``, and the instruction once per 
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 
 MAX_CHARACTERS = 1000
 REMEMBERED_INSTRUCTIONS = 32
+# What tells a robot to stop, if it is all that is said; without punctuation, in lower case, each word once.
+STOPPING = frozenset(
+    {"stop", "stop now", "halt", "wait", "freeze", "pause", "cancel", "stay", "stand still", "do not move", "dont move"}
+)
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -38,6 +43,10 @@ class ProviderError(RuntimeError):
 
 class InstructionError(ValueError):
     """An instruction cannot be read: empty, too long, not printable, or with words that the tokenizer does not know."""
+
+
+class ToldToStop(InstructionError):
+    """There is nothing to plan for: the instruction is to stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +64,7 @@ class Scene:
     """What the model makes of one observation under one instruction; made once per decision."""
 
     latent: np.ndarray  # float32 [1, D], z_t
-    context: np.ndarray  # float32 [1, C], z_l and the grounded summary u_t
+    context: np.ndarray  # float32 [1, C], all that the heads see beside latents: z_l, u_t, field, bodies' places
     weights: np.ndarray  # float32 [1, M], α of each modality, in the order of the bundle's `modalities`
     proposal: np.ndarray  # float32 [1, K, A], the policy's own sequence, normalised
     memory: np.ndarray  # float32 [1, P, F], the view as remembered after this observation
@@ -137,7 +146,12 @@ class Screener:
 
         Raises:
             InstructionError: says what was found and what is allowed.
+            ToldToStop: all of ``text`` is one of :data:`STOPPING`, whatever its case and punctuation, or that again and
+                again ("Stop! Stop!"). The model would make a goal of it like of any other words.
         """
+        words = re.sub(r"[^\w\s]", "", text.lower()).split()
+        if " ".join(dict.fromkeys(words)) in STOPPING:
+            raise ToldToStop("told to stop")
         if text in self._instructions:
             self._instructions.move_to_end(text)
             return self._instructions[text]

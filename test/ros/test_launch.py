@@ -153,6 +153,22 @@ def test_activation_waits_for_the_instruction_that_it_requires(tmp_path, node):
         assert node.spin_until(lambda: states[-1].instruction == "drive", 10)
 
 
+def test_without_autostart_it_waits_whatever_the_parameter_file_says(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    params = tmp_path / "params.yaml"
+    params.write_text("/**/planner: {ros__parameters: {autostart: true}}\n")
+    states = []
+    node.create_subscription(PlannerState, "planner/state", states.append, LATCHED)
+    with Processes(tmp_path / "logs") as processes:
+        processes.start(
+            "launch",
+            [*LAUNCH, "autostart:=false", f"model:={tmp_path / 'bundle'}", f"params_file:={params}",
+             "namespace:=robot1"],
+        )  # fmt: skip
+        assert node.spin_until(lambda: states, 60), processes.tail("launch")
+        assert not node.spin_until(lambda: states[-1].state != PlannerState.UNCONFIGURED, 3)
+
+
 def test_configured_again_by_hand_it_waits_to_be_activated_by_hand(tmp_path, node):
     write_tiny_bundle(tmp_path / "bundle")
     states = []

@@ -37,7 +37,7 @@ def test_colour_groups_and_the_number_drawn(chosen):
     zeros = np.zeros((4, 3), np.float32)
     limits = np.array([[-1, 1], [-1, 1]])
     screening = Screening(actions, zeros, zeros, verdict, zeros[:, 0], 0.0, ["forward", "turn"], limits, chosen, ())
-    markers = candidate_markers(screening, (0, 1), 0.2, Header(frame_id="base_link"), 100).markers
+    markers = candidate_markers(screening, (0, 1), 0.2, Header(frame_id="base_link"), 0.5, 100).markers
     per_path = 2 * 3 * 4  # two ends of each of 4 segments of 3 steps
     assert [len(marker.points) for marker in markers] == [per_path, 2 * per_path, per_path if chosen >= 0 else 0]
     assert [marker.action for marker in markers] == [
@@ -45,5 +45,5 @@ def test_colour_groups_and_the_number_drawn(chosen):
         Marker.ADD,
         Marker.ADD if chosen >= 0 else Marker.DELETE,
     ]
-    drawn = candidate_markers(screening, (0, 1), 0.2, Header(), 2).markers
+    drawn = candidate_markers(screening, (0, 1), 0.2, Header(), 0.5, 2).markers
     assert sum(len(marker.points) for marker in drawn[:2]) == 2 * per_path

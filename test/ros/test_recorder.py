@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.time import Time
 from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu
 from std_msgs.msg import String
 
@@ -193,6 +195,58 @@ def test_hears_publishers_that_offer_less(scene):
     assert processes.stop("recorder") == 0
     counts = {name.rsplit("/", 1)[-1]: topic.messages for name, topic in Bag(bag).topics.items()}
     assert counts["imu"] > 20 and counts["said"] > 20, processes.tail("recorder")
+
+
+def test_what_is_published_once_as_soon_as_anybody_listens_is_recorded(scene):
+    """As ``ros2 topic pub --once`` does: volatile, and gone as soon as the planner, say, is matched."""
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["instruction"]["topic"] = "said"
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    bag = record(robot=mine)
+    driver.node.create_subscription(String, "said", lambda _: None, 1)
+    topic = driver.node.resolve_topic_name("said")
+    there = driver.node.get_subscriptions_info_by_topic
+    driver.wait(lambda: "recorder" in [each.node_name for each in there(topic)])
+    said = driver.node.create_publisher(String, "said", 1)
+    driver.wait(said.get_subscription_count)
+    said.publish(String(data="go"))
+    driver.wait(lambda: int(driver.told().get(f"messages {topic}", 0)))
+    assert processes.stop("recorder") == 0
+    assert Bag(bag).topics[topic].messages == 1
+
+
+def test_a_camera_that_is_missing_is_warned_of(scene):
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["images"][0]["topic"] = "camera/unplugged"
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    record(robot=mine)
+    driver.wait(lambda: driver.diagnostics and driver.diagnostics[-1].status[0].level == DiagnosticStatus.WARN)
+    status = driver.diagnostics[-1].status[0]
+    camera = driver.node.resolve_topic_name("camera/unplugged")
+    assert status.message == f"nothing was heard for 5 s on {camera}"
+    assert status.name == driver.node.resolve_topic_name("recorder").lstrip("/") + ": bag"
+    driver.diagnostics.clear()
+    driver.wait(lambda: len(driver.diagnostics) > 1)
+    assert processes.tail("recorder").count(status.message) == 1
+
+
+def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(scene):
+    driver, processes, record = scene
+    bag = record(use_sim_time=True)
+    driver.wait(lambda: driver.diagnostics and "waits for the first /clock" in driver.diagnostics[-1].status[0].message)
+    assert driver.told()["messages"] == "0"
+    clock, now = driver.node.create_publisher(Clock, "/clock", 1), itertools.count(5_000_000_000, 50_000_000)
+    tick = driver.node.create_timer(0.05, lambda: clock.publish(Clock(clock=Time(nanoseconds=next(now)).to_msg())))
+    driver.wait_until_recorded(20)
+    driver.node.destroy_timer(tick)
+    assert processes.stop("recorder") == 0
+    stamps = [raw.log_ns for raw in Bag(bag).messages(set(Bag(bag).topics))]
+    assert min(stamps) >= 5_000_000_000
+    assert Bag(bag).topics[driver.node.resolve_topic_name("episode_event")].messages >= 1  # latched, so heard first
 
 
 def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):

@@ -334,14 +334,15 @@ def test_an_instruction_from_others_is_judged_from_then_on(robot, qos):
 
 
 def test_timeout_and_auto_reset_keep_the_instruction_that_was_given(tmp_path):
-    text = "go to the green pad"
+    text = "drive to the green pad, stay out of the orange zone"
     with world(tmp_path, instruction=text, max_steps=5, auto_reset=True, auto_reset_delay=0.1) as operator:
         operator.wait(lambda: operator.kinds().count(EpisodeEvent.START) >= 3)
         ends = [event for event in operator.events if event.kind == EpisodeEvent.END]
         assert {(end.reason, end.steps, end.success) for end in ends} == {("timeout", 5, EpisodeEvent.FALSE)}
         starts = [event for event in operator.events if event.kind == EpisodeEvent.START]
         assert {start.instruction for start in starts} == {text}
-        assert all(Scene.from_json(start.scene).pad("green") for start in starts)
+        scenes = [Scene.from_json(start.scene) for start in starts]
+        assert all(scene.pad("green") and scene.zone("orange") for scene in scenes)
         assert len({start.seed for start in starts}) == len(starts)
 
 

@@ -115,6 +115,22 @@ def test_message_from_the_future_is_refused(navigation):
     assert isinstance(stream.step(ns(1.1)), Step)
 
 
+def test_a_fast_sensor_whose_clock_is_ahead_is_seen_once_its_stamps_are_due(navigation):
+    stream = StepStream(navigation)
+    for tick in range(400):
+        feed(stream, 1 + tick / 1000, odom=odometry(1.2 + tick / 1000, x=tick / 1000))
+    assert stream.step(ns(1.399)).sensor[0] == np.float32(0.199)
+    assert len(stream._topics["odom"].entries) <= 201, "what is due, and what is ahead of it"
+
+
+def test_of_what_is_stamped_ahead_it_says_so_until_it_is_due(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, odom=odometry(1.2))
+    ahead = fault(stream, 1.1)
+    assert ahead.kind is FaultKind.WAITING and ahead.field == "odometry" and "0.100 s or more ahead" in ahead.reason
+    assert isinstance(stream.step(ns(1.2)), Step)
+
+
 def test_clock_set_back_starts_afresh(navigation):
     stream = StepStream(navigation)
     feed(stream, 50.0)
@@ -187,9 +203,27 @@ def test_joints_are_read_by_name_whatever_their_order(robot):
     assert stream.step(ns(1.0)).sensor.tolist() == pytest.approx([0.2, 1.0])
     add(1.1, ["elbow", "shoulder"], [0.3, 0.1])
     assert stream.step(ns(1.1)).sensor[0] == np.float32(0.3)
-    add(1.2, ["wrist", "shoulder"], [0.3, 0.1])
-    missing = fault(stream, 1.2)
-    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "wrist" in missing.reason
+
+
+def test_of_drivers_that_share_a_topic_each_is_read_for_its_own_joints(robot):
+    fields = [{"name": name, "path": f"position['{name}']", "unit": "rad"} for name in ("elbow", "wrist")]
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", *fields)
+    joints = types["sensor_msgs/msg/JointState"]
+
+    def add(seconds, names):
+        positions = np.full(len(names), seconds)
+        stream.add("s", joints(header(seconds), names, positions, np.zeros(0), np.zeros(0)), ns(seconds))
+
+    add(0.9, ["finger"])
+    assert "nothing heard yet (sensor_msgs/msg/JointState with position['elbow']" in fault(stream, 0.9).reason
+    add(1.0, ["elbow", "wrist"])
+    add(1.1, ["finger"])
+    assert stream.step(ns(1.1)).sensor[0] == np.float32(1.0)
+    add(2.1, ["finger"])
+    assert fault(stream, 2.1).kind is FaultKind.STALE
+    add(2.2, ["wrist", "finger"])
+    missing = fault(stream, 2.2)
+    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "finger" in missing.reason
 
 
 def test_slices_and_nan_stand_ins(robot):

@@ -10,7 +10,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig, PlannerState, read_planner
-from tc_mmwm_core.runtime.screener import InstructionError, Screener
+from tc_mmwm_core.runtime.screener import InstructionError, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import Verdict
 
 
@@ -124,15 +124,23 @@ def test_getting_no_nearer_it_trusts_the_policy_less_until_it_does_or_is_told_ot
     np.testing.assert_allclose(speeds(75, "drive right")[10:12], 0.3, atol=1e-6)
 
 
-def test_a_position_is_held_where_the_robot_came_to_a_stand(robot, screener, make_step):
-    arm = RobotInterface.from_dict(position_commanded(robot), "arm")
-    planner, instruction = Planner(screener, arm), screener.instruct("drive")
+def holding(robot, screener, make_step, max_rate):
+    """The arm, its planner, and a step in which its heading is ``place`` (rad)."""
+    content = position_commanded(robot)
+    content["action"]["fields"][1]["max_rate"] = max_rate
+    arm = RobotInterface.from_dict(content, "arm")
 
     def at(place, t, bumper=0.0):
         step = make_step(t / 10, bumper)
         step.sensor[arm.sensor_names.index("odometry.heading")] = place
         return step
 
+    return arm, Planner(screener, arm), at
+
+
+def test_a_position_is_held_where_it_was_last_commanded(robot, screener, make_step):
+    arm, planner, at = holding(robot, screener, make_step, max_rate=1.0)
+    instruction = screener.instruct("drive")
     assert planner.decide(Fault(FaultKind.WAITING, "odom", "never seen"), instruction).action is None
     assert planner.decide(at(1.0, 0), None).action.tolist() == [0, 1]
     assert planner.decide(at(1.1, 1), None).action.tolist() == [0, 1], "a sagging arm would sink with it"
@@ -140,14 +148,28 @@ def test_a_position_is_held_where_the_robot_came_to_a_stand(robot, screener, mak
     assert moving.state == PlannerState.PLANNING
     stopping = arm.normalise_action(np.float32([0, 1]))
     np.testing.assert_allclose(arm.normalise_action(moving.screening.actions[0, 0]), stopping, atol=1e-6)
-    assert moving.action[0] > 0
+    assert moving.action[0] > 0 and abs(moving.action[1] - 1.0) == pytest.approx(0.1, abs=1e-6)
+    held = [0, moving.action[1]]
     late = planner.decide(Fault(FaultKind.STALE, "odom", "old"), instruction)
-    np.testing.assert_allclose(late.action, [0, 1.1], atol=1e-6)  # where it was seen last
-    rejected = planner.decide(at(1.3, 3, bumper=1.0), instruction)
+    np.testing.assert_allclose(late.action, held, atol=1e-6)
+    rejected = planner.decide(at(1.0, 3, bumper=1.0), instruction)
     assert rejected.state == PlannerState.ALL_REJECTED
-    np.testing.assert_allclose(rejected.action, [0, 1.1], atol=1e-6)
+    np.testing.assert_allclose(rejected.action, held, atol=1e-6)
+    for t in range(4, 7):  # moved by hand, or sagging much: what stands is not let go of
+        np.testing.assert_allclose(planner.decide(at(1.6, t, bumper=1.0), instruction).action, held, atol=1e-6)
+    again = planner.decide(at(1.6, 7), instruction)  # from 1.4, which is what max_rate allows in a latent step
+    assert again.state == PlannerState.PLANNING and again.action[1] == pytest.approx(1.3, abs=1e-6)
     planner.begin_episode()  # it was put somewhere else
-    np.testing.assert_allclose(planner.decide(at(-2.0, 4), None).action, [0, -2], atol=1e-6)
+    np.testing.assert_allclose(planner.decide(at(-2.0, 8), None).action, [0, -2], atol=1e-6)
+
+
+def test_a_position_without_a_rate_limit_is_held_where_it_was_sensed(robot, screener, make_step):
+    """It may have been commanded anywhere: to go on to there would be no stop."""
+    _, planner, at = holding(robot, screener, make_step, max_rate=None)
+    moving = planner.decide(at(1.1, 0), screener.instruct("drive"))
+    assert moving.state == PlannerState.PLANNING and abs(moving.action[1] - 1.1) > 0.5
+    for place in (1.1, 1.2):
+        np.testing.assert_allclose(planner.decide(at(place, 1), None).action, [0, 1.1], atol=1e-6)
 
 
 def test_of_a_position_a_slower_copy_goes_less_far(robot, screener, make_step):
@@ -204,6 +226,8 @@ def test_the_first_reason_to_stop_wins(planner):
     fault = Fault(FaultKind.STALE, "lidar", "old")
     assert planner.decide(fault, InstructionError("bad words")).reason == "bad words"
     assert planner.decide(fault, InstructionError("bad words")).state == PlannerState.BAD_INPUT
+    told = planner.decide(fault, ToldToStop("told to stop"))
+    assert (told.state, told.reason) == (PlannerState.WAITING, "told to stop")
     assert planner.decide(fault, None).state == PlannerState.WAITING
     assert "instruction" in planner.decide(fault, None).reason
 

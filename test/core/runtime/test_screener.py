@@ -4,7 +4,7 @@ import pytest
 from tiny_bundle import HORIZON, TOKENS, tiny_files, tiny_manifest
 
 from tc_mmwm_core.runtime.bundle import BundleError, write_bundle
-from tc_mmwm_core.runtime.screener import InstructionError, ProviderError, Screener
+from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener, ToldToStop
 
 
 def test_graphs_run_by_their_verbs(screener, make_step):
@@ -62,6 +62,23 @@ def test_an_instruction_is_read_once(screener):
 def test_instructions_that_cannot_be_read_are_refused_with_what_is_allowed(screener, text, message):
     with pytest.raises(InstructionError, match=message):
         screener.instruct(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["stop", " Stop!\n", "STOP, STOP, STOP", "Stop now.", "don't move", "don\u2019t move", "Do not  move", "wait…"],
+)
+def test_to_stop_is_no_instruction_to_plan_under(screener, text):
+    with pytest.raises(ToldToStop, match="told to stop"):
+        screener.instruct(text)
+
+
+def test_words_for_stopping_within_an_instruction_are_the_models(bundle, make_step):
+    """A tokenizer that knows every word, as the shipped one does."""
+    screener = Screener(bundle)
+    screener._unknown = None
+    for text in ("stop on drive", "drive and never stop", "stop the drive now", "drive stop"):
+        assert isinstance(screener.instruct(text), Instruction)
 
 
 def test_the_tokenizers_own_truncation_is_off(screener):
