@@ -15,9 +15,10 @@ from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 
-# Of evaluation.json. 1: probes without memory, states that broke the rule from the start counted, other intervals, and
-# latency_p99_ms was the worst of the episodes' own.
-SCHEMA = 2
+# Of evaluation.json. 2: shares of candidates counted states without any, and the open-loop error at every k was that of
+# the longest episodes alone. 1: probes without memory, states that broke the rule from the start counted, other
+# intervals, and latency_p99_ms was the worst of the episodes' own.
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

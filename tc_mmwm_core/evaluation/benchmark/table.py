@@ -30,7 +30,7 @@ CLAIMS: dict[str, tuple[float | None, str]] = {
     "language_truth": (None, "≥ 95"),
     "counterfactual_rank_correlation": (None, "≥ 0.9"),
 }
-RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by perturbation are called
+RETAINED, DROPPED, COMPLIED = "retention.", "drop.", "compliance."  # measures by factor and by perturbation
 RETAINED_GOAL = "≥ 75"
 EPISODES_TO_80 = 50  # published
 ONE_SEED = "one seed: no verdict"
@@ -222,7 +222,7 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
         line(name, claim, goal, [_cell(name, content[domain].get(name)) for domain in domains])
     curves = content.get("sample_efficiency", {})
     line("episodes to 80 %", str(EPISODES_TO_80), "", [_episodes_to_80(curves.get(domain)) for domain in domains])
-    parts = dict.fromkeys(n for d in domains for n in content[d] if n.startswith((RETAINED, DROPPED)))
+    parts = dict.fromkeys(n for d in domains for n in content[d] if n.startswith((RETAINED, DROPPED, COMPLIED)))
     for name in parts:
         goal = RETAINED_GOAL if name.startswith(RETAINED) else ""
         line(f"  {name}", "", goal, [_cell(name, content[domain].get(name)) for domain in domains])

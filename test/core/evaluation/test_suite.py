@@ -140,7 +140,7 @@ def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
     content = json.loads((tmp_path / "x.json").read_text())
     retention = content["measures"]["ood_retention"]
     assert retention["mean"] == 100 and retention["n_episodes"] == 2 and retention["low"] < 50  # two episodes
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert content["environment"]["packages"] and len(content["episodes"]["light"]) == 2
     assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
     assert main(command) == 0
