@@ -52,7 +52,7 @@ class DomainPlan(Config):
     stage_steps: int | None = Field(
         None, ge=1, description="limits each stage to this many optimizer steps, for a quick look"
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="calibration: at most this share of violations is accepted ...")
+    alpha: float = Field(0.05, gt=0, lt=1, description="calibration: most of a trajectory's violations accepted ...")
     delta: float = Field(0.05, gt=0, lt=1, description="... except with this probability over the calibration draw")
     planner: PlannerConfig = PlannerConfig()
     again: SecondRound | None = Field(
