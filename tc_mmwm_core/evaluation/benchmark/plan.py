@@ -73,6 +73,11 @@ class Variant(Config):
         """Whether there is something to train."""
         return self.driver in (PLANNER, POLICY)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether it drives by the threshold of its bundle."""
+        return self.driver == PLANNER and self.threshold is None
+
 
 class Round(Config):
     """Variants x domains x sizes x seeds, worked off in that order: seeds turn fastest."""
@@ -164,7 +169,7 @@ class Plan:
         """
         domain, variant = self.config.domains[job.domain], self.config.variants[job.variant]
         idle = {"train"}
-        if variant.driver != PLANNER or variant.threshold is not None:
+        if not variant.calibrated:
             idle |= CALIBRATING
         if not variant.trained:
             idle |= DomainPlan.model_fields.keys() - {"domain", "robot"}
@@ -179,6 +184,17 @@ class Plan:
         if again is not None:
             parts.append(again.model_dump(mode="json", exclude_defaults=True))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def data_of(self, job: Job) -> dict[str, Any]:
+        """What the bundle of ``job`` is made from, beside how it is trained: fields of its :class:`DomainPlan`."""
+        domain, second = self.config.domains[job.domain], self.again_of(job) is not None
+        idle = {"train", "stage_steps"}  # what they come to is in the training's configuration
+        if job.size is not None:
+            idle.add("calibration")
+        if not second:
+            idle |= {"again", "planner"}
+        exclude = dict.fromkeys(idle, True) | ({"again": {"train"}} if second else {})
+        return domain.model_dump(mode="json", exclude=exclude)
 
     def training_steps(self, job: Job) -> tuple[int, ...]:
         """Optimizer steps of each round of the training of ``job``."""
