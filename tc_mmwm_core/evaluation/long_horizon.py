@@ -38,7 +38,8 @@ def collect_long(
 def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = True) -> OpenLoop | None:
     """Errors of a bundle's model on every other episode of ``dataset``; what it is compared with is fitted to the rest.
 
-    As far ahead as :data:`FEWEST` episodes reach (all, where there are fewer), at most :data:`STEPS`; None: no step.
+    Each k on every window that reaches it, as far ahead as :data:`FEWEST` episodes do (all, where there are fewer), at
+    most :data:`STEPS`; None: no step.
     """
     config, model = load_bundle(bundle)
     # Only the recorded instruction is needed.
@@ -53,9 +54,12 @@ def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = T
 
 
 def curve(errors: OpenLoop) -> dict[str, Any]:
-    """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance."""
+    """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance.
+
+    ``windows``: how many each k was measured on.
+    """
     return {
-        "windows": errors.windows,
+        "windows": errors.windows.tolist(),
         "latent": {name: values.tolist() for name, values in errors.latent.items() if name != "encoder"},
         "state": errors.columns,
         "state_rmse": {name: values.tolist() for name, values in errors.state.items()},

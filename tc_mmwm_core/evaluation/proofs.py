@@ -89,7 +89,7 @@ def open_loop_results(curves: Mapping[str, Sequence[OpenLoop]]) -> dict[str, Any
 
     first = next(iter(curves.values()))[0]
     return {
-        "windows": first.windows,
+        "windows": first.windows.tolist(),
         "state": first.columns,
         "variants": {
             variant: {

@@ -42,10 +42,11 @@ class Report:
             lines.append(f"{name:34} {mean:>6}   {interval:16} {value['n_episodes']:6}")
         lines += [f"{name:34} {value:6.1f}" for name, value in self.cost.items()]
         if errors := self.curves.get("open_loop"):
-            lines.append(f"{'open-loop error, share of variance':34} " + "".join(f"{n:>9}" for n in errors["latent"]))
+            columns = "".join(f"{name:>9}" for name in (*errors["latent"], "windows"))
+            lines.append(f"{'open-loop error, share of variance':34} {columns}")
             for k in (k for k in HORIZONS if k <= len(errors["latent"]["model"])):
                 cells = "".join(f"{values[k - 1]:9.3f}" for values in errors["latent"].values())
-                lines.append(f"  {f'k = {k}':32} {cells}")
+                lines.append(f"  {f'k = {k}':32} {cells}{errors['windows'][k - 1]:>9}")
         return "\n".join(lines)
 
 

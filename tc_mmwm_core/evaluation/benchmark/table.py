@@ -134,7 +134,7 @@ def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict
         "bundle": result["driver"].get("bundle"),
         "measures": result["measures"],
         "layouts": {"succeeded": won, "failed": lost},
-        "open_loop": _at_horizons(curves["open_loop"]["latent"]) if "open_loop" in curves else None,
+        "open_loop": _at_horizons(curves["open_loop"]) if "open_loop" in curves else None,
         "cost": result["cost"] | {"training_minutes": training_minutes},
     }
 
@@ -203,14 +203,20 @@ def sample_efficiency(curve: Mapping[int, Sequence[Evaluation]]) -> dict[str, An
 
 
 def open_loop(results: Sequence[Evaluation]) -> dict[str, Any]:
-    """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor."""
+    """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor.
+
+    ``windows``: how many each k was measured on, under the seed that has the fewest.
+    """
     curves = [result["open_loop"] for result in results if result["open_loop"]]
     if not curves:
         return {}
     steps = min((curve["k"] for curve in curves), key=len)
     errors = [curve["latent"] for curve in curves]
     means = {name: [float(np.mean([e[name][i] for e in errors])) for i in range(len(steps))] for name in errors[0]}
-    return {"k": steps, "latent": means}
+    found = {"k": steps, "latent": means}
+    if all("windows" in curve for curve in curves):  # a table of an earlier version does not tell
+        found["windows"] = [min(curve["windows"][i] for curve in curves) for i in range(len(steps))]
+    return found
 
 
 def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
@@ -235,6 +241,7 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
     for domain, errors in content.get("open_loop", {}).items():
         lines += ["", f"{domain}: open-loop error, share of variance, at k = {', '.join(map(str, errors['k']))}"]
         lines += [f"  {name:10}" + "".join(f"{v:9.3f}" for v in row) for name, row in errors["latent"].items()]
+        lines += [f"  {'windows':10}" + "".join(f"{n:9}" for n in errors.get("windows", ()))]
     for domain in curves:
         points = [f"{p['episodes']}: {_cell('task_success', p['task_success'])}" for p in curves[domain]["curve"]]
         lines += ["", f"{domain}: success by episodes trained on: {', '.join(points)}"]
@@ -289,10 +296,11 @@ def _evaluation(benchmark: Benchmark, job: Job) -> Evaluation:
     return condensed(result, None if seconds is None else seconds / 60)
 
 
-def _at_horizons(errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Of errors 1, 2, ... steps ahead by predictor, those at :data:`HORIZONS`, as far as they reach."""
-    steps = [k for k in HORIZONS if k <= len(errors["model"])]
-    return {"k": steps, "latent": {name: [values[k - 1] for k in steps] for name, values in errors.items()}}
+def _at_horizons(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Of errors 1, 2, ... steps ahead by predictor, those at :data:`HORIZONS` that they reach, and their windows."""
+    steps = [k for k in HORIZONS if k <= len(errors["windows"])]
+    latent = {name: [values[k - 1] for k in steps] for name, values in errors["latent"].items()}
+    return {"k": steps, "latent": latent, "windows": [errors["windows"][k - 1] for k in steps]}
 
 
 def _cost(full: Sequence[Evaluation]) -> dict[str, Summary]:

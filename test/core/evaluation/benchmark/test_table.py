@@ -55,7 +55,7 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
         "measures": measures,
         "episodes": {"in_distribution": episodes},
         "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
-        "curves": {"open_loop": {"latent": error}},
+        "curves": {"open_loop": {"latent": error, "windows": [40 - k for k in range(1, K + 1)]}},
     }
 
 
@@ -84,6 +84,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert points == [(50, 50), (100, 90), (400, 95)] and curve["episodes_to_80_percent"] == 100
     assert found["open_loop"]["navigation"]["k"] == [1, 2, 5, 10]
     assert found["open_loop"]["navigation"]["latent"]["model"] == pytest.approx([0.1, 0.2, 0.5, 1.0])
+    assert found["open_loop"]["navigation"]["windows"] == [39, 38, 35, 30]
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
     assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": [], "left_out": [], "other_plans": []}
