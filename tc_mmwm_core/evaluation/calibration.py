@@ -20,6 +20,7 @@ other, and counting them singly would promise far too much.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import ceil, exp, log
 from typing import Literal
 
@@ -63,14 +64,14 @@ def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha
     values, owners = _sequences(scores, trajectories)
     n = int(owners.max()) + 1 if len(owners) else 0
     single = n == len(values)
-    p_value = binomial_p_value if single else betting_p_value
+    p_value = binomial_p_value if single else partial(betting_p_value, delta=delta)
 
     # Just below a score everything smaller is accepted and it is not; between two scores nothing changes.
     share = 1.0 / np.bincount(owners)[owners]
     losses = np.zeros(n)  # of each trajectory, with everything below the score accepted
     tau, empirical = None, 0.0
     for score, those in _by_score(values):
-        if p_value(losses, alpha, delta) > delta:
+        if p_value(losses, alpha) > delta:
             break
         tau, empirical = np.nextafter(score, np.float32(-np.inf)), losses.mean()
         np.add.at(losses, owners[those], share[those])
@@ -112,10 +113,10 @@ def trajectories_needed(alpha: float, delta: float, single: bool = True) -> int:
     return needed
 
 
-def binomial_p_value(losses: NDArray, alpha: float, delta: float = 0.0) -> float:
+def binomial_p_value(losses: NDArray, alpha: float) -> float:
     """P(at most as many misses of n), were each trajectory missed with probability α (Clopper & Pearson).
 
-    ``losses`` are 0 or 1, [n]; ``delta`` is not used.
+    ``losses`` are 0 or 1, [n].
     """
     return float(binom.cdf(round(losses.sum()), len(losses), alpha))
 

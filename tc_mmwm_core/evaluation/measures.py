@@ -111,11 +111,12 @@ def curves(records: Records) -> dict[str, Any]:
         "contributions_by_phase": contributions_by_phase(home),
     }
     if records.truths:
+        told = foresight(records)
         found["roc"] = roc_curve(*counterfactual.sequences(records.truths))
         found["calibrated_point"] = {
             "threshold": records.threshold,
-            "false_alarm_rate": pooled([counterfactual.alarmed(t, records.threshold) for t in records.truths]),
-            "hit_rate": 100 - pooled([counterfactual.missed(t, records.threshold) for t in records.truths]),
+            "false_alarm_rate": told["false_alarm_rate"]["mean"],
+            "hit_rate": 100 - told["miss_rate"]["mean"],
         }
         found["errors_by_margin"] = counterfactual.errors_by_margin(records.truths, records.threshold)
         found["errors_by_rule"] = counterfactual.errors_by_rule(records.truths, records.threshold)
@@ -194,12 +195,6 @@ def contributions_by_phase(episodes: Sequence[Episode]) -> list[list[float] | No
     phases = zip(*(e.contributions for e in episodes), strict=True)
     seen = [[row for row in phase if row is not None] for phase in phases]
     return [np.mean(rows, axis=0).tolist() if rows else None for rows in seen]
-
-
-def pooled(counts: Sequence[tuple[int, int]]) -> float:
-    """Percent of all that the rows (how many, of them how many) count; NaN of none."""
-    whole, part = np.sum(counts, axis=0) if len(counts) else (0, 0)
-    return 100 * float(part / whole) if whole else np.nan
 
 
 def roc(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

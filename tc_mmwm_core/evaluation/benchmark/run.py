@@ -36,9 +36,9 @@ from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
 from tc_mmwm_core.evaluation.benchmark.plan import CALIBRATING, Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
-from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
+from tc_mmwm_core.evaluation.long_horizon import predicted
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
-from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate, remaining
+from tc_mmwm_core.evaluation.suite import Driver, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle
@@ -114,9 +114,7 @@ class Benchmark:
         part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
         with self.clock.time(part, str(job.folder)):
             records = evaluate(driver, suite, log, self.workers, self.progress)
-        prediction = None
-        if driver.kind == PLANNER and suite.open_loop:
-            prediction = long_horizon(bundle, driver.domain, self._long(job, bundle), self.progress)
+        prediction = predicted(driver, suite, self.folder / job.domain / "long", self.workers, self.progress)
         found = report(driver, suite, records, prediction)
         found = replace(found, driver=found.driver | {"settings": self.plan.settings(job)})
         write_report(found, folder / EVALUATION, folder / "evaluation.png")
@@ -281,13 +279,6 @@ class Benchmark:
 
     def _fresh_episodes(self, job: Job) -> int:
         return self.plan.config.domains[job.domain].calibration if job.size is None else 0
-
-    def _long(self, job: Job, bundle: Path) -> Dataset:
-        """Long episodes in the layouts of the suite."""
-        domain, suite = self.plan.config.domains[job.domain].domain, self.plan.config.suites[job.suite]
-        folder = self.folder / job.domain / "long"
-        with claim(folder.parent, wait=True):
-            return collect_long(domain, bundle, folder, suite.open_loop, suite.seed, self.workers, self.progress)
 
 
 def _evaluating(driver: Driver) -> str:
