@@ -241,7 +241,8 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
     for domain, errors in content.get("open_loop", {}).items():
         lines += ["", f"{domain}: open-loop error, share of variance, at k = {', '.join(map(str, errors['k']))}"]
         lines += [f"  {name:10}" + "".join(f"{v:9.3f}" for v in row) for name, row in errors["latent"].items()]
-        lines += [f"  {'windows':10}" + "".join(f"{n:9}" for n in errors.get("windows", ()))]
+        if "windows" in errors:
+            lines.append(f"  {'windows':10}" + "".join(f"{n:9}" for n in errors["windows"]))
     for domain in curves:
         points = [f"{p['episodes']}: {_cell('task_success', p['task_success'])}" for p in curves[domain]["curve"]]
         lines += ["", f"{domain}: success by episodes trained on: {', '.join(points)}"]

@@ -98,6 +98,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert lines[0].split() == ["published", "to", "reach", "navigation"]
     assert lines[1].split() == ["task_success", "92.4", "≥", "95", "95.0", "±", "7.1"]
     assert any(line.split() == ["retention.size", "≥", "75", "80.0", "±", "0.0"] for line in lines)
+    assert any(line.split() == ["windows", "39", "38", "35", "30"] for line in lines)
     [worse] = [line for line in lines if line.startswith("worse ")]
     assert "+70.0 [+6.5, +133.5]" in worse and worse.endswith("full model better")  # 75 and 65 points
 
@@ -207,6 +208,15 @@ def test_results_of_other_settings_are_left_out_where_there_are_those_of_the_pla
     assert str(second.folder) in found["evaluations"]
     said = render(found, ["navigation"])
     assert "and left out: navigation, full, seed 1" in said and "full*" not in said
+
+
+def test_a_table_of_before_windows_were_counted_is_gone_on_with(benchmark):
+    write(benchmark, benchmark.plan.jobs[0], evaluation(40))
+    earlier = collate(benchmark)["evaluations"]
+    for each in earlier.values():
+        del each["open_loop"]["windows"]
+    found = collate(Benchmark(benchmark.plan, benchmark.folder / "elsewhere"), earlier)
+    assert "windows" not in found["open_loop"]["navigation"] and "windows" not in render(found, ["navigation"])
 
 
 def seeded(*successes: int) -> dict[int, dict]:
