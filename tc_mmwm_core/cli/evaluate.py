@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core import config as configs
     from tc_mmwm_core.domains.base import load_domain
-    from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
+    from tc_mmwm_core.evaluation.long_horizon import predicted
     from tc_mmwm_core.evaluation.report import report, write_report
     from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Driver, Suite, evaluate
     from tc_mmwm_core.interface.robot import RobotInterface
@@ -107,15 +107,11 @@ def run(args: argparse.Namespace) -> int:
     progress = not args.quiet
     records = evaluate(driver, suite, log, args.workers, progress)
     prediction = None
-    if driver.kind == PLANNER and suite.open_loop:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = args.output / "long" if args.output else Path(scratch)
-            layouts = suite.open_loop, suite.seed
-            long = collect_long(args.domain, driver.bundle, folder, *layouts, args.workers, progress)
-            try:
-                prediction = long_horizon(driver.bundle, args.domain, long, progress)
-            except CheckpointError as error:  # older than this code: its graphs still drive
-                print(f"the prediction error is not measured: {error}")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            prediction = predicted(driver, suite, (args.output or Path(scratch)) / "long", args.workers, progress)
+        except CheckpointError as error:  # older than this code: its graphs still drive
+            print(f"the prediction error is not measured: {error}")
     found = report(driver, suite, records, prediction)
     print(found.table())
     if args.output:

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=float,
         default=0.05,
-        help="accept at most this share of violating sequences ... (default: %(default)s)",
+        help="of a trajectory's violating sequences, on average over trajectories, accept at most this share ... "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--delta", type=float, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"

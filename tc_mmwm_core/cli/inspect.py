@@ -6,7 +6,10 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tc_mmwm_core.runtime.bundle import Calibration
 
 HELP = "describe a dataset, bag, bundle or checkpoint and what is in it"
 EXAMPLES = """\
@@ -174,24 +177,34 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     facts = {"kind": "bundle", "identity": bundle.identity} | manifest.model_dump(mode="json", by_alias=True)
-    calibration = manifest.calibration
-    promise = (
-        f"at most {calibration.alpha:.1%} of violating sequences accepted, with confidence {1 - calibration.delta:.0%} "
-        f"({calibration.method}, {calibration.n_trajectories} trajectories)"
-        if calibration
-        else "set by hand, promises nothing"
-    )
     sizes = ", ".join(f"{name} {(path / name).stat().st_size / 1e6:.1f} MB" for name in manifest.files)
     lines = [
         f"model bundle {bundle.identity} for the robot '{bundle.interface.name}', made {manifest.created}",
         f"  latent      {manifest.latent} numbers, context {manifest.context}",
         f"  imagines    {manifest.horizon} steps of {bundle.step_duration:g} s",
-        f"  threshold   {manifest.threshold:g}: {promise}",
+        f"  threshold   {manifest.threshold:g}: {_promise(manifest.calibration)}",
         f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
         f"  files       {sizes}",
         "every file has the sha256 that bundle.json names",
     ]
     return facts, "\n".join(lines)
+
+
+def _promise(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "set by hand, promises nothing"
+    told = (
+        f"of a trajectory's violating sequences, on average over trajectories, at most {calibration.alpha:.1%} are "
+        f"accepted, with confidence {1 - calibration.delta:.0%}"
+    )
+    rests_on = [calibration.method, f"{calibration.n_trajectories} trajectories"]
+    if calibration.sequences is not None:
+        rests_on.append(f"{calibration.sequences} violating sequences")
+    if calibration.empirical_miss is not None:
+        rests_on.append(f"{calibration.empirical_miss:.2%} of a trajectory's accepted there")
+    if calibration.empirical_false_alarm is not None:
+        rests_on.append(f"{calibration.empirical_false_alarm:.1%} of complying ones rejected")
+    return f"{told} ({', '.join(rests_on)})"
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.config import ConfigError, load
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.domains.base import load_domain
-    from tc_mmwm_core.evaluation import proof_figures, proofs
+    from tc_mmwm_core.evaluation.proofs import figures, proofs
     from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource, robot_file
     from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
             {"ablation": row.ablation, "seed": row.seed, "validations": each}
             for row, each in zip(rows, points, strict=True)
         ]
-        figure = proof_figures.collapse_figure([(row.ablation, each) for row, each in zip(rows, points, strict=True)])
+        figure = figures.collapse_figure([(row.ablation, each) for row, each in zip(rows, points, strict=True)])
     print(table(rows, TABLES[args.what]))
     compared = [row for row in rows if row.ablation in configs]
     found["gains"] = {
@@ -204,9 +204,9 @@ def _labelled(args, config, domain, dataset):
 def _constraint(args, base, domain, rows, found):
     """The variants' constraint functions on fresh trajectories, and the bound of a bundle on them."""
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.bundle_scores import bundle_scores
-    from tc_mmwm_core.evaluation.constraint import bound, discrimination, verdicts
-    from tc_mmwm_core.evaluation.proofs import Bound, constraint_rows, trained
+    from tc_mmwm_core.evaluation.proofs.bundle_scores import bundle_scores
+    from tc_mmwm_core.evaluation.proofs.constraint import bound, discrimination, verdicts
+    from tc_mmwm_core.evaluation.proofs.proofs import Bound, constraint_rows, trained
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.screener import Screener
 
@@ -243,10 +243,10 @@ def _interventions(args, base, domain, datasets, rows, found):
     from itertools import chain
 
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.interventions import collect_alternatives
     from tc_mmwm_core.evaluation.long_horizon import STEPS
-    from tc_mmwm_core.evaluation.proof_figures import open_loop_figure
-    from tc_mmwm_core.evaluation.proofs import Trained, intervention_rows, open_loop_results, trained
+    from tc_mmwm_core.evaluation.proofs.figures import open_loop_figure
+    from tc_mmwm_core.evaluation.proofs.interventions import collect_alternatives
+    from tc_mmwm_core.evaluation.proofs.proofs import Trained, intervention_rows, open_loop_results, trained
     from tc_mmwm_core.training.weights import load_bundle
 
     model = base.model

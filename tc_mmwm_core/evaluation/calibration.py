@@ -1,7 +1,9 @@
-"""The threshold of screening, with a bound: at most α of violating sequences are accepted, with confidence 1 − δ.
+"""The threshold of screening, with a bound on how many violating sequences are accepted.
 
+Of a trajectory's violating sequences, on average over trajectories, at most α are accepted, with confidence 1 − δ.
 A sequence is accepted where its score max_k v is at most τ. The risk R(τ) is the expected share of a trajectory's
-violating sequences that are accepted; it grows with τ. Held-out trajectories give the largest τ for which
+violating sequences that are accepted; it grows with τ. A trajectory with many violating sequences weighs no more in it
+than one with few. Held-out trajectories give the largest τ for which
 
     P(R(τ) > α) ≤ δ        over the draw of the held-out trajectories.
 
@@ -18,6 +20,7 @@ other, and counting them singly would promise far too much.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import ceil, exp, log
 from typing import Literal
 
@@ -34,15 +37,15 @@ class CalibrationError(ValueError):
 
 
 class Calibration(Config):
-    """A threshold and what it promises; goes into the bundle as it is."""
+    """A threshold and what it promises; a bundle keeps it as :class:`tc_mmwm_core.runtime.bundle.Calibration`."""
 
     tau: float = Field(description="accept a sequence where max_k violation <= tau (a float32 value)")
-    alpha: float = Field(gt=0, lt=1, description="at most this share of violating sequences is accepted ...")
+    alpha: float = Field(gt=0, lt=1, description="most of a trajectory's violating sequences accepted, on average ...")
     delta: float = Field(gt=0, lt=1, description="... except with this probability over the calibration draw")
     n: int = Field(ge=1, description="held-out trajectories with violating sequences that this rests on")
     sequences: int = Field(ge=1, description="violating sequences in them")
     method: Literal["binomial", "betting"] = Field(description="the p-value's kind")
-    empirical_miss: float = Field(ge=0, le=1, description="share accepted at tau in the calibration set itself")
+    empirical_miss: float = Field(ge=0, le=1, description="what alpha bounds, in the calibration set itself")
 
 
 def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha: float, delta: float) -> Calibration:
@@ -61,14 +64,14 @@ def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha
     values, owners = _sequences(scores, trajectories)
     n = int(owners.max()) + 1 if len(owners) else 0
     single = n == len(values)
-    p_value = binomial_p_value if single else betting_p_value
+    p_value = binomial_p_value if single else partial(betting_p_value, delta=delta)
 
     # Just below a score everything smaller is accepted and it is not; between two scores nothing changes.
     share = 1.0 / np.bincount(owners)[owners]
     losses = np.zeros(n)  # of each trajectory, with everything below the score accepted
     tau, empirical = None, 0.0
     for score, those in _by_score(values):
-        if p_value(losses, alpha, delta) > delta:
+        if p_value(losses, alpha) > delta:
             break
         tau, empirical = np.nextafter(score, np.float32(-np.inf)), losses.mean()
         np.add.at(losses, owners[those], share[those])
@@ -110,10 +113,10 @@ def trajectories_needed(alpha: float, delta: float, single: bool = True) -> int:
     return needed
 
 
-def binomial_p_value(losses: NDArray, alpha: float, delta: float = 0.0) -> float:
+def binomial_p_value(losses: NDArray, alpha: float) -> float:
     """P(at most as many misses of n), were each trajectory missed with probability α (Clopper & Pearson).
 
-    ``losses`` are 0 or 1, [n]; ``delta`` is not used.
+    ``losses`` are 0 or 1, [n].
     """
     return float(binom.cdf(round(losses.sum()), len(losses), alpha))
 

@@ -33,12 +33,12 @@ def clustered(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
 
     Candidates of one state resemble each other. Korn and Graubard (1998): Clopper and Pearson's interval of as many
     independent candidates as have the variance between the states. Where all or none hold no variance is seen, and only
-    the states are counted.
+    the states are counted. ``n_episodes`` counts the states that have any candidate.
     """
     whole, part = np.array([row for row in counts if row[0]], float).reshape(-1, 2).T
     states = len(whole)
     if not states:
-        return UNKNOWN | {"n_episodes": len(counts)}
+        return UNKNOWN | {"n_episodes": 0}
     p = part.sum() / whole.sum()
     n = 1.0
     if states > 1:
@@ -47,7 +47,7 @@ def clustered(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
         n *= min(1.0, float(t.ppf(0.975, max(n - 1, 1)) / t.ppf(0.975, states - 1)) ** 2)
     low = beta.ppf(0.025, n * p, n * (1 - p) + 1) if p > 0 else 0.0
     high = beta.ppf(0.975, n * p + 1, n * (1 - p)) if p < 1 else 1.0
-    return {"mean": 100 * float(p), "low": 100 * float(low), "high": 100 * float(high), "n_episodes": len(counts)}
+    return {"mean": 100 * float(p), "low": 100 * float(low), "high": 100 * float(high), "n_episodes": states}
 
 
 def difference(rows: Sequence[float], seed: int = 0) -> dict[str, float]:
@@ -66,13 +66,19 @@ def difference(rows: Sequence[float], seed: int = 0) -> dict[str, float]:
 def ratio(home: Sequence[bool], *beyond: Sequence[bool], seed: int = 0) -> dict[str, float]:
     """Mean over ``beyond`` of the share that holds there over the share at ``home``, percent; NaN where that is none.
 
-    Draws from the Beta posterior of Jeffreys' prior on each share. ``n_episodes`` counts those beyond.
+    Draws from the Beta posterior of each share: Jeffreys' half observation of each outcome, which those ``beyond``
+    divide between them. A half in each of six would add three failures to their mean, and its interval would lie too
+    low. ``n_episodes`` counts those beyond.
     """
     n = sum(map(len, beyond))
     if not any(home) or not all(map(len, beyond)):
         return UNKNOWN | {"n_episodes": n}
     rng = np.random.default_rng(seed)
-    at_home, *others = (rng.beta(sum(each) + 0.5, len(each) - sum(each) + 0.5, DRAWS) for each in (home, *beyond))
+
+    def drawn(values: Sequence[bool], prior: float) -> NDArray[np.float64]:
+        return rng.beta(sum(values) + prior, len(values) - sum(values) + prior, DRAWS)
+
+    at_home, others = drawn(home, 0.5), [drawn(each, 0.5 / len(beyond)) for each in beyond]
     low, high = _percentiles(100 * np.mean(others, axis=0) / at_home)
     mean = 100 * float(np.mean([np.mean(each) for each in beyond]) / np.mean(home))
     return {"mean": mean, "low": low, "high": high, "n_episodes": n}

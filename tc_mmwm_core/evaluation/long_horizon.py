@@ -11,13 +11,28 @@ import numpy as np
 from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
+from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_bundle
 
 STEPS = 50  # latent steps predicted
 FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
+
+
+def predicted(driver: Driver, suite: Suite, folder: Path, workers: int, progress: bool = True) -> OpenLoop | None:
+    """:func:`long_horizon` of the bundle of ``driver`` on the long episodes of ``suite``, kept in ``folder``.
+
+    None where nothing is predicted, or nothing asked for. Several processes may share ``folder``.
+    """
+    if driver.kind != PLANNER or not suite.open_loop:
+        return None
+    with claim(folder.parent, wait=True):
+        layouts = suite.open_loop, suite.seed
+        dataset = collect_long(driver.domain, driver.bundle, folder, *layouts, workers, progress)
+    return long_horizon(driver.bundle, driver.domain, dataset, progress)
 
 
 def collect_long(
@@ -38,7 +53,8 @@ def collect_long(
 def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = True) -> OpenLoop | None:
     """Errors of a bundle's model on every other episode of ``dataset``; what it is compared with is fitted to the rest.
 
-    As far ahead as :data:`FEWEST` episodes reach (all, where there are fewer), at most :data:`STEPS`; None: no step.
+    Each k on every window that reaches it, as far ahead as :data:`FEWEST` episodes do (all, where there are fewer), at
+    most :data:`STEPS`; None: no step.
     """
     config, model = load_bundle(bundle)
     # Only the recorded instruction is needed.
@@ -53,9 +69,12 @@ def long_horizon(bundle: Path, domain: str, dataset: Dataset, progress: bool = T
 
 
 def curve(errors: OpenLoop) -> dict[str, Any]:
-    """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance."""
+    """``errors`` for JSON and figure; ``latent``: k = 1, 2, ... by predictor, as share of the latents' variance.
+
+    ``windows``: how many each k was measured on.
+    """
     return {
-        "windows": errors.windows,
+        "windows": errors.windows.tolist(),
         "latent": {name: values.tolist() for name, values in errors.latent.items() if name != "encoder"},
         "state": errors.columns,
         "state_rmse": {name: values.tolist() for name, values in errors.state.items()},

@@ -35,17 +35,19 @@ def measures(records: Records) -> dict[str, Measure]:
     found = {
         "task_success": share([e.success for e in home]),
         "goal_reached": share([e.reached for e in home]),
-        "constraint_compliance": share([e.violations == 0 for e in home]),
+        "constraint_compliance": complied(home),
     }
     factors = {name: episodes for name, episodes in records.episodes.items() if name != HOME and name not in KINDS}
     for name, episodes in factors.items():
         found[f"success.{name}"] = share([e.success for e in episodes])
+        found[f"compliance.{name}"] = complied(episodes)
         found[f"retention.{name}"] = _retained(home, episodes)
     if factors:
         found["ood_retention"] = _retained(home, *factors.values())
     disturbed = {name: episodes for name, episodes in records.episodes.items() if name in KINDS}
     for name, episodes in disturbed.items():
         found[f"success.{name}"] = share([e.success for e in episodes])
+        found[f"compliance.{name}"] = complied(episodes)
         found[f"drop.{name}"] = _dropped(home, episodes)
     if disturbed:
         found["robustness_drop"] = _dropped(home, *disturbed.values())
@@ -55,22 +57,28 @@ def measures(records: Records) -> dict[str, Measure]:
 
 
 def foresight(records: Records) -> dict[str, Measure]:
-    """What the probes say; intervals are over the probed states, which is what ``n_episodes`` counts.
+    """What the probes say; intervals are over the probed states that have anything to say: ``n_episodes`` counts them.
 
-    States that break the rule from the start say nothing of screening; ``n_episodes`` leaves them out there.
+    States that break the rule from the start say nothing of screening. ``miss_rate`` is the share of all violating
+    candidates that are accepted; ``miss_rate_by_state`` the mean over states of each one's share, as the calibrated
+    bound is on the mean over trajectories of each one's (see :mod:`tc_mmwm_core.evaluation.calibration`). Its sequences
+    are those that were driven, though, and these are drawn at random.
     """
     truths, tau = records.truths, records.threshold
     begun = [truth for truth in truths if any(truth.complies)]
     turns = [counterfactual.turned(truth, tau) for truth in truths if all(truth.complies)]
     sequences = counterfactual.sequences(truths)
     errors = [counterfactual.prediction_error(truth) for truth in truths]
+    misses = [counterfactual.missed(truth, tau) for truth in begun]
+    by_state = [100 * accepted / violating for violating, accepted in misses if violating]
     ranks = [rank for rank in map(counterfactual.rank_correlation, truths) if np.isfinite(rank)]
     return {
         "language_truth": clustered(turns) | {"n_candidates": sum(turn[0] for turn in turns)},
         "counterfactual_rank_correlation": intervals.mean(ranks),
         "counterfactual_error": intervals.mean([error for error, _ in errors]),
         "counterfactual_error_of_staying": intervals.mean([error for _, error in errors]),
-        "miss_rate": clustered([counterfactual.missed(truth, tau) for truth in begun]),
+        "miss_rate": clustered(misses),
+        "miss_rate_by_state": intervals.mean(by_state),
         "false_alarm_rate": clustered([counterfactual.alarmed(truth, tau) for truth in begun]),
         "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(begun)},
     }
@@ -103,11 +111,12 @@ def curves(records: Records) -> dict[str, Any]:
         "contributions_by_phase": contributions_by_phase(home),
     }
     if records.truths:
+        told = foresight(records)
         found["roc"] = roc_curve(*counterfactual.sequences(records.truths))
         found["calibrated_point"] = {
             "threshold": records.threshold,
-            "false_alarm_rate": pooled([counterfactual.alarmed(t, records.threshold) for t in records.truths]),
-            "hit_rate": 100 - pooled([counterfactual.missed(t, records.threshold) for t in records.truths]),
+            "false_alarm_rate": told["false_alarm_rate"]["mean"],
+            "hit_rate": 100 - told["miss_rate"]["mean"],
         }
         found["errors_by_margin"] = counterfactual.errors_by_margin(records.truths, records.threshold)
         found["errors_by_rule"] = counterfactual.errors_by_rule(records.truths, records.threshold)
@@ -117,6 +126,11 @@ def curves(records: Records) -> dict[str, Any]:
 def successes(episodes: Sequence[Episode]) -> list[bool]:
     """Which succeeded."""
     return [e.success for e in episodes]
+
+
+def complied(episodes: Sequence[Episode]) -> Measure:
+    """Share of the episodes in which no control step violated the instruction."""
+    return share([e.violations == 0 for e in episodes])
 
 
 def retention(home: Sequence[bool], *beyond: Sequence[bool]) -> float:
@@ -181,12 +195,6 @@ def contributions_by_phase(episodes: Sequence[Episode]) -> list[list[float] | No
     phases = zip(*(e.contributions for e in episodes), strict=True)
     seen = [[row for row in phase if row is not None] for phase in phases]
     return [np.mean(rows, axis=0).tolist() if rows else None for rows in seen]
-
-
-def pooled(counts: Sequence[tuple[int, int]]) -> float:
-    """Percent of all that the rows (how many, of them how many) count; NaN of none."""
-    whole, part = np.sum(counts, axis=0) if len(counts) else (0, 0)
-    return 100 * float(part / whole) if whole else np.nan
 
 
 def roc(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

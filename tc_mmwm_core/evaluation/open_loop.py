@@ -17,9 +17,6 @@ from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.objective import fuse_batch
 
 HORIZONS = (1, 2, 5, 10, 25, 50)  # k of tables
-PREDICTORS = ("model", "copy", "linear", "encoder")
-"""g_k; the first latent kept; a linear map of latent and action, iterated; and the latent of the frame that came, which
-is not a prediction: its state error is what the probe itself costs."""
 
 
 class OpenLoopError(ValueError):
@@ -28,20 +25,24 @@ class OpenLoopError(ValueError):
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Errors of each of :data:`PREDICTORS` at k = 1..K.
+    """Errors at k = 1..K, each over the windows that reach as far.
+
+    By predictor: ``model``, g_k; ``copy``, the first latent kept; ``linear``, a linear map of latent and action,
+    iterated; and ``encoder``, the latent of the frame that came, which is no prediction: its state error is what the
+    probe itself costs.
 
     Attributes:
         latent: [K], mean squared error over the variance of the latents: 1 is what their mean would give.
         state: [K, P], root of the mean squared error of each of ``names``, in ``units``.
         names, units: of the state's variables, an angle as its cosine and sine.
-        windows: how many the means are over.
+        windows: [K], how many the means are over.
     """
 
     latent: dict[str, np.ndarray]
     state: dict[str, np.ndarray]
     names: tuple[str, ...]
     units: tuple[str, ...]
-    windows: int
+    windows: np.ndarray
 
     @property
     def columns(self) -> list[str]:
@@ -51,7 +52,7 @@ class OpenLoop:
 
 @dataclass(frozen=True)
 class _Latents:
-    """z [N, T, D], actions [N, T, A] and true states [N, T, P] of windows of one length."""
+    """z [N, T, D], actions [N, T, A] and true states [N, T, P] of windows; NaN (of actions, 0) where one is shorter."""
 
     z: np.ndarray
     actions: np.ndarray
@@ -59,18 +60,23 @@ class _Latents:
 
 
 def open_loop(model: WorldModel, fitted: LabelledData, held_out: LabelledData, steps: int) -> OpenLoop:
-    """Errors over windows of ``held_out`` with ``steps`` latent steps to predict, one or more of each trajectory.
+    """Errors over windows of ``held_out`` with up to ``steps`` latent steps to predict, one or more of each trajectory.
+
+    A trajectory that ends sooner, at its goal say, counts as far as it goes: the longest alone are those that never get
+    there.
 
     ``fitted``: simulated trajectories that the linear map and the probe are fitted to; not the held-out ones.
 
     Raises:
-        OpenLoopError: no held-out trajectory is as long.
+        OpenLoopError: no held-out trajectory reaches ``steps``.
     """
     domain = held_out.domain
     assert domain is not None, "the true state is a simulator's"
     model.eval()
     known, truth = _encoded(model, fitted, 1), _encoded(model, held_out, steps)
-    if not len(truth.z):
+    came = truth.z[:, 1:]
+    reached = np.isfinite(came).all(-1)  # [N, K]
+    if not reached[:, -1].any():
         needed = (steps + 1) * model.config.frame_skip
         raise OpenLoopError(f"no held-out trajectory has {needed} valid control steps, which k = {steps} needs")
     z, a, after = known.z[:, 0], known.actions[:, 0], known.z[:, 1]
@@ -82,7 +88,6 @@ def open_loop(model: WorldModel, fitted: LabelledData, held_out: LabelledData, s
     linear = [truth.z[:, 0]]
     for k in range(steps):
         linear.append(step(np.concatenate([linear[-1], truth.actions[:, k]], 1)))
-    came = truth.z[:, 1:]
     predicted = {
         "model": rolled,
         "copy": np.broadcast_to(truth.z[:, :1], came.shape),
@@ -94,18 +99,23 @@ def open_loop(model: WorldModel, fitted: LabelledData, held_out: LabelledData, s
     names: list[str] = []
     for name, unit in domain.state.items():
         names += [f"cos {name}", f"sin {name}"] if unit == "rad" else [name]
+    latent = {name: np.square(x - came).sum(-1).mean(0, where=reached) for name, x in predicted.items()}
+    state = {name: np.square(probe(x) - states).mean(0, where=reached[..., None]) for name, x in predicted.items()}
     return OpenLoop(
-        latent={name: np.square(x - came).sum(-1).mean(0) / spread for name, x in predicted.items()},
-        state={name: np.sqrt(np.square(probe(x) - states).mean(0)) for name, x in predicted.items()},
+        latent={name: error / spread for name, error in latent.items()},
+        state={name: np.sqrt(error) for name, error in state.items()},
         names=tuple(names),
         units=tuple("" if name.startswith(("cos ", "sin ")) else domain.state[name] for name in names),
-        windows=len(came),
+        windows=reached.sum(0),
     )
 
 
 @torch.no_grad()
 def _encoded(model: WorldModel, data: LabelledData, ahead: int) -> _Latents:
-    """Windows of 1 + ``ahead`` latent steps, one after the other, under the recorded instructions."""
+    """Windows of 1 + ``ahead`` latent steps, one after the other, under the recorded instructions.
+
+    The last one of a trajectory is as long as the trajectory reaches, if that leaves anything to predict.
+    """
     skip = model.config.frame_skip
     size = (1 + ahead) * skip
     sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
@@ -113,12 +123,17 @@ def _encoded(model: WorldModel, data: LabelledData, ahead: int) -> _Latents:
     for d, dataset in enumerate(data.datasets):
         for t in range(len(dataset)):
             unbroken = dataset[t].unbroken
-            starts = np.arange(unbroken.start, unbroken.stop - size + 1, size)
-            if len(starts):
-                same = np.ones(len(starts), np.int64)
-                windows = sampler.gather(same * d, same * t, starts, size)
-                batch = data.assemble(windows, np.zeros((len(starts), 1), np.int64))
-                columns.append((fuse_batch(model, batch)[0].numpy(), batch.actions.numpy(), windows.state[:, ::skip]))
+            starts = np.arange(unbroken.start, unbroken.stop - 2 * skip + 1, size)
+            lengths = np.minimum(size, (unbroken.stop - starts) // skip * skip)
+            for length in np.unique(lengths).tolist():
+                alike = starts[lengths == length]
+                same = np.ones(len(alike), np.int64)
+                windows = sampler.gather(same * d, same * t, alike, length)
+                batch = data.assemble(windows, np.zeros((len(alike), 1), np.int64))
+                found = fuse_batch(model, batch)[0].numpy(), batch.actions.numpy(), windows.state[:, ::skip]
+                missing = ((0, 0), (0, 1 + ahead - length // skip), (0, 0))
+                fills = zip(found, (np.nan, 0, np.nan), strict=True)
+                columns.append(tuple(np.pad(each, missing, constant_values=fill) for each, fill in fills))
     if not columns:
         return _Latents(*(np.zeros((0, 1 + ahead, 1), np.float32) for _ in range(3)))
     return _Latents(*(np.concatenate(column) for column in zip(*columns, strict=True)))

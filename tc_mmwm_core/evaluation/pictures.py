@@ -5,8 +5,7 @@ Plain arrays in, a PNG out. Lengths in metres, x right and y up, origin in the m
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from tc_mmwm_core.utils.files import write_atomically
 
 PATH_COLOURS = ("#ff2fd0", "#00e5ff", "#ffffff")
 PATH_WIDTHS = (4.0, 2.2, 1.0)  # where paths lie on one another, all stay visible
@@ -125,11 +126,6 @@ def _letter(index: int) -> str:
 
 def save(figure: Figure, file: Path) -> None:
     """Write a PNG, replaced at once."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".writing-", suffix=".png", delete=False) as part:
-        try:
-            figure.savefig(part, format="png", dpi=110)
-        except BaseException:
-            os.unlink(part.name)
-            raise
-    os.chmod(part.name, 0o644)
-    os.replace(part.name, file)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(file, picture.getbuffer())

@@ -15,9 +15,10 @@ from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 
-# Of evaluation.json. 1: probes without memory, states that broke the rule from the start counted, other intervals, and
-# latency_p99_ms was the worst of the episodes' own.
-SCHEMA = 2
+# Of evaluation.json. 2: shares of candidates counted states without any, and the open-loop error at every k was that of
+# the longest episodes alone. 1: probes without memory, states that broke the rule from the start counted, other
+# intervals, and latency_p99_ms was the worst of the episodes' own.
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Report:
             lines.append(f"{name:34} {mean:>6}   {interval:16} {value['n_episodes']:6}")
         lines += [f"{name:34} {value:6.1f}" for name, value in self.cost.items()]
         if errors := self.curves.get("open_loop"):
-            lines.append(f"{'open-loop error, share of variance':34} " + "".join(f"{n:>9}" for n in errors["latent"]))
+            columns = "".join(f"{name:>9}" for name in (*errors["latent"], "windows"))
+            lines.append(f"{'open-loop error, share of variance':34} {columns}")
             for k in (k for k in HORIZONS if k <= len(errors["latent"]["model"])):
                 cells = "".join(f"{values[k - 1]:9.3f}" for values in errors["latent"].values())
-                lines.append(f"  {f'k = {k}':32} {cells}")
+                lines.append(f"  {f'k = {k}':32} {cells}{errors['windows'][k - 1]:>9}")
         return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tc_mmwm_core.utils.files import write_atomically
 from tc_mmwm_core.utils.reproducibility import environment
 
 
@@ -16,11 +17,8 @@ def write_results(path: Path, measured: dict[str, Any]) -> None:
     ``schema`` is 1 where ``measured`` does not say otherwise.
     Numbers that are not finite become null, which JSON has, and not NaN, which it has not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     content = {"schema": 1, **_finite(measured), "environment": environment()}
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
@@ -193,7 +193,7 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
     wanted = jobs(driver, suite)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(log, _identity(driver, suite)))
-        left = _left(wanted, journal)
+        left = _left(wanted, journal.lines)
         if again := sum(_key(*job) in journal.lines for job in left):
             print(f"{log}: {again} probes lack 'reached', which is measured today: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
@@ -206,15 +206,14 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
 
 
 def remaining(driver: Driver, suite: Suite, log: Path) -> list[Job]:
-    """What :func:`evaluate` would still have to do; raises as it does."""
+    """What :func:`evaluate` would still have to do; raises as it does. Another process may be at it meanwhile."""
     if not log.exists():
-        return jobs(driver, suite)
-    with Journal(log, _identity(driver, suite)) as journal:
-        return _left(jobs(driver, suite), journal)
+        return jobs(driver, suite)  # there may be no bundle so far
+    return _left(jobs(driver, suite), Journal.read(log, _identity(driver, suite)))
 
 
-def _left(wanted: Sequence[Job], journal: Journal) -> list[Job]:
-    return [job for job in wanted if (key := _key(*job)) not in journal.lines or _outdated(job, journal.lines[key])]
+def _left(wanted: Sequence[Job], done: Mapping[str, Any]) -> list[Job]:
+    return [job for job in wanted if (key := _key(*job)) not in done or _outdated(job, done[key])]
 
 
 def _outdated(job: Job, result: dict[str, Any] | None) -> bool:

@@ -32,11 +32,15 @@ class BundleError(ValueError):
 class Calibration(config.Config):
     """What the threshold rests on; see :mod:`tc_mmwm_core.evaluation.calibration`."""
 
-    alpha: float = Field(gt=0, lt=1)  # at most this share of violating sequences is accepted ...
-    delta: float = Field(gt=0, lt=1)  # ... with confidence 1 - delta
+    alpha: float = Field(gt=0, lt=1)  # of a trajectory's violating sequences, on average over trajectories, at most
+    delta: float = Field(gt=0, lt=1)  # this share is accepted, with confidence 1 - delta
     n_trajectories: int = Field(ge=1)
     dataset: str  # digest of each dataset given, trained on in part perhaps, with a comma between
     method: str
+    # What of the calibration set itself came of it; None: not told by the version that made the bundle.
+    sequences: int | None = Field(None, ge=1)  # violating ones
+    empirical_miss: float | None = Field(None, ge=0, le=1)  # what alpha bounds
+    empirical_false_alarm: float | None = Field(None, ge=0, le=1)  # share of all complying sequences rejected
 
 
 class Training(config.Config):

@@ -9,9 +9,7 @@ best so far.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tc_mmwm_core.utils.files import write_atomically
 from tc_mmwm_core.utils.reproducibility import random_state, restore_random_state
 
 FORMAT = 2
@@ -100,7 +99,14 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     # Through memory: torch's own writer turns a full disk into an error of its zip format.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    _replace(path, buffer.getbuffer())
+    data = buffer.getbuffer()
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        kept = "the checkpoint before it is untouched" if path.exists() else "there is none before it"
+        raise CheckpointError(
+            f"{path}: cannot be written ({len(data) / 1e6:.1f} MB): {error.strerror or error}; {kept}"
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -171,27 +177,3 @@ def shape_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
         for name in [*wanted, *(name for name in saved if name not in wanted)]
         if shape(saved, name) != shape(wanted, name)
     ]
-
-
-def _replace(path: Path, data: memoryview) -> None:
-    """Write ``data`` beside ``path`` to the disk itself, then rename: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, survives a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        kept = "the checkpoint before it is untouched" if path.exists() else "there is none before it"
-        raise CheckpointError(
-            f"{path}: cannot be written ({len(data) / 1e6:.1f} MB): {error.strerror or error}; {kept}"
-        ) from error

@@ -322,11 +322,13 @@ def _calibrated(
     scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
     violating = scores.violating
     found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
-    false_alarms = (scores.score[~violating] > found.tau).mean()
+    complying = scores.score[~violating]
+    rejected = float((complying > found.tau).mean()) if len(complying) else None
     words = (
-        f"threshold {found.tau:.4f}: at most {alpha:.0%} of violating sequences are accepted, with confidence "
-        f"{1 - delta:.0%}; {found.n} held-out trajectories, {found.sequences} violating sequences, "
-        f"{found.empirical_miss:.2%} of them accepted, {false_alarms:.1%} of complying ones rejected"
+        f"threshold {found.tau:.4f}: of a trajectory's violating sequences, on average over trajectories, at most "
+        f"{alpha:.0%} are accepted, with confidence {1 - delta:.0%}; {found.n} held-out trajectories, "
+        f"{found.sequences} violating sequences, {found.empirical_miss:.2%} of a trajectory's accepted"
+        + ("" if rejected is None else f", {rejected:.1%} of complying ones rejected")
     )
     calibration = bundles.Calibration(
         alpha=alpha,
@@ -334,6 +336,9 @@ def _calibrated(
         n_trajectories=found.n,
         dataset=",".join(dataset.digest for dataset in datasets),
         method=found.method,
+        sequences=found.sequences,
+        empirical_miss=found.empirical_miss,
+        empirical_false_alarm=rejected,
     )
     return found.tau, calibration, words
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 
 from tc_mmwm_core.training.figures import training_figure
 from tc_mmwm_core.training.progress_bar import ProgressBar
+from tc_mmwm_core.utils.files import write_atomically
 from tc_mmwm_core.utils.reproducibility import environment
 
 try:
@@ -143,9 +143,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, text.encode())
 
 
 def _now() -> str:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure every combination and print one row each."""
     import os
 
-    from tc_mmwm_core.evaluation.decision_speed import PHASES, measure
+    from tc_mmwm_core.evaluation.speed.decision_speed import PHASES, measure
     from tc_mmwm_core.runtime.bundle import Bundle
 
     bundles = [Bundle.load(path) for path in args.bundle]

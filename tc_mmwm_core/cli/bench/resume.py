@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.config import load
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.evaluation.results import write_results
-    from tc_mmwm_core.evaluation.resume import prove
+    from tc_mmwm_core.evaluation.speed.resume import prove
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.curriculum import shortened

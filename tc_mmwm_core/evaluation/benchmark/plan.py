@@ -52,7 +52,7 @@ class DomainPlan(Config):
     stage_steps: int | None = Field(
         None, ge=1, description="limits each stage to this many optimizer steps, for a quick look"
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="calibration: at most this share of violations is accepted ...")
+    alpha: float = Field(0.05, gt=0, lt=1, description="calibration: most of a trajectory's violations accepted ...")
     delta: float = Field(0.05, gt=0, lt=1, description="... except with this probability over the calibration draw")
     planner: PlannerConfig = PlannerConfig()
     again: SecondRound | None = Field(
@@ -72,6 +72,11 @@ class Variant(Config):
     def trained(self) -> bool:
         """Whether there is something to train."""
         return self.driver in (PLANNER, POLICY)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it drives by the threshold of its bundle."""
+        return self.driver == PLANNER and self.threshold is None
 
 
 class Round(Config):
@@ -164,7 +169,7 @@ class Plan:
         """
         domain, variant = self.config.domains[job.domain], self.config.variants[job.variant]
         idle = {"train"}
-        if variant.driver != PLANNER or variant.threshold is not None:
+        if not variant.calibrated:
             idle |= CALIBRATING
         if not variant.trained:
             idle |= DomainPlan.model_fields.keys() - {"domain", "robot"}
@@ -179,6 +184,17 @@ class Plan:
         if again is not None:
             parts.append(again.model_dump(mode="json", exclude_defaults=True))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def data_of(self, job: Job) -> dict[str, Any]:
+        """What the bundle of ``job`` is made from, beside how it is trained: fields of its :class:`DomainPlan`."""
+        domain, second = self.config.domains[job.domain], self.again_of(job) is not None
+        idle = {"train", "stage_steps"}  # what they come to is in the training's configuration
+        if job.size is not None:
+            idle.add("calibration")
+        if not second:
+            idle |= {"again", "planner"}
+        exclude = dict.fromkeys(idle, True) | ({"again": {"train"}} if second else {})
+        return domain.model_dump(mode="json", exclude=exclude)
 
     def training_steps(self, job: Job) -> tuple[int, ...]:
         """Optimizer steps of each round of the training of ``job``."""

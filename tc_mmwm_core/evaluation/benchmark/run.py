@@ -10,6 +10,7 @@ anew from the episodes beside it, with only those driven that the measures of to
         first/, on_policy/, again/              where there is a second round: the bundle of the first, its own motions,
                                                 and the run folder of the second
         bundle/                                 (variants that differ only in how they drive share the first one's)
+        data.json                               what of the plan the bundle was made from, beside how it was trained
         episodes.jsonl                          every episode and probe, as it ended
         evaluation.json, evaluation.png
     times.jsonl                                 what each part took
@@ -33,11 +34,11 @@ from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
-from tc_mmwm_core.evaluation.benchmark.plan import Job, Plan
+from tc_mmwm_core.evaluation.benchmark.plan import CALIBRATING, Job, Plan
 from tc_mmwm_core.evaluation.calibration import CalibrationError
-from tc_mmwm_core.evaluation.long_horizon import collect_long, long_horizon
+from tc_mmwm_core.evaluation.long_horizon import predicted
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
-from tc_mmwm_core.evaluation.suite import PLANNER, Driver, evaluate, remaining
+from tc_mmwm_core.evaluation.suite import Driver, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle
@@ -48,9 +49,11 @@ from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
 from tc_mmwm_core.training.trainer import train
 from tc_mmwm_core.training.weights import read_weights
+from tc_mmwm_core.utils.files import write_atomically
 
 EVALUATION, EPISODES = "evaluation.json", "episodes.jsonl"
 FIRST, ON_POLICY, AGAIN = "first", "on_policy", "again"
+DATA = "data.json"
 UNCALIBRATED = 0.0  # the threshold where there is nothing to calibrate it on: the sign of v
 PATIENCE = 10.0  # s until work that other processes have in hand is looked at again
 
@@ -111,9 +114,7 @@ class Benchmark:
         part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
         with self.clock.time(part, str(job.folder)):
             records = evaluate(driver, suite, log, self.workers, self.progress)
-        prediction = None
-        if driver.kind == PLANNER and suite.open_loop:
-            prediction = long_horizon(bundle, driver.domain, self._long(job, bundle), self.progress)
+        prediction = predicted(driver, suite, self.folder / job.domain / "long", self.workers, self.progress)
         found = report(driver, suite, records, prediction)
         found = replace(found, driver=found.driver | {"settings": self.plan.settings(job)})
         write_report(found, folder / EVALUATION, folder / "evaluation.png")
@@ -169,18 +170,37 @@ class Benchmark:
             _check_training(bundle, again or self.plan.training_of(job))
             if again is not None:
                 _check_training(run / FIRST, self.plan.training_of(job))
+            self._check_data(job, run, bundle)
             return bundle
         dataset = self._dataset(job)
         with self._training(job, run, 0):
             config = {run.parent.name: self.plan.training_of(job)}
             run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
-        if again is None:
-            return self._export(job, run, bundle, [dataset])
-        own = self._on_policy(job, run, dataset)
-        with self._training(job, run / AGAIN, 1):
-            data = [dataset, *[own] * self.plan.config.domains[job.domain].again.times]
-            train(again, data, run / AGAIN, read_weights(run / FIRST), self.device, self.progress)
-        return self._export(job, run / AGAIN, bundle, [dataset, own])
+        trained, datasets = run, [dataset]
+        if again is not None:
+            trained, own = run / AGAIN, self._on_policy(job, run, dataset)
+            with self._training(job, trained, 1):
+                data = [dataset, *[own] * self.plan.config.domains[job.domain].again.times]
+                train(again, data, trained, read_weights(run / FIRST), self.device, self.progress)
+            datasets.append(own)
+        write_atomically(run / DATA, (json.dumps(self.plan.data_of(job), indent=2) + "\n").encode())
+        return self._export(job, trained, bundle, datasets)
+
+    def _check_data(self, job: Job, run: Path, bundle: Path) -> None:
+        """Refuse a bundle that was made from, or calibrated for, other than the plan says, as far as ``job`` shows it.
+
+        A bundle of before :data:`DATA` was kept tells only what its threshold promises.
+        """
+        file, calibration = run / DATA, Bundle.load(bundle).manifest.calibration
+        made = {} if calibration is None else {"alpha": calibration.alpha, "delta": calibration.delta}
+        if file.exists():
+            made = json.loads(file.read_text(encoding="utf-8"))
+        idle = set() if self.plan.config.variants[job.variant].calibrated else CALIBRATING
+        asked = {name: value for name, value in self.plan.data_of(job).items() if name not in idle}
+        if other := [name for name in asked if name in made and made[name] != asked[name]]:
+            told = "; ".join(f"{name} was {made[name]!r}, is {asked[name]!r}" for name in other)
+            origin = file if file.exists() else bundle / "bundle.json"
+            raise TrainingError(f"{origin}: made under another plan of {job.domain}: {told}; choose another folder")
 
     def _training(self, job: Job, folder: Path, which: int) -> contextlib.AbstractContextManager:
         """Time what is left of a round of training; what is held out is only about its share."""
@@ -259,13 +279,6 @@ class Benchmark:
 
     def _fresh_episodes(self, job: Job) -> int:
         return self.plan.config.domains[job.domain].calibration if job.size is None else 0
-
-    def _long(self, job: Job, bundle: Path) -> Dataset:
-        """Long episodes in the layouts of the suite."""
-        domain, suite = self.plan.config.domains[job.domain].domain, self.plan.config.suites[job.suite]
-        folder = self.folder / job.domain / "long"
-        with claim(folder.parent, wait=True):
-            return collect_long(domain, bundle, folder, suite.open_loop, suite.seed, self.workers, self.progress)
 
 
 def _evaluating(driver: Driver) -> str:

@@ -30,11 +30,13 @@ CLAIMS: dict[str, tuple[float | None, str]] = {
     "language_truth": (None, "≥ 95"),
     "counterfactual_rank_correlation": (None, "≥ 0.9"),
 }
-RETAINED, DROPPED = "retention.", "drop."  # what measures by factor and by perturbation are called
+RETAINED, DROPPED, COMPLIED = "retention.", "drop.", "compliance."  # measures by factor and by perturbation
 RETAINED_GOAL = "≥ 75"
 EPISODES_TO_80 = 50  # published
 ONE_SEED = "one seed: no verdict"
-OTHER_SETTINGS = "measured under other settings: not compared"
+UNDECIDED: dict[str, Any] = {"points_ahead": None, "low": None, "high": None, "n_seeds": 0, "n_episodes": 0}
+NOT_COMPARED = UNDECIDED | {"verdict": "measured under other settings: not compared"}
+LEAST_SEEDS = 3  # that an interval over training seeds is given of
 COSTS = ("latency_p50_ms", "latency_p99_ms", "training_minutes")
 VARIANT_COLUMNS = (
     "task_success",
@@ -55,8 +57,9 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
     ``{domain: {measure: {mean, std, n_seeds, n_episodes}}}`` of the full model. Beside it, by domain: ``intervals`` of
     these means over the seeds; ``variants``, the same measures of every other; ``comparisons`` of their success with
     the full model's; ``sample_efficiency``; ``open_loop``; ``cost``. ``jobs``: how many are done, which of them under
-    other settings than the plan's, and which are of no job of this plan: kept, but in none of the above.
-    ``evaluations``: what all of this is made from, by job. Compared is what has the plan's settings.
+    other settings than the plan's, which of those are ``left_out`` of all the above because the plan has others of that
+    variant under its own settings, and which are of no job of this plan: kept, but in none of the above either.
+    ``evaluations``: what all of this is made from, by job. Compared is only what has the plan's settings.
 
     Args:
         earlier: what :func:`read_evaluations` gave, for jobs that the folder has not done.
@@ -66,11 +69,13 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
     evaluations = dict(earlier or {}) | done
     found = {job: evaluations[str(job.folder)] for job in plan.jobs if str(job.folder) in evaluations}
     other = [job for job, result in found.items() if result["settings"] != plan.settings(job)]
+    own = {(job.domain, job.name) for job in found if job not in other}
+    left_out = [job for job in other if (job.domain, job.name) in own]
     content: dict[str, Any] = {}
     for domain in plan.config.domains:
         by_name: dict[str, dict[int, Evaluation]] = {}
         for job, result in found.items():
-            if job.domain == domain:
+            if job.domain == domain and job not in left_out:
                 by_name.setdefault(job.name, {})[job.seed] = result
         sizes = {job.name: job.size for job in plan.jobs if job.domain == domain and job.size is not None}
         seeded = by_name.get(FULL, {})
@@ -80,13 +85,10 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
         if full:
             content[domain] = summarise(full)
             parts["intervals"] = intervals(full)
-            strange = {(job.name, job.seed) for job in other if job.domain == domain}
-
-            def ours(name: str, rows: Mapping[int, Evaluation], strange=strange) -> dict[int, Evaluation]:
-                return {seed: row for seed, row in rows.items() if (name, seed) not in strange}
-
             parts["comparisons"] = {
-                name: compare(ours(FULL, seeded), ours(name, rows), plan.config.variants[name].trained)
+                name: compare(seeded, rows, plan.config.variants[name].trained)
+                if {(domain, FULL), (domain, name)} <= own
+                else NOT_COMPARED
                 for name, rows in others.items()
             }
             parts["open_loop"] = open_loop(full)
@@ -104,14 +106,16 @@ def collate(benchmark: Benchmark, earlier: Mapping[str, Evaluation] | None = Non
         "done": len(found),
         "planned": len(plan.jobs),
         "other_settings": list(map(str, other)),
+        "left_out": list(map(str, left_out)),
         "other_plans": list(more),
     }
     return content | {"jobs": jobs, "evaluations": planned | more}
 
 
 def starred(content: Mapping[str, Any], domain: str, name: str) -> str:
-    """``name`` of a variant, with a star where a seed of it was measured under other settings than the plan's."""
-    return name + "*" * any(job.startswith(f"{domain}, {name}, ") for job in content["jobs"]["other_settings"])
+    """``name`` of a variant, with a star where what is shown of it was measured under other settings."""
+    shown = set(content["jobs"]["other_settings"]) - set(content["jobs"]["left_out"])
+    return name + "*" * any(job.startswith(f"{domain}, {name}, ") for job in shown)
 
 
 def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def condensed(result: Mapping[str, Any], training_minutes: float | None) -> dict
         "bundle": result["driver"].get("bundle"),
         "measures": result["measures"],
         "layouts": {"succeeded": won, "failed": lost},
-        "open_loop": _at_horizons(curves["open_loop"]["latent"]) if "open_loop" in curves else None,
+        "open_loop": _at_horizons(curves["open_loop"]) if "open_loop" in curves else None,
         "cost": result["cost"] | {"training_minutes": training_minutes},
     }
 
@@ -155,9 +159,12 @@ def summarise(results: Sequence[Evaluation]) -> dict[str, Summary]:
 
 
 def intervals(results: Sequence[Evaluation]) -> dict[str, tuple[float, float]]:
-    """95 % interval of the mean over the training seeds, of every measure that two seeds have."""
-    found = {name: student(_known([r["measures"][name] for r in rows])) for name, rows in _having(results).items()}
-    return {name: each for name, each in found.items() if np.isfinite(each[0])}
+    """95 % interval of the mean over the training seeds, of every measure that three seeds have.
+
+    Student's of two is some nine standard deviations wide, and says nothing.
+    """
+    found = {name: _known([r["measures"][name] for r in rows]) for name, rows in _having(results).items()}
+    return {name: student(values) for name, values in found.items() if len(values) >= LEAST_SEEDS}
 
 
 def compare(full: Mapping[int, Evaluation], other: Mapping[int, Evaluation], trained: bool = True) -> dict[str, Any]:
@@ -167,14 +174,11 @@ def compare(full: Mapping[int, Evaluation], other: Mapping[int, Evaluation], tra
     model. The interval is the wider of Student's over the seeds and that over the layouts. From one seed there is none,
     and no verdict: what a training owes to its seed cannot be told from what it owes to its variant.
     """
-    found: dict[str, Any] = {"points_ahead": None, "low": None, "high": None, "n_seeds": 0, "n_episodes": 0}
-    if not full or not other:
-        return found | {"verdict": OTHER_SETTINGS}
     seeds = [seed for seed in full if seed in other or not trained]
     mine = {seed: _success_by_layout(full[seed]) for seed in seeds}
     theirs = {seed: _success_by_layout(other[seed] if trained else next(iter(other.values()))) for seed in seeds}
     layouts = sorted(set.intersection(*map(set, (*mine.values(), *theirs.values())))) if seeds else []
-    found |= {"n_seeds": len(seeds), "n_episodes": len(layouts)}
+    found = UNDECIDED | {"n_seeds": len(seeds), "n_episodes": len(layouts)}
     if not layouts:
         return found | {"verdict": f"no {'layout' if seeds else 'seed'} in common"}
     a, b = (np.array([[rows[seed][layout] for layout in layouts] for seed in seeds], float) for rows in (mine, theirs))
@@ -199,14 +203,20 @@ def sample_efficiency(curve: Mapping[int, Sequence[Evaluation]]) -> dict[str, An
 
 
 def open_loop(results: Sequence[Evaluation]) -> dict[str, Any]:
-    """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor."""
+    """Error of prediction over the variance of the latents, mean over the seeds, at some k and by predictor.
+
+    ``windows``: how many each k was measured on, under the seed that has the fewest.
+    """
     curves = [result["open_loop"] for result in results if result["open_loop"]]
     if not curves:
         return {}
     steps = min((curve["k"] for curve in curves), key=len)
     errors = [curve["latent"] for curve in curves]
     means = {name: [float(np.mean([e[name][i] for e in errors])) for i in range(len(steps))] for name in errors[0]}
-    return {"k": steps, "latent": means}
+    found = {"k": steps, "latent": means}
+    if all("windows" in curve for curve in curves):  # a table of an earlier version does not tell
+        found["windows"] = [min(curve["windows"][i] for curve in curves) for i in range(len(steps))]
+    return found
 
 
 def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
@@ -222,7 +232,7 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
         line(name, claim, goal, [_cell(name, content[domain].get(name)) for domain in domains])
     curves = content.get("sample_efficiency", {})
     line("episodes to 80 %", str(EPISODES_TO_80), "", [_episodes_to_80(curves.get(domain)) for domain in domains])
-    parts = dict.fromkeys(n for d in domains for n in content[d] if n.startswith((RETAINED, DROPPED)))
+    parts = dict.fromkeys(n for d in domains for n in content[d] if n.startswith((RETAINED, DROPPED, COMPLIED)))
     for name in parts:
         goal = RETAINED_GOAL if name.startswith(RETAINED) else ""
         line(f"  {name}", "", goal, [_cell(name, content[domain].get(name)) for domain in domains])
@@ -231,14 +241,19 @@ def render(content: Mapping[str, Any], domains: Iterable[str]) -> str:
     for domain, errors in content.get("open_loop", {}).items():
         lines += ["", f"{domain}: open-loop error, share of variance, at k = {', '.join(map(str, errors['k']))}"]
         lines += [f"  {name:10}" + "".join(f"{v:9.3f}" for v in row) for name, row in errors["latent"].items()]
+        if "windows" in errors:
+            lines.append(f"  {'windows':10}" + "".join(f"{n:9}" for n in errors["windows"]))
     for domain in curves:
         points = [f"{p['episodes']}: {_cell('task_success', p['task_success'])}" for p in curves[domain]["curve"]]
         lines += ["", f"{domain}: success by episodes trained on: {', '.join(points)}"]
     for domain, cost in content.get("cost", {}).items():
         told = ", ".join(f"{name.replace('_', ' ')} {_cell('', row)}" for name, row in cost.items())
         lines += ["", f"{domain}: {told}"]
-    if other := content["jobs"]["other_settings"]:
+    left_out = content["jobs"]["left_out"]
+    if other := [job for job in content["jobs"]["other_settings"] if job not in left_out]:
         lines += ["", f"* measured under other settings than this plan's: {'; '.join(other)}"]
+    if left_out:
+        lines += ["", f"measured under other settings than this plan's, and left out: {'; '.join(left_out)}"]
     if other := content["jobs"]["other_plans"]:
         lines += ["", f"kept, but of no job of this plan: {', '.join(other)}"]
     return "\n".join(lines)
@@ -282,10 +297,11 @@ def _evaluation(benchmark: Benchmark, job: Job) -> Evaluation:
     return condensed(result, None if seconds is None else seconds / 60)
 
 
-def _at_horizons(errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Of errors 1, 2, ... steps ahead by predictor, those at :data:`HORIZONS`, as far as they reach."""
-    steps = [k for k in HORIZONS if k <= len(errors["model"])]
-    return {"k": steps, "latent": {name: [values[k - 1] for k in steps] for name, values in errors.items()}}
+def _at_horizons(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Of errors 1, 2, ... steps ahead by predictor, those at :data:`HORIZONS` that they reach, and their windows."""
+    steps = [k for k in HORIZONS if k <= len(errors["windows"])]
+    latent = {name: [values[k - 1] for k in steps] for name, values in errors["latent"].items()}
+    return {"k": steps, "latent": latent, "windows": [errors["windows"][k - 1] for k in steps]}
 
 
 def _cost(full: Sequence[Evaluation]) -> dict[str, Summary]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from robot_bags import Drive, episode
+from tiny_bundle import write_tiny_bundle
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import main
@@ -113,6 +114,22 @@ def test_inspect_names_what_is_damaged(dataset, tmp_path, capsys):
 def test_inspect_a_bag(capsys):
     assert main(["inspect", str(SHIPPED_BAG)]) == 0
     assert "/camera/image_raw" in capsys.readouterr().out
+
+
+def test_inspect_a_bundle_says_what_its_threshold_promises(tmp_path, capsys):
+    told = {"alpha": 0.02, "delta": 0.05, "n_trajectories": 90, "dataset": "ab12", "method": "betting"}
+    write_tiny_bundle(tmp_path / "older", calibration=told)
+    assert main(["inspect", str(tmp_path / "older")]) == 0
+    promise = "of a trajectory's violating sequences, on average over trajectories, at most 2.0% are accepted, with "
+    assert f"{promise}confidence 95% (betting, 90 trajectories)\n" in capsys.readouterr().out
+    found = {"sequences": 700, "empirical_miss": 0.0123, "empirical_false_alarm": 0.05}
+    write_tiny_bundle(tmp_path / "bundle", calibration=told | found)
+    assert main(["inspect", str(tmp_path / "bundle")]) == 0
+    rests_on = "700 violating sequences, 1.23% of a trajectory's accepted there, 5.0% of complying ones rejected)"
+    assert f"(betting, 90 trajectories, {rests_on}\n" in capsys.readouterr().out
+    write_tiny_bundle(tmp_path / "by_hand")
+    assert main(["inspect", str(tmp_path / "by_hand")]) == 0
+    assert "set by hand, promises nothing" in capsys.readouterr().out
 
 
 def test_inspect_something_else(tmp_path, capsys):

@@ -12,8 +12,8 @@ import torch
 from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.bundle_scores import bundle_scores
 from tc_mmwm_core.evaluation.held_out import sequence_scores
+from tc_mmwm_core.evaluation.proofs.bundle_scores import bundle_scores
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.screener import Screener

@@ -27,6 +27,22 @@ def test_a_kill_in_the_first_line_leaves_nothing_behind(tmp_path):
         pass
 
 
+def test_what_is_being_written_can_be_read_and_is_left_as_it_is(tmp_path):
+    path = tmp_path / "log"
+    assert Journal.read(path, {}) == {} and not path.exists()
+    with Journal(path, {"bundle": "a@1"}) as journal:
+        journal.write("home/1", 1)
+        with path.open("a") as file:
+            file.write('{"key": "home/2", "res')  # as far as it has come
+        before = path.read_bytes()
+        assert Journal.read(path, {"bundle": "a@1"}) == {"home/1": 1} and path.read_bytes() == before
+        with pytest.raises(JournalError, match="log: another process is writing it"):
+            Journal(path, {"bundle": "a@1"})
+        assert path.read_bytes() == before
+    with pytest.raises(JournalError, match="bundle was a@1, is b@2"):
+        Journal.read(path, {"bundle": "b@2"})
+
+
 def test_the_work_of_another_is_refused_by_what_differs(tmp_path):
     with Journal(tmp_path / "log", {"bundle": "a@1", "seed": 0}):
         pass

@@ -66,6 +66,13 @@ def test_the_drop_compares_the_same_layouts():
     assert found["robustness_drop"]["mean"] == 25 and found["robustness_drop"]["n_episodes"] == 2
 
 
+def test_compliance_is_told_under_each_factor_and_perturbation():
+    harmed = [episode(0, violations=2), episode(1), episode(2), episode(3)]
+    found = measures(Records(None, {HOME: [episode(0)], "size": harmed, "occlusion": harmed[:2]}))
+    assert found["compliance.size"]["mean"] == 75 and found["compliance.size"]["n_episodes"] == 4
+    assert found["compliance.occlusion"]["mean"] == 50 and found["constraint_compliance"]["mean"] == 100
+
+
 def test_what_never_failed_is_at_its_best_but_not_certain():
     home = [episode(i, i >= 2) for i in range(50)]
     found = measures(Records(None, {HOME: home, "size": [episode(i) for i in range(30)], "occlusion": home[2:]}))
@@ -95,9 +102,9 @@ def test_states_that_break_the_rule_from_the_start_say_nothing_of_screening():
     fair = truth([[1, -1, -1], [-1, 1, -1]], [[1, 0, 1], [0, 0, 0]])
     half = truth([[9, 9, 9], [-1, -1, 9]], [[1, 1, 1], [0, 0, 0]], margins=(0.1, -0.1))
     broken = truth([[9, 9, 9]] * 2, [[1, 1, 1]] * 2, margins=(0.1, 0.1))
-    records = Records(0.0, {HOME: [episode(0)]}, [fair, half, broken])
+    records = Records(0.0, {HOME: [episode(0)]}, [fair, half, broken])  # the second has no violating candidate left
     found = measures(records)
-    assert found["miss_rate"]["mean"] == 50 and found["miss_rate"]["n_episodes"] == 2
+    assert found["miss_rate"]["mean"] == 50 and found["miss_rate"]["n_episodes"] == 1
     assert found["false_alarm_rate"]["mean"] == pytest.approx(100 * 2 / 7)
     assert found["language_truth"] | {"mean": 50, "n_candidates": 2, "n_episodes": 1} == found["language_truth"]
     assert found["screening_auroc"]["mean"] == pytest.approx((5 + 0.5 + 5 * 0.5) / 14)
@@ -105,6 +112,16 @@ def test_states_that_break_the_rule_from_the_start_say_nothing_of_screening():
     alone = measures(Records(0.0, {HOME: [episode(0)]}, [broken]))
     assert np.isnan(alone["miss_rate"]["mean"]) and alone["screening_auroc"]["n_episodes"] == 0
     assert not curves(Records(0.0, {HOME: [episode(0)]}, [broken]))["roc"]["hit_rate"]
+
+
+def test_misses_by_state_weigh_each_state_alike():
+    """One of two violating candidates accepted, none of one, and a state without: 1 of 3, but 25 % of a state's."""
+    half = truth([[1, -1, -1], [-1] * 3], [[1, 1, 0], [0] * 3])
+    none = truth([[1, -1, -1], [-1] * 3], [[1, 0, 0], [0] * 3])
+    without = truth([[-1] * 3] * 2, [[0] * 3] * 2)
+    found = measures(Records(0.0, {HOME: [episode(0)]}, [half, none, without]))
+    assert found["miss_rate"]["mean"] == pytest.approx(100 / 3) and found["miss_rate"]["n_episodes"] == 2
+    assert found["miss_rate_by_state"]["mean"] == pytest.approx(25) and found["miss_rate_by_state"]["n_episodes"] == 2
 
 
 def test_rank_correlation_is_the_mean_over_states_that_have_one():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tc_mmwm_core.data.collect import collect
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation import open_loop as module
 from tc_mmwm_core.evaluation.open_loop import OpenLoopError, open_loop
@@ -45,11 +47,29 @@ def test_a_model_that_changes_nothing_errs_as_copying_does(model, data):
     found = open_loop(model, data, data, STEPS)
     np.testing.assert_allclose(found.latent["model"], found.latent["copy"], rtol=1e-4)
     np.testing.assert_allclose(found.state["model"], found.state["copy"], rtol=1e-4)
-    assert found.latent["encoder"].max() == 0 and found.windows >= 5
+    assert found.latent["encoder"].max() == 0 and found.windows[-1] >= 5
     assert found.latent["copy"][-1] > found.latent["copy"][0] > 0  # further ahead is further away
     assert found.names == ("x", "y", "cos yaw", "sin yaw", "forward_speed", "turn_rate")
     assert found.units == ("m", "m", "", "", "m/s", "rad/s")
     assert all(errors.shape == (STEPS, 6) for errors in found.state.values())
+
+
+def test_every_k_is_measured_on_every_window_that_reaches_it(model, data, tmp_path):
+    whole, skip = data.datasets[0], CONFIG.model.frame_skip
+    steps = [10, 30, 8, 16, 20]  # valid ones: the sooner at the goal, the fewer
+    cut = (replace(whole[t], valid=np.arange(len(whole[t])) < steps[t]) for t in range(5))
+    DatasetWriter(tmp_path / "cut", whole.interface).append(cut)
+    short = LabelledData([Dataset.open(tmp_path / "cut")], CONFIG, load_domain("navigation"), progress=False)
+    longest = LabelledData([whole.subset([1])], CONFIG, load_domain("navigation"), progress=False)
+    reach = [n // skip - 1 for n in steps]
+    found, alone = (open_loop(model, data, held_out, max(reach)) for held_out in (short, longest))
+    assert found.windows.tolist() == [sum(far >= k for far in reach) for k in range(1, max(reach) + 1)]
+    assert alone.windows.tolist() == [1] * max(reach)
+    beyond = sorted(reach)[-2]  # where only the longest is left
+    for name in ("model", "copy", "linear"):
+        np.testing.assert_allclose(found.latent[name][beyond:], alone.latent[name][beyond:], rtol=1e-3)
+        np.testing.assert_allclose(found.state[name][beyond:], alone.state[name][beyond:], rtol=1e-3)
+    assert np.isfinite(found.latent["model"]).all() and abs(found.latent["copy"] - alone.latent["copy"])[0] > 1e-6
 
 
 def test_a_linear_world_is_foretold_by_the_linear_map_and_read_by_the_probe(model, data, monkeypatch):

@@ -117,6 +117,15 @@ def test_episodes_driven_before_latencies_were_kept_are_kept_without(tmp_path):
     assert content["cost"]["latency_p99_ms"] is None and "latencies" not in content["episodes"][HOME][0]
 
 
+def test_asking_what_is_left_takes_nothing_from_who_is_at_it(tmp_path):
+    log = tmp_path / "episodes.jsonl"
+    evaluate(EXPERT, Suite(episodes=1, probes=0), log, progress=False)
+    with log.open("a") as file:
+        file.write('{"key": "in_distribution/900001", "resu')  # another process is in the middle of a line
+    written = log.read_bytes()
+    assert len(suites.remaining(EXPERT, Suite(episodes=2, probes=0), log)) == 1 and log.read_bytes() == written
+
+
 def test_the_policy_alone_is_driven_but_not_probed(planner):
     found = evaluate(Driver("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
     assert found.episodes[HOME][0].steps > 0 and not found.truths
@@ -131,7 +140,7 @@ def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
     content = json.loads((tmp_path / "x.json").read_text())
     retention = content["measures"]["ood_retention"]
     assert retention["mean"] == 100 and retention["n_episodes"] == 2 and retention["low"] < 50  # two episodes
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert content["environment"]["packages"] and len(content["episodes"]["light"]) == 2
     assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
     assert main(command) == 0

@@ -169,8 +169,12 @@ def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tm
         losses = np.array([(scores[owners == owner] <= threshold).mean() for owner in np.unique(owners)])
         assert (betting_p_value(losses, alpha, delta) <= delta) == holds
     assert tau == np.nextafter(above, np.float32(-np.inf))
-    told = f"threshold {tau:.4f}: at most 30% of violating sequences are accepted, with confidence 70%; "
-    assert words.startswith(f"{told}{bound.n_trajectories} held-out trajectories, {len(scores)} violating sequences")
+    losses = [(scores[owners == owner] <= tau).mean() for owner in np.unique(owners)]
+    assert bound.sequences == len(scores) and bound.empirical_miss == pytest.approx(np.mean(losses))
+    assert 0 <= bound.empirical_false_alarm <= 1
+    told = f"threshold {tau:.4f}: of a trajectory's violating sequences, on average over trajectories, at most 30% are "
+    told += f"accepted, with confidence 70%; {bound.n_trajectories} held-out trajectories, {len(scores)} violating "
+    assert words.startswith(f"{told}sequences, {bound.empirical_miss:.2%} of a trajectory's accepted")
     assert Bundle.load(tmp_path / "b").manifest.threshold == tau and made.manifest.name == "b"
     with pytest.raises(CalibrationError, match=f"at least {trajectories_needed(0.01, 0.01, False)} are needed"):
         export_run(tmp_path / "run", [dataset], tmp_path / "b", alpha=0.01, delta=0.01, progress=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from batches import noise_batch, tiny_model
 
-from tc_mmwm_core.evaluation.eager_loop import eager_terms
+from tc_mmwm_core.evaluation.speed.eager_loop import eager_terms
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.objective import Objective, Share, encode_batch, terms

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.evaluation import resume
+from tc_mmwm_core.evaluation.speed import resume
 
 
 @pytest.mark.timeout(900)  # three processes import torch: seconds on a free machine, minutes on a busy one

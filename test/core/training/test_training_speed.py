@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.evaluation.training_speed import PHASES, matrix_rate
+from tc_mmwm_core.evaluation.speed.training_speed import PHASES, matrix_rate
 
 
 def test_its_figures_fit_together(config, collected, tmp_path, capsys):

@@ -26,7 +26,7 @@ def test_the_shipped_plans_hold_what_they_schedule_and_train_no_two_alike(shippe
     for (domain, name), config in shipped.training.items():
         assert config.data.domain == shipped.config.domains[domain].domain
         alone = all(config != other for (d, v), other in shipped.training.items() if d == domain and v != name)
-        assert alone or name in ("full", "no_calibration", "no_screening")
+        assert alone or name in ("full", "no_calibration", "no_rejection", "no_screening")
 
 
 def test_layouts_of_training_and_evaluation_never_meet(shipped):
@@ -51,6 +51,7 @@ def test_the_default_plan_answers_everything_that_is_claimed_and_begins_with_the
 def test_variants_that_only_drive_otherwise_share_a_training():
     plan = read_plan(resource("config", "benchmark", "default.yaml"))
     assert plan.trained_as(Job("navigation", "no_calibration", 2, "ablation")) == "full"
+    assert plan.trained_as(Job("navigation", "no_rejection", 2, "ablation")) == "full"  # the same weights
     assert plan.trained_as(Job("navigation", "no_language", 2, "ablation")) == "no_language"
     assert plan.trained_as(Job("navigation", "full", 0, "size", 50)) == "full-50"
 

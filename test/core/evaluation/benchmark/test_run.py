@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -78,7 +79,7 @@ def finished(tmp_path_factory):
 
 def test_the_table_holds_what_the_issue_names_and_every_job(finished):
     found = json.loads((finished / "table.json").read_text())
-    assert found["jobs"] == {"done": 4, "planned": 4, "other_settings": [], "other_plans": []}
+    assert found["jobs"] == {"done": 4, "planned": 4, "other_settings": [], "left_out": [], "other_plans": []}
     measures = {"task_success", "constraint_compliance", "ood_retention", "robustness_drop"}
     assert measures | {"language_truth", "counterfactual_rank_correlation"} <= found["navigation"].keys()
     for name in measures:
@@ -222,6 +223,48 @@ def test_a_bundle_of_another_training_is_refused(finished):
     other = Benchmark(replace(plan, training=changed), finished / "out", progress=False)
     with pytest.raises(TrainingError, match=r"bundle.json: trained with .*: ema_decay was 0.998, is 0.5; choose"):
         other._bundle(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"alpha": 0.1}, "alpha was 0.05, is 0.1"),
+        ({"delta": 0.1}, "delta was 0.05, is 0.1"),
+        ({"calibration": 4}, "calibration was 3, is 4"),
+        ({"episodes": 9}, "episodes was 8, is 9"),
+        ({"steps": 25}, "steps was 24, is 25"),
+        ({"again": {"episodes": 4}}, "again was .*'episodes': 3.*, is .*'episodes': 4"),
+    ],
+)
+def test_a_bundle_made_under_another_plan_is_refused(finished, change, told):
+    plan = read_plan(finished / "tiny.yaml")
+    domain = plan.config.domains["navigation"]
+    if "again" in change:
+        change = {"again": domain.again.model_copy(update=change["again"])}
+    domains = {"navigation": domain.model_copy(update=change)}
+    other = replace(plan, config=plan.config.model_copy(update={"domains": domains}))
+    benchmark = Benchmark(other, finished / "out", progress=False)
+    full, _, policy, _ = plan.jobs
+    with pytest.raises(TrainingError, match=rf"full/seed-0/data\.json: made under another plan of navigation: {told}"):
+        benchmark._bundle(full)
+    if change.keys() <= {"alpha", "delta", "calibration"}:
+        assert benchmark._bundle(policy).name == "bundle"  # it drives by no threshold
+
+
+def test_a_bundle_of_before_the_plan_was_kept_beside_it_goes_on_and_tells_its_bound(finished, tmp_path):
+    plan = read_plan(finished / "tiny.yaml")
+    job = plan.jobs[0]
+    shutil.copytree(finished / "out" / job.folder, tmp_path / job.folder)
+    (tmp_path / job.folder / "data.json").unlink()
+    benchmark = Benchmark(plan, tmp_path, progress=False)
+    assert benchmark._bundle(job).name == "bundle"
+    manifest = tmp_path / job.folder / "bundle" / "bundle.json"
+    bound = {"alpha": 0.2, "delta": 0.05, "n_trajectories": 9, "dataset": "-", "method": "betting"}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"calibration": bound}))
+    with pytest.raises(
+        TrainingError, match=r"bundle\.json: made under another plan .*: alpha was 0\.2, is 0\.05; choose"
+    ):
+        benchmark._bundle(job)
 
 
 def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypatch):

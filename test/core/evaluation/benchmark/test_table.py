@@ -55,7 +55,7 @@ def evaluation(successes: int, truth: float | None = None) -> dict:
         "measures": measures,
         "episodes": {"in_distribution": episodes},
         "cost": {"latency_p50_ms": 5.0, "latency_p99_ms": 9.0},
-        "curves": {"open_loop": {"latent": error}},
+        "curves": {"open_loop": {"latent": error, "windows": [40 - k for k in range(1, K + 1)]}},
     }
 
 
@@ -76,7 +76,7 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     success = found["navigation"]["task_success"]
     assert success == {"mean": 95.0, "std": pytest.approx(50**0.5), "n_seeds": 2, "n_episodes": 2 * LAYOUTS}
     assert found["navigation"]["language_truth"]["mean"] == 97 and "manipulation" not in found
-    assert found["intervals"]["navigation"]["task_success"] == pytest.approx((95 - 63.53, 95 + 63.53), abs=0.01)
+    assert "intervals" not in found  # of two seeds
     assert found["variants"]["navigation"].keys() == {"worse"}
     assert found["comparisons"]["navigation"]["worse"]["points_ahead"] == pytest.approx(70)
     curve = found["sample_efficiency"]["navigation"]
@@ -84,9 +84,10 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert points == [(50, 50), (100, 90), (400, 95)] and curve["episodes_to_80_percent"] == 100
     assert found["open_loop"]["navigation"]["k"] == [1, 2, 5, 10]
     assert found["open_loop"]["navigation"]["latent"]["model"] == pytest.approx([0.1, 0.2, 0.5, 1.0])
+    assert found["open_loop"]["navigation"]["windows"] == [39, 38, 35, 30]
     cost = found["cost"]["navigation"]
     assert cost["latency_p50_ms"] == {"mean": 5, "std": 0, "n_seeds": 2} and cost["training_minutes"]["n_seeds"] == 1
-    assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": [], "other_plans": []}
+    assert found["jobs"] == {"done": 6, "planned": 6, "other_settings": [], "left_out": [], "other_plans": []}
     results[1]["cost"] = {"latency_p50_ms": None, "latency_p99_ms": None}  # of before decisions were timed one by one
     write(benchmark, benchmark.plan.jobs[1], results[1])
     assert collate(benchmark)["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
@@ -97,13 +98,14 @@ def test_the_issue_s_format_and_everything_beside_it(benchmark):
     assert lines[0].split() == ["published", "to", "reach", "navigation"]
     assert lines[1].split() == ["task_success", "92.4", "≥", "95", "95.0", "±", "7.1"]
     assert any(line.split() == ["retention.size", "≥", "75", "80.0", "±", "0.0"] for line in lines)
+    assert any(line.split() == ["windows", "39", "38", "35", "30"] for line in lines)
     [worse] = [line for line in lines if line.startswith("worse ")]
     assert "+70.0 [+6.5, +133.5]" in worse and worse.endswith("full model better")  # 75 and 65 points
 
 
 def test_what_is_not_done_yet_is_left_out(benchmark):
     names = benchmark.plan.config.domains
-    jobs = {"done": 0, "planned": 6, "other_settings": [], "other_plans": []}
+    jobs = {"done": 0, "planned": 6, "other_settings": [], "left_out": [], "other_plans": []}
     assert collate(benchmark) == {"jobs": jobs, "evaluations": {}}
     draw(collate(benchmark), list(names), benchmark.folder / "nothing.png")
     assert not (benchmark.folder / "nothing.png").exists()
@@ -165,7 +167,7 @@ def test_what_another_plan_has_is_kept_and_counts_for_nothing(benchmark, tmp_pat
     found = collate(fewer, whole["evaluations"])
     assert found["evaluations"] == whole["evaluations"]
     kept = [str(job.folder) for job in rest]
-    assert found["jobs"] == {"done": 1, "planned": 1, "other_settings": [], "other_plans": kept}
+    assert found["jobs"] == {"done": 1, "planned": 1, "other_settings": [], "left_out": [], "other_plans": kept}
     assert found["navigation"]["task_success"]["n_seeds"] == 1 and "variants" not in found
     assert f"kept, but of no job of this plan: {kept[0]}, " in render(found, ["navigation"])
     assert collate(benchmark, found["evaluations"]) == whole
@@ -186,6 +188,35 @@ def test_what_was_measured_under_other_settings_is_named(benchmark):
     against = collate(Benchmark(plan, benchmark.folder / "elsewhere"), collate(benchmark)["evaluations"])["comparisons"]
     assert against["navigation"]["worse"]["points_ahead"] is None
     assert against["navigation"]["worse"]["verdict"].startswith("measured under other settings")
+
+
+def test_results_of_other_settings_are_left_out_where_there_are_those_of_the_plan(benchmark):
+    first, second, *_, small = benchmark.plan.jobs
+    for job, count in ((first, 40), (second, 20), (small, 30)):
+        write(benchmark, job, evaluation(count))
+    path = benchmark.folder / second.folder / "evaluation.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"driver": content["driver"] | {"settings": "another"}}))
+    found = collate(benchmark)
+    assert (
+        found["navigation"]["task_success"]["mean"] == 100
+        and found["cost"]["navigation"]["latency_p50_ms"]["n_seeds"] == 1
+    )
+    points = found["sample_efficiency"]["navigation"]["curve"]
+    assert [(p["episodes"], p["task_success"]["mean"]) for p in points] == [(100, 75), (400, 100)]
+    assert found["jobs"]["other_settings"] == found["jobs"]["left_out"] == ["navigation, full, seed 1"]
+    assert str(second.folder) in found["evaluations"]
+    said = render(found, ["navigation"])
+    assert "and left out: navigation, full, seed 1" in said and "full*" not in said
+
+
+def test_a_table_of_before_windows_were_counted_is_gone_on_with(benchmark):
+    write(benchmark, benchmark.plan.jobs[0], evaluation(40))
+    earlier = collate(benchmark)["evaluations"]
+    for each in earlier.values():
+        del each["open_loop"]["windows"]
+    found = collate(Benchmark(benchmark.plan, benchmark.folder / "elsewhere"), earlier)
+    assert "windows" not in found["open_loop"]["navigation"] and "windows" not in render(found, ["navigation"])
 
 
 def seeded(*successes: int) -> dict[int, dict]:
@@ -211,12 +242,6 @@ def test_one_seed_shows_a_difference_and_no_verdict(full, other):
     assert found["points_ahead"] == pytest.approx(87.5) and found["n_seeds"] == 1
     assert found["verdict"] == "one seed: no verdict" and found["low"] is None and found["high"] is None
     assert compare(seeded(40), {7: kept(evaluation(5))})["verdict"] == "no seed in common"
-
-
-def test_what_has_no_row_of_the_same_settings_is_not_compared():
-    for full, other in ((seeded(20), {}), ({}, seeded(20))):
-        for trained in (True, False):
-            assert compare(full, other, trained)["verdict"] == "measured under other settings: not compared"
 
 
 def test_a_scripted_driver_has_no_seed_to_be_paired_with():
@@ -256,6 +281,10 @@ def test_only_layouts_that_all_drove_are_compared():
     assert compare(seeded(10), {0: kept(few)})["verdict"] == "no layout in common"
 
 
-def test_intervals_need_two_seeds():
-    assert "language_truth" not in intervals([kept(evaluation(20, 90)), kept(evaluation(30))])
-    assert "task_success" in intervals([kept(evaluation(20, 90)), kept(evaluation(30))])
+def test_intervals_need_three_seeds():
+    two = [kept(evaluation(20, 90)), kept(evaluation(30, 92))]
+    assert intervals(two) == {}
+    found = intervals([*two, kept(evaluation(25))])
+    assert "language_truth" not in found and found["task_success"] == pytest.approx(
+        (62.5 - 31.05, 62.5 + 31.05), abs=0.01
+    )

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tc_mmwm_core.evaluation.flops import count_flops
+from tc_mmwm_core.evaluation.speed.flops import count_flops
 
 
 def write(path, nodes, inputs, output, weights):

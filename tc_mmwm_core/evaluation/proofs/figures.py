@@ -25,7 +25,7 @@ COLLAPSE = (
 def collapse_figure(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
     """Held-out measures over training; one colour per variant, one line per seed.
 
-    ``runs``: variant of each run, and its validations, see :func:`tc_mmwm_core.evaluation.proofs.over_training`.
+    ``runs``: variant of each run, and its validations, see :func:`tc_mmwm_core.evaluation.proofs.proofs.over_training`.
     """
     names = list(dict.fromkeys(name for name, _ in runs))
     canvas = Figure(figsize=(11, 7), layout="constrained")

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from tc_mmwm_core.evaluation.flops import count_flops
+from tc_mmwm_core.evaluation.speed.flops import count_flops
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig

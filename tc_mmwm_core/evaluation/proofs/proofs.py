@@ -11,11 +11,11 @@ import numpy as np
 
 from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.evaluation.calibration import CalibrationError
-from tc_mmwm_core.evaluation.constraint import calibrated, discrimination
 from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.evaluation.intervals import paired
-from tc_mmwm_core.evaluation.interventions import foretold
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop, open_loop
+from tc_mmwm_core.evaluation.proofs.constraint import calibrated, discrimination
+from tc_mmwm_core.evaluation.proofs.interventions import foretold
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.ablation import Row, run_folder
@@ -89,7 +89,7 @@ def open_loop_results(curves: Mapping[str, Sequence[OpenLoop]]) -> dict[str, Any
 
     first = next(iter(curves.values()))[0]
     return {
-        "windows": first.windows,
+        "windows": first.windows.tolist(),
         "state": first.columns,
         "variants": {
             variant: {

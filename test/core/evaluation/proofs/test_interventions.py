@@ -8,8 +8,8 @@ import torch
 
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation import interventions
-from tc_mmwm_core.evaluation.interventions import collect_alternatives, foretold
+from tc_mmwm_core.evaluation.proofs import interventions
+from tc_mmwm_core.evaluation.proofs.interventions import collect_alternatives, foretold
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig

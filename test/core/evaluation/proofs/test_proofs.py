@@ -2,7 +2,7 @@
 
 import pytest
 
-from tc_mmwm_core.evaluation.proofs import gains
+from tc_mmwm_core.evaluation.proofs.proofs import gains
 from tc_mmwm_core.training.ablation import Row
 
 

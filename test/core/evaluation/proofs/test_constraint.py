@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.constraint import bound, calibrated, discrimination, verdicts
 from tc_mmwm_core.evaluation.held_out import SequenceScores
+from tc_mmwm_core.evaluation.proofs.constraint import bound, calibrated, discrimination, verdicts
 
 ZONE, SPEED = "go to the red pad, never enter the blue zone", "go to the red pad, drive slowly"
 
@@ -61,7 +61,7 @@ def test_a_threshold_that_ignores_what_it_was_calibrated_on_breaks_the_bound(mon
     class Bold:
         tau, n = 1.5, 100
 
-    monkeypatch.setattr("tc_mmwm_core.evaluation.constraint.calibrate", lambda *_: Bold)
+    monkeypatch.setattr("tc_mmwm_core.evaluation.proofs.constraint.calibrate", lambda *_: Bold)
     found = bound(scores(2.0), 0.1, 0.1, resamples=20, share=0.5, seed=1)
     assert found["exceeding"] == 1.0 and found["miss_rate_mean"] > 0.2
 

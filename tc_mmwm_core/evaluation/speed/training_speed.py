@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.evaluation.eager_loop import eager_terms
+from tc_mmwm_core.evaluation.speed.eager_loop import eager_terms
 from tc_mmwm_core.losses.total_loss import total_loss
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import TrainConfig
