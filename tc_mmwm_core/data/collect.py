@@ -76,9 +76,10 @@ def collect(
             episode collected does not fit the robot interface; names its seed.
         BundleError: the bundle that is to drive cannot be loaded, or is of another robot.
     """
+    bundle = Bundle.load(on_policy.bundle) if on_policy else None
     interface = RobotInterface.load(robot)
-    if on_policy is not None:
-        Bundle.load(on_policy.bundle).check(interface)
+    if bundle is not None:
+        bundle.check(interface)
     DatasetWriter(output, interface)
     held = Dataset.open(output).trajectories
     have = {info.provenance.get("seed") for info in held}

@@ -59,6 +59,13 @@ def make():
     return Toy()
 
 
+def foreign():
+    """Of a robot that is not shipped, in an environment as the shipped one's."""
+    toy = Toy()
+    toy.robot = "toy.yaml"
+    return toy
+
+
 def failing():
     return Toy(seconds=0.01, fails=True)
 

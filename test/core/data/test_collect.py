@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,9 +46,34 @@ def test_episodes_say_what_they_were_collected_with_and_are_taken_up_again(folde
     assert collect("navigation", ROBOT, folder, 2, 12, seed=5, workers=1, progress=False) == 0
 
 
-def test_by_default_training_has_layouts_of_its_own():
+def test_by_default_training_has_layouts_of_its_own_and_so_has_what_a_bundle_drives(tmp_path):
     """docs/architecture.md: the simulated robot has those from 0 on, the demo from 500,000, evaluate from 900,000."""
-    assert build_parser().parse_args(["collect", "--output", "data"]).seed == 100_000
+    command = ["collect", "--episodes", "2", "--steps", "3", "--workers", "1", "--output"]
+    assert main([*command, str(tmp_path / "first")]) == 0
+    assert seeds(tmp_path / "first") == [100_000, 100_001]
+    assert main([*command, str(tmp_path / "second"), "--bundle", str(BUNDLE)]) == 0
+    assert seeds(tmp_path / "second") == [200_000, 200_001]
+    assert main([*command, str(tmp_path / "third"), "--seed", "0"]) == 0
+    assert seeds(tmp_path / "third") == [0, 1]
+
+
+def test_a_bundle_brings_its_robot_and_a_domain_of_somebody_else_needs_one(tmp_path, capsys):
+    bundle = shutil.copytree(BUNDLE, tmp_path / "mine")
+    command = ["collect", "--domain", "toy_world:foreign", "--episodes", "1", "--steps", "3", "--workers", "1"]
+    assert main([*command, "--output", str(tmp_path / "none")]) == 2
+    assert "--robot is missing" in (told := capsys.readouterr().err) and "toy.yaml" in told
+    assert main([*command, "--output", str(tmp_path / "d"), "--bundle", str(bundle)]) == 0
+    assert "planner: its own defaults" in capsys.readouterr().out
+    assert Dataset.open(tmp_path / "d").interface.name == "navigation"
+    assert main([*command, "--output", str(tmp_path / "e"), "--bundle", str(tmp_path)]) == 2
+    assert f"{tmp_path}" in (told := capsys.readouterr().err) and "bundle.json" in told
+
+
+@pytest.mark.parametrize(("option", "value"), [("--workers", "0"), ("--seed", "-1"), ("--episodes", "0")])
+def test_numbers_that_make_no_sense_are_refused_at_once(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["collect", "--output", str(tmp_path / "d"), option, value])
+    assert f"{option}: {value} is not a whole number" in capsys.readouterr().err
 
 
 def test_a_dataset_of_other_settings_is_refused_with_both_and_the_folder(folder, capsys):
