@@ -7,6 +7,7 @@ every state.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -107,7 +108,8 @@ def check_settings(
 ) -> None:
     """Refuse to take ``held`` episodes of ``seeds`` for those that would be collected in ``domain`` over ``steps``.
 
-    What an episode does not say (``steps`` of those recorded before it was kept) is taken to be as asked.
+    What an episode does not say (``steps`` and ``planner.*`` of those recorded before they were kept) is taken to be as
+    asked.
 
     Raises:
         DatasetError: names the folder, the episode, what it was collected with and what is asked for.
@@ -199,21 +201,29 @@ def run_episode(
 
 
 class _Recording(gymnasium.Wrapper):
-    """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver."""
+    """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver.
+
+    Keeps copies: an environment may fill the same arrays anew at every step, and a driver draw into what it is shown.
+    """
 
     def reset(self, **settings: Any) -> tuple[dict, dict]:
         """See :meth:`gymnasium.Env.reset`."""
         observation, info = self.env.reset(**settings)
-        self.seen, self.told, self.done = [observation], [info], []
+        self.seen, self.told, self.done = [], [], []
+        self.scene = copy.deepcopy(info["scene"])
+        self._keep(observation, info)
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """See :meth:`gymnasium.Env.step`."""
+        self.done.append(np.array(action))
         result = self.env.step(action)
-        self.done.append(action)
-        self.seen.append(result[0])
-        self.told.append(result[-1])
+        self._keep(result[0], result[-1])
         return result
+
+    def _keep(self, observation: dict, info: dict) -> None:
+        self.seen.append({name: np.array(value) for name, value in observation.items()})
+        self.told.append(info | {"state": np.array(info["state"])})
 
     def trajectory(self, provenance: dict[str, Any]) -> Trajectory:
         """What was recorded since the last reset."""
@@ -228,14 +238,17 @@ class _Recording(gymnasium.Wrapper):
             success=bool(last["success"]),
             source="simulated",
             provenance=provenance,
-            scene=self.told[0]["scene"],
+            scene=self.scene,
             state=np.stack([info["state"] for info in self.told]),
         )
 
 
 def _who(on_policy: OnPolicy, bundle: Bundle) -> dict[str, Any]:
-    """What an episode that a bundle drove says of that."""
-    return {"driver": on_policy.kind, "bundle": bundle.identity, "perturbations": list(on_policy.perturbations)}
+    """What an episode that a bundle drove says of that. The policy alone asks nothing of the planner's settings."""
+    who = {"driver": on_policy.kind, "bundle": bundle.identity, "perturbations": list(on_policy.perturbations)}
+    if on_policy.kind == PLANNER:
+        who |= {f"planner.{name}": value for name, value in on_policy.planner.model_dump(mode="json").items()}
+    return who
 
 
 def _cameras(observation: dict) -> Iterator[str]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_world
 from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import build_parser, main
 from tc_mmwm_core.data import collect as collecting
-from tc_mmwm_core.data.collect import OnPolicy, collect
+from tc_mmwm_core.data.collect import OnPolicy, collect, run_episode
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.domains.controllers import planner_controller
 from tc_mmwm_core.domains.perturbations import OCCLUDER
@@ -152,7 +153,29 @@ def test_episodes_of_one_driver_are_not_taken_for_those_of_another(folder, on_po
         collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings)
     with pytest.raises(DatasetError, match=r"with perturbations \['occlusion', 'action_noise'\], asked for is \[\]"):
         collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=OnPolicy(BUNDLE, PlannerConfig()))
+    careful = replace(DISTURBED, planner=PlannerConfig(caution=0.7))
+    with pytest.raises(DatasetError, match=r"episode \d+ was collected with planner\.caution 0\.2, asked for is 0\.7"):
+        collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=careful)
     assert collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=DISTURBED) == 0
+
+
+def test_episodes_that_do_not_say_how_the_planner_was_set_are_taken_as_they_are(navigation, tmp_path):
+    """As those collected before it was kept."""
+    who = {"driver": "planner", "bundle": Bundle.load(BUNDLE).identity, "perturbations": []}
+    recorded(navigation, tmp_path / "d", domain="navigation", seed=7, steps=12, **who)
+    careful = OnPolicy(BUNDLE, PlannerConfig(caution=0.7))
+    settings = {"workers": 1, "progress": False, "on_policy": careful}
+    assert collect("navigation", ROBOT, tmp_path / "d", 1, 12, 7, **settings) == 0
+
+
+def test_what_an_environment_fills_anew_at_every_step_is_kept_as_it_was():
+    kept, expected = (
+        run_episode(world, world.environment(), 1, 5) for world in (toy_world.reusing(), toy_world.make())
+    )
+    for name, array in expected.arrays().items():
+        if name != "violation":
+            np.testing.assert_array_equal(kept.arrays()[name], array, err_msg=name)
+    assert kept.violation.tolist() == [0, 0, 1, 0, 0, 0] and kept.scene == {"step": 0}
 
 
 def test_a_bundle_of_another_robot_does_not_drive(tmp_path):
