@@ -38,6 +38,7 @@ CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from 
 LEAD = 0.1  # of a period: how far ticks lie before the commands
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
+UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
@@ -173,7 +174,8 @@ def _convert(
     digest = bag.sha256()
     if not force:
         writer.check_new(bag.path, sha256=digest)
-    offset_ns = _clock_offset(bag, interface, names)
+    _check_stamps(bag, interface, names)
+    offset_ns = _clock_offset(bag, interface, names, report)
     timeline = _read_timeline(bag, interface, names)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
@@ -245,22 +247,39 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
     return fitting.pop() if fitting else ""
 
 
-def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> int:
+def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:
+    """ConversionError: nobody stamped the commands or the events, so none of them can be placed."""
+    for topic in (interface.action.topic, *([interface.events.topic] if interface.events else [])):
+        stamps = (message_time(message, raw.log_ns) for raw, message in bag.contents({names[topic]}))
+        if next(stamps, None) == 0 and not any(stamps):
+            raise ConversionError(
+                f"{bag.path}: {names[topic]}: header.stamp is 0 in all {bag.topics[names[topic]].messages} messages; "
+                f"{UNSTAMPED}"
+            )
+
+
+def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], report: ConversionReport) -> int:
     """ns that bag times are ahead of stamps where they come from different clocks (simulated time), else 0.
 
     ConversionError: they do, and an input has no stamp of its own.
     """
-    seen: dict[str, list[int]] = {}
+    seen: dict[str, list[int | None]] = {}  # by topic, of each message; None: nobody stamped it
     unstamped: set[str] = set()
     inputs = {names[topic] for topic in (*interface.observation_topics(), interface.action.topic)}
     for raw, message in bag.contents(inputs):
         if hasattr(message, "header"):
-            seen.setdefault(raw.topic, []).append(raw.log_ns - message_time(message, raw.log_ns))
+            stamp_ns = message_time(message, raw.log_ns)
+            seen.setdefault(raw.topic, []).append(raw.log_ns - stamp_ns if stamp_ns else None)
         else:
             unstamped.add(raw.topic)
         if len(seen.keys() | unstamped) == len(inputs) and all(len(offsets) >= 10 for offsets in seen.values()):
             break
-    offsets = [int(np.median(offsets)) for offsets in seen.values()]
+    for topic, offsets in seen.items():
+        if all(offset is None for offset in offsets):
+            found = f"header.stamp is 0 in its first {len(offsets)} messages"
+            report.notes.append(f"{topic}: not used: {found}; {UNSTAMPED}")
+    known = [[offset for offset in offsets if offset is not None] for offsets in seen.values()]
+    offsets = [int(np.median(offsets)) for offsets in known if offsets]
     offset_ns = int(np.median(offsets)) if offsets else 0
     if abs(offset_ns) < CLOCKS_DIFFER_NS:
         return 0

@@ -121,6 +121,31 @@ def test_without_events_cut_at_gaps_and_instructions_nothing_judged(run):
     assert sum(report.faults.values()) > 0 and "overhead: stale" in report.faults
 
 
+def unstamped(drive: Drive, topic: str) -> None:
+    """Its messages as a sender leaves them that does not fill in their header."""
+    for _, name, message in drive.entries:
+        if name == f"/{topic}":
+            message.header.stamp.sec = message.header.stamp.nanosec = 0
+
+
+@pytest.mark.parametrize(("topic", "messages"), [("cmd_vel", 50), ("episode_event", 4)])
+def test_commands_and_events_without_a_stamp_are_refused(run, topic, messages):
+    drive = episode()
+    unstamped(drive, topic)
+    with pytest.raises(ConversionError, match=rf"/{topic}: header.stamp is 0 in all {messages} messages; does"):
+        run(drive)
+
+
+def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
+    drive = episode()
+    for topic in ("odom", "scan"):
+        unstamped(drive, topic)
+    report, _ = run(drive)
+    assert report.trajectories == 0 and report.faults.keys() == {"odometry: waiting"}
+    told = [note.split(" in its first")[0] for note in report.notes]
+    assert {f"/{topic}: not used: header.stamp is 0" for topic in ("odom", "scan")} == set(told)
+
+
 def test_no_instruction(run):
     with pytest.raises(ConversionError, match="give one with --instruction"):
         run(Drive())
