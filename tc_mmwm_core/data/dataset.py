@@ -94,9 +94,13 @@ class DatasetWriter:
             _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
         _remove_abandoned(self.path / "shards")
 
-    def check_new(self, recording: Path, **provenance: str) -> None:
-        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of the same ``provenance``."""
-        if any(provenance.items() <= info.provenance.items() for info in Dataset.open(self.path).trajectories):
+    def check_new(self, recording: Path, key: str, sha256: str, **part: str) -> None:
+        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of it: has its ``sha256`` as ``key``.
+
+        ``part``: of the recording, e.g. one of two robots in a bag. A trajectory that does not say which is of any.
+        """
+        held = (info.provenance for info in Dataset.open(self.path).trajectories if info.provenance.get(key) == sha256)
+        if any(all(made.get(name, value) == value for name, value in part.items()) for made in held):
             raise AlreadyHeldError(
                 f"{recording}: {self.path} already holds its trajectories; --force appends them again"
             )

@@ -80,6 +80,28 @@ def test_robot_is_asked_for(tmp_path, capsys):
     assert "--robot is missing" in capsys.readouterr().err
 
 
+def test_options_that_would_be_passed_over_are_refused(dataset, tmp_path, capsys):
+    to = ["convert", str(dataset), "--to", "lerobot", "--output", str(tmp_path / "lerobot")]
+    assert main([*to, "--instruction", "go", "--success", "yes"]) == 2
+    assert "--instruction, --success cannot be used with --to lerobot" in capsys.readouterr().err
+    assert main([*to, "--from", "lerobot"]) == 2
+    assert "leave out --from lerobot" in capsys.readouterr().err and not (tmp_path / "lerobot").exists()
+    assert main(["convert", str(tmp_path), "--from", "lerobot", "--namespace", "a", "--output", str(tmp_path)]) == 2
+    assert "--namespace cannot be used with --from lerobot" in capsys.readouterr().err
+
+
+def test_what_became_of_a_lerobot_dataset_is_reported(dataset, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    lerobot, again, report = tmp_path / "lerobot", tmp_path / "again", tmp_path / "report.json"
+    assert main(["convert", str(dataset), "--to", "lerobot", "--output", str(lerobot)]) == 0
+    command = ["convert", str(lerobot), "--from", "lerobot", "--robot", "navigation.yaml", "--output", str(again)]
+    assert main([*command, "--source", "real", "--report", str(report)]) == 0
+    [told] = json.loads(report.read_text())
+    assert told["trajectories"] == len(Dataset.open(dataset)) and told["steps"] == Dataset.open(dataset).steps
+    assert {info.source for info in Dataset.open(again).trajectories} == {"real"}
+    assert f"{lerobot} (" in (out := capsys.readouterr().out) and "messages" not in out
+
+
 def test_inspect_a_dataset(dataset, tmp_path, capsys):
     figure = tmp_path / "frames.png"
     assert main(["inspect", str(dataset), "--verify", "--figure", str(figure)]) == 0
