@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_inspect_a_dataset(dataset, tmp_path, capsys):
     assert main(["inspect", str(dataset), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
+
+
+def test_inspect_says_who_drove_and_where(navigation, dataset, tmp_path, capsys):
+    def driven(seed, **made):
+        return replace(make_trajectory(navigation, seed), provenance={"seed": seed, **made})
+
+    by_planner = {"driver": "planner", "bundle": "mine@12ab"}
+    blinded = [driven(seed, **by_planner, perturbation="occlusion") for seed in (7, 8)]
+    episodes = [driven(5, driver="expert"), driven(6, **by_planner, perturbation=None), *blinded, driven(20)]
+    DatasetWriter(tmp_path / "d", navigation).append(episodes)
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    told = "  driven by   planner mine@12ab 3 (occlusion 2), expert 1; layout seeds 5-8, 20\n"
+    assert told in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "d"), "--json"]) == 0
+    origin = json.loads(capsys.readouterr().out)["origin"]
+    assert origin["drivers"]["planner mine@12ab"] == {"undisturbed": 1, "occlusion": 2}
+    assert origin["layout_seeds"] == [[5, 8], [20, 20]] and origin["recordings"] == {}
+    assert main(["inspect", str(dataset)]) == 0
+    assert f"  recordings  navigation_bag {len(Dataset.open(dataset))}; layout seeds" in capsys.readouterr().out
 
 
 def test_a_robot_without_cameras_has_no_figure(robot, tmp_path, capsys):
