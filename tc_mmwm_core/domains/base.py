@@ -78,7 +78,8 @@ class Domain(Protocol):
         ``x.tolist()``), ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
         of the rules that the instruction gives, in the same words (for compliance by rule).
-        The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
+        An episode must end by itself, terminated or truncated within its usual length: an evaluation drives it to its
+        end. The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
         """
         ...
 
