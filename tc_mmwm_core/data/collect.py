@@ -13,8 +13,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
 
-EPISODES_A_SHARD = 50
+EPISODES_A_SHARD = 50  # at most: a kill loses what is not yet a shard
+SHARDS = 32  # at least, of enough episodes: for every core a part. Not as many as workers, whom the data must not tell
+
+LOOK = 0.2  # s between two looks at how far the workers are
 
 _stop: Event  # of a worker process, set in the process that waits for it
+_driven: Synchronized  # of a worker process, too: episodes that all of them have driven
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,20 @@ def collect(
     asked = range(seed, seed + episodes)
     check_settings(held, asked, load_domain(domain).name, steps, on_policy)
     wanted = [s for s in asked if s not in have]
-    chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
+    size = min(EPISODES_A_SHARD, max(1, -(-len(wanted) // SHARDS)))
+    chunks = [wanted[i : i + size] for i in range(0, len(wanted), size)]
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
-    bar = tqdm(total=episodes, initial=episodes - len(wanted), desc="collect", unit="episode", disable=not progress)
-    stop = context.Event()
-    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
+    there = episodes - len(wanted)
+    bar = tqdm(total=episodes, initial=there, desc="collect", unit="episode", disable=not progress)
+    stop, driven = context.Event(), context.Value("q", 0)
+    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop, driven)) as pool:
         try:
-            running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks]
-            for done in as_completed(running):
-                bar.update(done.result())
+            running = {pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks}
+            while running:
+                done, running = wait(running, LOOK, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                bar.update(there + driven.value - bar.n)
         except BaseException:  # leaving the block would work off the whole queue first
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -126,10 +136,13 @@ def check_settings(
             )
 
 
-def _start_worker(stop: Event) -> None:
-    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it."""
-    global _stop
-    _stop = stop
+def _start_worker(stop: Event, driven: Synchronized) -> None:
+    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it.
+
+    It adds the episodes that it drives to ``driven``.
+    """
+    global _stop, _driven
+    _stop, _driven = stop, driven
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one decides
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -137,7 +150,7 @@ def _start_worker(stop: Event) -> None:
 
 def _collect_shard(
     domain: str, robot: Path, output: Path, seeds: list[int], steps: int, on_policy: OnPolicy | None
-) -> int:
+) -> None:
     world, interface = load_domain(domain), RobotInterface.load(robot)
     planner = None
     if on_policy is not None:
@@ -153,11 +166,12 @@ def _collect_shard(
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
+            with _driven.get_lock():
+                _driven.value += 1
     finally:
         if trajectories:
             DatasetWriter(output, interface).append(trajectories)
         environment.close()
-    return len(trajectories)
 
 
 def run_episode(

@@ -309,7 +309,10 @@ class Dataset(Sequence[Trajectory]):
 
     @property
     def digest(self) -> str:
-        """sha256 over the records of its trajectories, in any order, which hold the checksum of every array."""
+        """sha256 over the records of its trajectories, which hold the checksum of every array.
+
+        The order of shards makes no difference, nor that of a subset; how trajectories are divided into shards does.
+        """
         records: dict[int, list[str]] = {}
         for shard, info in zip(self._shard_of, self.trajectories, strict=True):
             records.setdefault(shard, []).append(info.record)

@@ -193,12 +193,27 @@ def test_the_command_disturbs_a_bundle_alone(tmp_path, capsys):
     assert "2 episodes collected" in capsys.readouterr().out
 
 
-def test_any_number_of_workers_collects_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "EPISODES_A_SHARD", 3)
+def test_any_number_of_workers_collects_the_same_in_parts_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "SHARDS", 6)
     for workers in (1, 2):
-        collect("toy_world:make", ROBOT, tmp_path / str(workers), 8, 5, seed=0, workers=workers, progress=False)
+        collect("toy_world:make", ROBOT, tmp_path / str(workers), 16, 5, seed=0, workers=workers, progress=False)
     one, two = (Dataset.open(tmp_path / str(workers)) for workers in (1, 2))
-    assert len(one) == 8 and one.digest == two.digest
+    assert len(one) == 16 and one.digest == two.digest
+    assert [len(list(folder.glob("shards/*"))) for folder in one.paths + two.paths] == [6, 6]
+
+
+def test_progress_is_told_by_the_episode(tmp_path, monkeypatch):
+    told = []
+
+    class Bar(collecting.tqdm):
+        def update(self, n=1):
+            told.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr(collecting, "tqdm", Bar)
+    monkeypatch.setattr(collecting, "SHARDS", 1)
+    collect("toy_world:slow", ROBOT, tmp_path / "d", 8, 20, seed=0, workers=1)
+    assert sum(told) == 8 and len([n for n in told if n]) >= 4 and len(list(tmp_path.glob("d/shards/*"))) == 1
 
 
 @pytest.mark.parametrize(
