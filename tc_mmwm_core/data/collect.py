@@ -28,6 +28,7 @@ from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, Traj
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, Controller, planner_controller, policy_controller
+from tc_mmwm_core.domains.drivers import drawn
 from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
@@ -196,8 +197,7 @@ def run_episode(
     made = {"domain": domain.name, "seed": seed, "steps": steps}
     control: Controller
     if on_policy is None:
-        kinds, shares = zip(*domain.drivers(), strict=True)
-        made["driver"] = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
+        made["driver"] = drawn(domain.drivers(), rng)
         drive = domain.driver(made["driver"], rng)
         control = lambda _, info: (drive(environment, info), None)  # noqa: E731
     else:

@@ -6,7 +6,7 @@ state can be saved and restored, so that a resumed training sees the windows tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +129,6 @@ class WindowSampler:
             trajectory=trajectory,
             start=start,
         )
-
-    def __iter__(self) -> Iterator[Windows]:
-        while True:
-            yield self.sample()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the draws stand; JSON-able."""

@@ -70,7 +70,7 @@ class Toy(Domain):
         return self.world(**self.settings)
 
     def drivers(self):
-        return iter([("still", 1.0)])
+        return {"still": 1.0}
 
     def driver(self, kind, rng):
         return lambda environment, info: np.zeros(2, np.float32)
