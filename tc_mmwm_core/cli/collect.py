@@ -8,14 +8,16 @@ import time
 from pathlib import Path
 
 from tc_mmwm_core.domains.perturbations import KINDS
-from tc_mmwm_core.utils.arguments import planner_settings, positive
+from tc_mmwm_core.utils.arguments import not_negative, planner_settings, positive
+
+FIRST_ROUND, LATER_ROUND = 100_000, 200_000  # where seeds begin, with scripted drivers and with a bundle
 
 HELP = "drive a simulated domain with scripted drivers, or with a bundle, and record a dataset"
 EXAMPLES = """\
   tc-mmwm collect --domain navigation --episodes 200 --output data/navigation
   tc-mmwm collect --domain my_robot.world:make --robot my_robot.yaml --episodes 1000 --output data/mine --workers 8
   tc-mmwm collect --domain manipulation --bundle bundles/manipulation --disturb occlusion action_noise --steps 160 \\
-    --seed 200000 --episodes 400 --output data/on_policy   (what the model gets itself into, to be trained on as well)
+    --episodes 400 --output data/on_policy   (what the model gets itself into, to be trained on as well)
 """
 
 
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"was to be seen and what was done in the end: {', '.join(KINDS)} (default: nothing)",
     )
     planner_settings(parser)
-    parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the domain's own)")
+    parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the bundle's, else the domain's)")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument(
         "--episodes",
@@ -53,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
-        default=100_000,
-        help="seed of the first episode; each further one adds 1 (default: %(default)s: no layout that the simulated "
-        "robot, the demo or an evaluation begins with)",
+        type=not_negative,
+        help="seed of the first episode; each further one adds 1. A scene follows from its seed, and each round needs "
+        f"scenes of its own (default: {FIRST_ROUND}, with --bundle {LATER_ROUND}: no scene that the simulated robot, "
+        "the demo or an evaluation begins with)",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,17 +68,23 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.collect import OnPolicy, collect
     from tc_mmwm_core.data.dataset import Dataset, DatasetError
     from tc_mmwm_core.domains.base import load_domain
-    from tc_mmwm_core.resources import robot_file
-    from tc_mmwm_core.runtime.planner import planner_for
+    from tc_mmwm_core.resources import ResourceError, robot_file
+    from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
     os.environ.setdefault("MUJOCO_GL", "egl")
-    robot = args.robot or robot_file(load_domain(args.domain).robot)
-    on_policy = None
+    on_policy, robot = None, args.robot
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
+        robot = robot or args.bundle / "robot.yaml"
+        print(f"planner: {planner_file(args.bundle, args.planner) or 'its own defaults'}", flush=True)
     elif args.planner or args.disturb:
         raise DatasetError("--planner and --disturb are of the bundle that drives: give --bundle")
-    amounts = args.episodes, args.steps, args.seed, args.workers
+    try:
+        robot = robot or robot_file(load_domain(args.domain).robot)
+    except ResourceError as error:
+        raise DatasetError(f"--robot is missing, and no robot interface of domain {args.domain}: {error}") from None
+    seed = args.seed if args.seed is not None else LATER_ROUND if args.bundle else FIRST_ROUND
+    amounts = args.episodes, args.steps, seed, args.workers
     start = time.monotonic()
     collected = collect(args.domain, robot, args.output, *amounts, on_policy=on_policy)
     elapsed = time.monotonic() - start

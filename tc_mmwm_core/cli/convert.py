@@ -31,8 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", type=Path, help="robot interface YAML, or the file name of a shipped one")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
-    parser.add_argument("--instruction", help="what the robot was told, for bags that do not hold it")
+    parser.add_argument("--instruction", help="what the robot was told, for bags and episodes that do not hold it")
     parser.add_argument("--source", choices=["simulated", "real"], help="default: simulated where a scene was recorded")
+    parser.add_argument(
+        "--success",
+        choices=["yes", "no"],
+        help="whether the goal was reached in the episodes of which it is not known, e.g. yes for demonstrations that "
+        "are all good; one with a violation is no success",
+    )
     parser.add_argument("--force", action="store_true", help="append even if the dataset already holds this recording")
     parser.add_argument("--report", type=Path, help="also write the reports to this JSON file")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import robot_file
 
+    _refuse_what_does_not_apply(args)
     if args.to == "lerobot":
         dataset = Dataset.open(*args.inputs).tell_skipped()
         print(f"{args.output}: {export_lerobot(dataset, args.output)} episodes")
@@ -61,26 +68,22 @@ def run(args: argparse.Namespace) -> int:
     several = len(args.inputs) > 1
     became: Counter[str] = Counter()
     reports: list[ConversionReport] = []
+    known = {
+        "instruction": args.instruction,
+        "source": args.source,
+        "success": {"yes": True, "no": False}.get(args.success),
+        "force": args.force,
+    }
     for path in args.inputs:
         try:
             if args.origin == "lerobot":
-                trajectories = import_lerobot(path, args.output, interface, args.force)
-                print(f"{path}: {trajectories} trajectories into {args.output}")
+                report = import_lerobot(path, args.output, interface, **known)
             else:
-                report = convert(
-                    path,
-                    args.output,
-                    interface,
-                    namespace=args.namespace,
-                    instruction=args.instruction,
-                    source=args.source,
-                    force=args.force,
-                    progress=not args.quiet,
-                )
-                reports.append(report)
-                print(report.table(), end="\n\n" if several else "\n")
-                trajectories = report.trajectories
-            became["converted" if trajectories else "without a trajectory"] += 1
+                progress = not args.quiet
+                report = convert(path, args.output, interface, namespace=args.namespace, progress=progress, **known)
+            reports.append(report)
+            print(report.table(), end="\n\n" if several else "\n")
+            became["converted" if report.trajectories else "without a trajectory"] += 1
         except AlreadyHeldError as error:
             if not several:
                 raise
@@ -97,3 +100,17 @@ def run(args: argparse.Namespace) -> int:
     if several:
         print(f"{len(args.inputs)} inputs: {', '.join(f'{count} {what}' for what, count in became.items())}")
     return 1 if became["cannot be converted"] or became["without a trajectory"] else 0
+
+
+def _refuse_what_does_not_apply(args: argparse.Namespace) -> None:
+    """ConversionError: an option is given that would be passed over."""
+    from tc_mmwm_core.data.convert import ConversionError
+
+    if args.to == "lerobot":
+        which, others = "--to lerobot", ("robot", "namespace", "instruction", "source", "success", "force", "report")
+        if args.origin == "lerobot":
+            raise ConversionError("--to lerobot reads a dataset: leave out --from lerobot")
+    else:
+        which, others = "--from lerobot", ("namespace",) if args.origin == "lerobot" else ()
+    if given := [f"--{name}" for name in others if getattr(args, name)]:
+        raise ConversionError(f"{', '.join(given)} cannot be used with {which}")

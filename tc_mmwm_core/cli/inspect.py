@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tc_mmwm_core.data.dataset import TrajectoryInfo
     from tc_mmwm_core.runtime.bundle import Calibration
 
 HELP = "describe a dataset, bag, bundle or checkpoint and what is in it"
@@ -73,6 +75,7 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
             }
         )
     outcomes = Counter(row["success"] for row in rows)
+    origin = _origin(dataset.trajectories)
     facts = {
         "kind": "dataset",
         "robot": interface.name,
@@ -84,6 +87,7 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
         "steps": dataset.steps,
         "seconds": dataset.steps / interface.rate,
         "instructions": len({row["instruction"] for row in rows}),
+        "origin": origin,
         "successes": outcomes[True],
         "failures": outcomes[False],
         "digest": dataset.digest,
@@ -100,6 +104,7 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
         f"  trajectories {len(rows)}, {dataset.steps} steps ({facts['seconds']:.0f} s), "
         f"{sum(row['invalid'] for row in rows)} of them not valid",
         f"  instructions {facts['instructions']} different ones",
+        *_origin_in_words(origin),
         f"  outcome     {outcomes[True]} success, {outcomes[False]} failure, {outcomes[None]} unknown",
         f"  violations  {sum(row['violating'] for row in rows)} of {judged} judged steps",
         "",
@@ -120,6 +125,51 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
         _contact_sheet(dataset, args.figure)
         lines.append(f"frames of the first trajectories: {args.figure}")
     return facts, "\n".join(lines)
+
+
+def _origin(infos: Sequence[TrajectoryInfo]) -> dict[str, Any]:
+    """Who drove, and what disturbed that; in which layouts; and from which recordings the rest is."""
+    drivers: dict[str, Counter[str]] = {}
+    seeds: set[int] = set()
+    recordings: Counter[str] = Counter()
+    for info in infos:
+        made = info.provenance
+        if "driver" in made:
+            who = " ".join(filter(None, (made["driver"], made.get("bundle"))))
+            drivers.setdefault(who, Counter())[made.get("perturbation") or "undisturbed"] += 1
+        if "bag" in made or "lerobot" in made:
+            recordings[made.get("lerobot") or made["bag"]] += 1
+        seed = made.get("seed", made.get("scene_seed"))
+        if info.scene is not None and seed is not None:
+            seeds.add(seed)
+    ranges: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ranges and ranges[-1][1] == seed - 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    return {"drivers": drivers, "layout_seeds": ranges, "recordings": recordings}
+
+
+def _origin_in_words(origin: dict[str, Any]) -> list[str]:
+    """Two lines at most; one for what was driven in a domain, one for recordings."""
+    lines = []
+    if origin["drivers"]:
+        who = []
+        for name, kinds in sorted(origin["drivers"].items(), key=lambda item: -item[1].total()):
+            disturbed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()) if kind != "undisturbed")
+            who.append(f"{name} {kinds.total()}" + (f" ({disturbed})" if disturbed else ""))
+        lines.append(f"  driven by   {', '.join(who)}")
+    if origin["recordings"]:
+        lines.append(f"  recordings  {_few([f'{name} {count}' for name, count in origin['recordings'].items()])}")
+    if origin["layout_seeds"] and lines:
+        seeds = [str(first) if first == last else f"{first}-{last}" for first, last in origin["layout_seeds"]]
+        lines[0] += f"; layout seeds {_few(seeds)}"
+    return lines
+
+
+def _few(texts: list[str], shown: int = 5) -> str:
+    return ", ".join(texts[:shown]) + (f" and {len(texts) - shown} more" if len(texts) > shown else "")
 
 
 def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int = 10) -> None:

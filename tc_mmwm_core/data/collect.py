@@ -7,13 +7,15 @@ every state.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,20 @@ from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, Traj
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, Controller, planner_controller, policy_controller
+from tc_mmwm_core.domains.drivers import drawn
 from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
 
-EPISODES_A_SHARD = 50
+EPISODES_A_SHARD = 50  # at most: a kill loses what is not yet a shard
+SHARDS = 32  # at least, of enough episodes: for every core a part. Not as many as workers, whom the data must not tell
+
+LOOK = 0.2  # s between two looks at how far the workers are
 
 _stop: Event  # of a worker process, set in the process that waits for it
+_driven: Synchronized  # of a worker process, too: episodes that all of them have driven
 
 
 @dataclass(frozen=True)
@@ -76,24 +83,30 @@ def collect(
             episode collected does not fit the robot interface; names its seed.
         BundleError: the bundle that is to drive cannot be loaded, or is of another robot.
     """
+    bundle = Bundle.load(on_policy.bundle) if on_policy else None
     interface = RobotInterface.load(robot)
-    if on_policy is not None:
-        Bundle.load(on_policy.bundle).check(interface)
+    if bundle is not None:
+        bundle.check(interface)
     DatasetWriter(output, interface)
     held = Dataset.open(output).trajectories
     have = {info.provenance.get("seed") for info in held}
     asked = range(seed, seed + episodes)
     check_settings(held, asked, load_domain(domain).name, steps, on_policy)
     wanted = [s for s in asked if s not in have]
-    chunks = [wanted[i : i + EPISODES_A_SHARD] for i in range(0, len(wanted), EPISODES_A_SHARD)]
+    size = min(EPISODES_A_SHARD, max(1, -(-len(wanted) // SHARDS)))
+    chunks = [wanted[i : i + size] for i in range(0, len(wanted), size)]
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
-    bar = tqdm(total=episodes, initial=episodes - len(wanted), desc="collect", unit="episode", disable=not progress)
-    stop = context.Event()
-    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
+    there = episodes - len(wanted)
+    bar = tqdm(total=episodes, initial=there, desc="collect", unit="episode", disable=not progress)
+    stop, driven = context.Event(), context.Value("q", 0)
+    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop, driven)) as pool:
         try:
-            running = [pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks]
-            for done in as_completed(running):
-                bar.update(done.result())
+            running = {pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks}
+            while running:
+                done, running = wait(running, LOOK, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                bar.update(there + driven.value - bar.n)
         except BaseException:  # leaving the block would work off the whole queue first
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -106,7 +119,8 @@ def check_settings(
 ) -> None:
     """Refuse to take ``held`` episodes of ``seeds`` for those that would be collected in ``domain`` over ``steps``.
 
-    What an episode does not say (``steps`` of those recorded before it was kept) is taken to be as asked.
+    What an episode does not say (``steps`` and ``planner.*`` of those recorded before they were kept) is taken to be as
+    asked.
 
     Raises:
         DatasetError: names the folder, the episode, what it was collected with and what is asked for.
@@ -123,10 +137,13 @@ def check_settings(
             )
 
 
-def _start_worker(stop: Event) -> None:
-    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it."""
-    global _stop
-    _stop = stop
+def _start_worker(stop: Event, driven: Synchronized) -> None:
+    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it.
+
+    It adds the episodes that it drives to ``driven``.
+    """
+    global _stop, _driven
+    _stop, _driven = stop, driven
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one decides
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -134,7 +151,7 @@ def _start_worker(stop: Event) -> None:
 
 def _collect_shard(
     domain: str, robot: Path, output: Path, seeds: list[int], steps: int, on_policy: OnPolicy | None
-) -> int:
+) -> None:
     world, interface = load_domain(domain), RobotInterface.load(robot)
     planner = None
     if on_policy is not None:
@@ -150,11 +167,12 @@ def _collect_shard(
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
+            with _driven.get_lock():
+                _driven.value += 1
     finally:
         if trajectories:
             DatasetWriter(output, interface).append(trajectories)
         environment.close()
-    return len(trajectories)
 
 
 def run_episode(
@@ -179,8 +197,7 @@ def run_episode(
     made = {"domain": domain.name, "seed": seed, "steps": steps}
     control: Controller
     if on_policy is None:
-        kinds, shares = zip(*domain.drivers(), strict=True)
-        made["driver"] = str(rng.choice(kinds, p=np.array(shares) / sum(shares)))
+        made["driver"] = drawn(domain.drivers(), rng)
         drive = domain.driver(made["driver"], rng)
         control = lambda _, info: (drive(environment, info), None)  # noqa: E731
     else:
@@ -198,21 +215,29 @@ def run_episode(
 
 
 class _Recording(gymnasium.Wrapper):
-    """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver."""
+    """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver.
+
+    Keeps copies: an environment may fill the same arrays anew at every step, and a driver draw into what it is shown.
+    """
 
     def reset(self, **settings: Any) -> tuple[dict, dict]:
         """See :meth:`gymnasium.Env.reset`."""
         observation, info = self.env.reset(**settings)
-        self.seen, self.told, self.done = [observation], [info], []
+        self.seen, self.told, self.done = [], [], []
+        self.scene = copy.deepcopy(info["scene"])
+        self._keep(observation, info)
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """See :meth:`gymnasium.Env.step`."""
+        self.done.append(np.array(action))
         result = self.env.step(action)
-        self.done.append(action)
-        self.seen.append(result[0])
-        self.told.append(result[-1])
+        self._keep(result[0], result[-1])
         return result
+
+    def _keep(self, observation: dict, info: dict) -> None:
+        self.seen.append({name: np.array(value) for name, value in observation.items()})
+        self.told.append(info | {"state": np.array(info["state"])})
 
     def trajectory(self, provenance: dict[str, Any]) -> Trajectory:
         """What was recorded since the last reset."""
@@ -227,14 +252,17 @@ class _Recording(gymnasium.Wrapper):
             success=bool(last["success"]),
             source="simulated",
             provenance=provenance,
-            scene=self.told[0]["scene"],
+            scene=self.scene,
             state=np.stack([info["state"] for info in self.told]),
         )
 
 
 def _who(on_policy: OnPolicy, bundle: Bundle) -> dict[str, Any]:
-    """What an episode that a bundle drove says of that."""
-    return {"driver": on_policy.kind, "bundle": bundle.identity, "perturbations": list(on_policy.perturbations)}
+    """What an episode that a bundle drove says of that. The policy alone asks nothing of the planner's settings."""
+    who = {"driver": on_policy.kind, "bundle": bundle.identity, "perturbations": list(on_policy.perturbations)}
+    if on_policy.kind == PLANNER:
+        who |= {f"planner.{name}": value for name, value in on_policy.planner.model_dump(mode="json").items()}
+    return who
 
 
 def _cameras(observation: dict) -> Iterator[str]:

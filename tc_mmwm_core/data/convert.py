@@ -38,6 +38,7 @@ CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from 
 LEAD = 0.1  # of a period: how far ticks lie before the commands
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
+UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
@@ -47,9 +48,9 @@ class ConversionError(ValueError):
 
 @dataclass
 class ConversionReport:
-    """What became of one bag."""
+    """What became of one bag, or LeRobotDataset."""
 
-    bag: str
+    bag: str  # its path
     output: str
     duration: float = 0.0  # s
     messages: dict[str, int] = field(default_factory=dict)  # by topic of the interface
@@ -71,6 +72,18 @@ class ConversionReport:
         self.faults[what] = self.faults.get(what, 0) + 1
         self.examples.setdefault(what, example)
 
+    def account(self, trajectory: Trajectory) -> None:
+        """One more trajectory."""
+        self.trajectories += 1
+        self.steps += len(trajectory)
+        self.valid_steps += int(trajectory.valid.sum())
+        verdicts = Counter(trajectory.violation.tolist())
+        self.violating_steps += verdicts[1]
+        self.unjudged_steps += verdicts[-1]
+        self.successes += trajectory.success is True
+        self.failures += trajectory.success is False
+        self.unknown_outcomes += trajectory.success is None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return dict(self.__dict__)
@@ -79,14 +92,14 @@ class ConversionReport:
         """For people."""
         judged = self.steps - self.unjudged_steps
         rows = [
-            ("bag", f"{self.bag} ({self.duration:.1f} s)"),
+            ("recording", f"{self.bag} ({self.duration:.1f} s)"),
             ("dataset", self.output),
             ("messages", ", ".join(f"{topic} {count}" for topic, count in self.messages.items())),
             ("trajectories", f"{self.trajectories} ({self.steps} steps, {self.valid_steps} valid)"),
             ("outcome", f"{self.successes} success, {self.failures} failure, {self.unknown_outcomes} unknown"),
             ("violations", f"{self.violating_steps} of {judged} judged steps, {self.unjudged_steps} not judged"),
         ]
-        lines = [f"{name:<13} {value}" for name, value in rows]
+        lines = [f"{name:<13} {value}" for name, value in rows if value]
         if self.faults:
             lines.append("steps that are not valid, those between trajectories included:")
             for what, count in sorted(self.faults.items(), key=lambda item: -item[1]):
@@ -131,6 +144,7 @@ def convert(
     namespace: str | None = None,
     instruction: str | None = None,
     source: Literal["simulated", "real"] | None = None,
+    success: bool | None = None,
     force: bool = False,
     progress: bool = False,
 ) -> ConversionReport:
@@ -140,6 +154,7 @@ def convert(
         namespace: of the robot in the bag; found by itself where only one fits.
         instruction: for bags in which none was recorded.
         source: by default simulated where the events describe a scene, else real.
+        success: of the trajectories of which it is not known; see :func:`outcome`.
         force: also where the dataset already holds this bag.
         progress: show a bar.
 
@@ -149,7 +164,7 @@ def convert(
         AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
-    options = (Path(output), interface, namespace, instruction, source, force, progress)
+    options = (Path(output), interface, namespace, instruction, source, success, force, progress)
     try:
         return _convert(Bag(path), *options)
     except DamagedBagError:
@@ -163,35 +178,45 @@ def _convert(
     namespace: str | None,
     instruction: str | None,
     source: Literal["simulated", "real"] | None,
+    success: bool | None,
     force: bool,
     progress: bool,
 ) -> ConversionReport:
     report = ConversionReport(bag=str(bag.path), output=str(output), duration=bag.duration, notes=list(bag.lost))
-    names = _find_topics(bag, interface, namespace, report)
+    names, robot = _find_topics(bag, interface, namespace, report)
     report.messages = {topic: bag.topics[name].messages for topic, name in names.items() if name in bag.topics}
     writer = DatasetWriter(output, interface)
     digest = bag.sha256()
     if not force:
-        writer.check_new(bag.path, sha256=digest)
-    offset_ns = _clock_offset(bag, interface, names)
+        writer.check_new(bag.path, "sha256", digest, namespace=robot)
+    _check_stamps(bag, interface, names)
+    offset_ns = _clock_offset(bag, interface, names, report)
     timeline = _read_timeline(bag, interface, names)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
-    provenance = {"bag": bag.path.name, "sha256": digest, "interface": interface.digest}
+    provenance = {"bag": bag.path.name, "sha256": digest, "namespace": robot, "interface": interface.digest}
     with ExitStack() as stack:
         shard = None
         for episode in _observe(bag, interface, names, episodes, offset_ns, report, progress):
             for trajectory in _trajectories(episode, timeline, interface, report):
                 trajectory.source = source or ("simulated" if episode.scene is not None else "real")
+                trajectory.success = outcome(trajectory, success)
                 trajectory.provenance |= provenance
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
-                _account(trajectory, report)
+                report.account(trajectory)
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
         report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
     return report
+
+
+def outcome(trajectory: Trajectory, given: bool | None) -> bool | None:
+    """Its success, or where that is not known ``given``: that the goal was reached. A violation is no success."""
+    if trajectory.success is not None or given is None:
+        return trajectory.success
+    return given and not (trajectory.violation == 1).any().item()
 
 
 # --- topics and clocks
@@ -199,8 +224,11 @@ def _convert(
 
 def _find_topics(
     bag: Bag, interface: RobotInterface, namespace: str | None, report: ConversionReport
-) -> dict[str, str]:
-    """{topic in the interface: topic in the bag}. ConversionError: one that is needed is missing or of another type."""
+) -> tuple[dict[str, str], str]:
+    """{topic in the interface: topic in the bag}, and under which namespace: "/" where none or all are absolute.
+
+    ConversionError: one that is needed is missing or of another type.
+    """
     needed = interface.observation_topics() | {interface.action.topic: interface.action.type}
     if namespace is None:
         namespace = _guess_namespace(bag, needed)
@@ -226,7 +254,8 @@ def _find_topics(
             + "\n".join(f"  - {problem}" for problem in problems)
             + f"\ntopics in the bag:\n{listing}"
         )
-    return names
+    anywhere = all(topic.startswith("/") for topic in names)
+    return names, "/" if anywhere else f"/{namespace.strip('/')}"
 
 
 def _absolute(topic: str, namespace: str) -> str:
@@ -245,22 +274,39 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
     return fitting.pop() if fitting else ""
 
 
-def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> int:
+def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:
+    """ConversionError: nobody stamped the commands or the events, so none of them can be placed."""
+    for topic in (interface.action.topic, *([interface.events.topic] if interface.events else [])):
+        stamps = (message_time(message, raw.log_ns) for raw, message in bag.contents({names[topic]}))
+        if next(stamps, None) == 0 and not any(stamps):
+            raise ConversionError(
+                f"{bag.path}: {names[topic]}: header.stamp is 0 in all {bag.topics[names[topic]].messages} messages; "
+                f"{UNSTAMPED}"
+            )
+
+
+def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], report: ConversionReport) -> int:
     """ns that bag times are ahead of stamps where they come from different clocks (simulated time), else 0.
 
     ConversionError: they do, and an input has no stamp of its own.
     """
-    seen: dict[str, list[int]] = {}
+    seen: dict[str, list[int | None]] = {}  # by topic, of each message; None: nobody stamped it
     unstamped: set[str] = set()
     inputs = {names[topic] for topic in (*interface.observation_topics(), interface.action.topic)}
     for raw, message in bag.contents(inputs):
         if hasattr(message, "header"):
-            seen.setdefault(raw.topic, []).append(raw.log_ns - message_time(message, raw.log_ns))
+            stamp_ns = message_time(message, raw.log_ns)
+            seen.setdefault(raw.topic, []).append(raw.log_ns - stamp_ns if stamp_ns else None)
         else:
             unstamped.add(raw.topic)
         if len(seen.keys() | unstamped) == len(inputs) and all(len(offsets) >= 10 for offsets in seen.values()):
             break
-    offsets = [int(np.median(offsets)) for offsets in seen.values()]
+    for topic, offsets in seen.items():
+        if all(offset is None for offset in offsets):
+            found = f"header.stamp is 0 in its first {len(offsets)} messages"
+            report.notes.append(f"{topic}: not used: {found}; {UNSTAMPED}")
+    known = [[offset for offset in offsets if offset is not None] for offsets in seen.values()]
+    offsets = [int(np.median(offsets)) for offsets in known if offsets]
     offset_ns = int(np.median(offsets)) if offsets else 0
     if abs(offset_ns) < CLOCKS_DIFFER_NS:
         return 0
@@ -594,15 +640,3 @@ def _state(sensor: np.ndarray, valid: np.ndarray, interface: RobotInterface) -> 
             state[~valid] = np.nan
             return state
     return None
-
-
-def _account(trajectory: Trajectory, report: ConversionReport) -> None:
-    report.trajectories += 1
-    report.steps += len(trajectory)
-    report.valid_steps += int(trajectory.valid.sum())
-    verdicts = Counter(trajectory.violation.tolist())
-    report.violating_steps += verdicts[1]
-    report.unjudged_steps += verdicts[-1]
-    report.successes += trajectory.success is True
-    report.failures += trajectory.success is False
-    report.unknown_outcomes += trajectory.success is None

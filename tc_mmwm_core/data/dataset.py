@@ -94,9 +94,13 @@ class DatasetWriter:
             _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
         _remove_abandoned(self.path / "shards")
 
-    def check_new(self, recording: Path, **provenance: str) -> None:
-        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of the same ``provenance``."""
-        if any(provenance.items() <= info.provenance.items() for info in Dataset.open(self.path).trajectories):
+    def check_new(self, recording: Path, key: str, sha256: str, **part: str) -> None:
+        """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of it: has its ``sha256`` as ``key``.
+
+        ``part``: of the recording, e.g. one of two robots in a bag. A trajectory that does not say which is of any.
+        """
+        held = (info.provenance for info in Dataset.open(self.path).trajectories if info.provenance.get(key) == sha256)
+        if any(all(made.get(name, value) == value for name, value in part.items()) for made in held):
             raise AlreadyHeldError(
                 f"{recording}: {self.path} already holds its trajectories; --force appends them again"
             )
@@ -305,7 +309,10 @@ class Dataset(Sequence[Trajectory]):
 
     @property
     def digest(self) -> str:
-        """sha256 over the records of its trajectories, in any order, which hold the checksum of every array."""
+        """sha256 over the records of its trajectories, which hold the checksum of every array.
+
+        The order of shards makes no difference, nor that of a subset; how trajectories are divided into shards does.
+        """
         records: dict[int, list[str]] = {}
         for shard, info in zip(self._shard_of, self.trajectories, strict=True):
             records.setdefault(shard, []).append(info.record)

@@ -20,22 +20,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from tc_mmwm_core.data.convert import ConversionReport, outcome
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import ImageSpec, RobotInterface
 
 VERSION = "v3.0"
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 FILES_A_CHUNK = 1000
 FILE_BYTES = 100 * 1024 * 1024
 STATE, ACTION, ENVIRONMENT = "observation.state", "action", "observation.environment_state"
 IMAGES = "observation.images."
+SUCCESS = "next.success"  # of each frame
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 INDEX = {
     "timestamp": "float32",
@@ -322,30 +323,54 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # --- reading
 
 
-def import_lerobot(path: str | Path, output: str | Path, interface: RobotInterface, force: bool = False) -> int:
-    """Append the episodes of the LeRobotDataset at ``path`` to the dataset at ``output``; returns how many.
+def import_lerobot(
+    path: str | Path,
+    output: str | Path,
+    interface: RobotInterface,
+    *,
+    instruction: str | None = None,
+    source: Literal["simulated", "real"] | None = None,
+    success: bool | None = None,
+    force: bool = False,
+) -> ConversionReport:
+    """Append the episodes of the LeRobotDataset at ``path`` to the dataset at ``output``.
 
     Cameras are matched by name (``observation.images.<name>``), numbers of ``observation.state`` and ``action`` by
-    their names where the dataset gives any, else by their order. An episode is cut where its task changes.
+    their names, or by their order where the dataset gives no names, or none of these: a note of the report says so. An
+    episode is cut where its task changes; it succeeded where one of its frames has ``next.success``.
+
+    Args:
+        instruction: for episodes without a task.
+        source: by default what the dataset says, else real.
+        success: of the trajectories of which it is not known; see :func:`tc_mmwm_core.data.convert.outcome`.
+        force: also where the dataset at ``output`` already holds it.
 
     Raises:
         LeRobotError: not a LeRobotDataset v3.0, damaged, or it does not fit the interface; says what is there.
         AlreadyHeldError: the dataset at ``output`` holds it; only without ``force``.
     """
     pa, _ = _parquet()
-    source = _Source(Path(path), interface)
+    origin = _Source(Path(path), interface)
     writer = DatasetWriter(output, interface)
     if not force:
-        writer.check_new(source.path, lerobot_sha256=source.sha256)
-    count = 0
+        writer.check_new(origin.path, "lerobot_sha256", origin.sha256)
+    report = ConversionReport(bag=str(path), output=str(output), notes=origin.notes)
     try:
         with writer.shard() as shard:
-            for trajectory in source.trajectories():
+            for trajectory in origin.trajectories():
+                if not trajectory.instruction.strip():
+                    trajectory.instruction = instruction or ""
+                if not trajectory.instruction:
+                    number = trajectory.provenance["episode_index"]
+                    raise LeRobotError(f"{path}: episode {number} has no task; give one with --instruction")
+                trajectory.source = source or trajectory.source
+                trajectory.success = outcome(trajectory, success)
                 shard.add(trajectory)
-                count += 1
+                report.account(trajectory)
     except pa.ArrowException as error:
         raise LeRobotError(f"{path}: cannot be read: {error}") from None
-    return count
+    report.duration = report.steps / interface.rate
+    return report
 
 
 class _Source:
@@ -354,6 +379,7 @@ class _Source:
     def __init__(self, path: Path, interface: RobotInterface):
         self.path = path
         self.interface = interface
+        self.notes: list[str] = []  # what was assumed
         try:
             self.info = json.loads((path / "meta" / "info.json").read_text(encoding="utf-8"))
             version, self.features, fps = self.info["codebase_version"], self.info["features"], self.info["fps"]
@@ -408,13 +434,19 @@ class _Source:
                 action=np.ascontiguousarray(action[begin:end]),
                 valid=self._column(rows, "valid", True, bool)[begin:end],
                 violation=self._column(rows, "violation", -1, np.int8)[begin:end],
-                instruction=tasks[int(task[begin])],
-                success=episode.get("tc_mmwm/success") if last else None,
+                instruction=tasks[int(task[begin])] or "",
+                success=self._success(episode, rows[begin:end]) if last else None,
                 source=episode.get("tc_mmwm/source") or "real",
                 provenance=provenance | origin,
                 scene=scene,
                 state=None if states is None else states[begin:end],
             )
+
+    def _success(self, episode: dict[str, Any], rows: Any) -> bool | None:
+        """What we wrote of the episode ourselves, else whether any of these frames, its last ones, is a success."""
+        if SUCCESS not in rows.column_names or episode.get("tc_mmwm/success") is not None:
+            return episode.get("tc_mmwm/success")
+        return self._column(rows, SUCCESS, False, bool).any().item()
 
     def _sha256(self) -> str:
         """Over all parquet files: what was sensed, done and said, which no two recordings have in common."""
@@ -447,14 +479,23 @@ class _Source:
         theirs = self.features[key].get("names")
         if isinstance(theirs, dict):  # e.g. {"motors": [...]}
             theirs = next(iter(theirs.values()))
-        if theirs and set(names) <= set(theirs):
+        if theirs and all(theirs.count(name) == 1 for name in names):
             return np.array([theirs.index(name) for name in names])
+        plain, plain_theirs = ([name.rpartition(".")[2].casefold() for name in each] for each in (names, theirs or []))
+        if set(names) & set(theirs or []) or (set(plain) & set(plain_theirs) and plain != plain_theirs):
+            raise LeRobotError(
+                f"{self.path}: '{key}' has the numbers {', '.join(theirs)}; the robot interface needs "
+                f"{', '.join(names)}: some names fit, so the order does not tell which is which; name "
+                "the fields of the robot interface as they are named there"
+            )
         size = int(np.prod(self.features[key]["shape"]))
         if size != len(names):
             raise LeRobotError(
                 f"{self.path}: '{key}' has {size} numbers ({theirs or 'without names'}), the robot interface needs "
                 f"{len(names)}: {', '.join(names)}"
             )
+        known = f"named {', '.join(theirs)} there" if theirs else "without names there"
+        self.notes.append(f"{key}, {known}, was taken by order for {', '.join(names)}")
         return np.arange(size)
 
     def _numbers(self, rows: Any, key: str) -> np.ndarray:

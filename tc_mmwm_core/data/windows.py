@@ -6,7 +6,7 @@ state can be saved and restored, so that a resumed training sees the windows tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,10 @@ class WindowSampler:
     Args:
         datasets: one or more, of the same robot interface.
         batch: windows in a batch.
-        length: [shortest, longest] T, both included; each batch has one T. Longest is lowered to what every dataset
-            can give, so that the weights hold for every T.
-        weights: share of each dataset; by default in proportion to its steps.
+        length: [shortest, longest] T, both included; each batch has one T. Longest is lowered to the longest run of
+            valid steps that a dataset with a share has.
+        weights: share of each dataset; by default in proportion to its steps. A batch whose T is longer than any run of
+            a dataset is drawn from the others, in proportion to theirs.
         seed: of the generator.
         from_start: windows begin where a run of valid steps does, not anywhere in it.
 
@@ -73,15 +74,14 @@ class WindowSampler:
         self.batch = batch
         self.from_start = from_start
         self._runs = [_valid_runs(dataset) for dataset in datasets]
-        for dataset, runs in zip(datasets, self._runs, strict=True):
-            found = int(runs[:, 2].max(initial=0))
+        self._longest = np.array([runs[:, 2].max(initial=0) for runs in self._runs])  # [datasets], steps
+        for dataset, found in zip(datasets, self._longest, strict=True):
             if found < shortest:
                 where = ", ".join(map(str, dataset.paths))
                 raise DatasetError(f"{where}: longest run of valid steps is {found}, windows need {shortest} or more")
-            longest = min(longest, found)
-        self.length = (shortest, longest)
         share = np.asarray([dataset.steps for dataset in datasets] if weights is None else weights, np.float64)
         self.weights = share / share.sum()
+        self.length = (shortest, min(longest, int(self._longest[self.weights > 0].max())))
         self._cumulative: dict[tuple[int, int], np.ndarray] = {}
         self._rng = np.random.default_rng(seed)
 
@@ -91,7 +91,10 @@ class WindowSampler:
         ``rows``: only these of its windows are read. Several processes with one seed so share each batch.
         """
         size = int(self._rng.integers(self.length[0], self.length[1] + 1))
-        dataset = self._rng.choice(len(self.datasets), self.batch, p=self.weights)
+        share = np.where(self._longest >= size, self.weights, 0.0)
+        if (share != self.weights).any():  # else not divided: the last bit of a share decides a draw now and then
+            share /= share.sum()
+        dataset = self._rng.choice(len(self.datasets), self.batch, p=share)
         draw = self._rng.random(self.batch)
         trajectory, start = np.empty(self.batch, np.int64), np.empty(self.batch, np.int64)
         for index in np.unique(dataset):
@@ -126,10 +129,6 @@ class WindowSampler:
             trajectory=trajectory,
             start=start,
         )
-
-    def __iter__(self) -> Iterator[Windows]:
-        while True:
-            yield self.sample()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the draws stand; JSON-able."""

@@ -6,7 +6,7 @@ A domain is found by name (``navigation``) or as ``module:factory``; its environ
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +33,6 @@ class Judgement:
     """An oracle's verdict on S states under one instruction.
 
     Attributes:
-        text: the instruction, worded.
         margin: [S] float32, how far the instruction is broken; > 0 means "violates". Its scale is the domain's own.
         cost: [S] float32, cost to go to the instruction's goal; 0 when done. Its scale is the domain's own.
         referents: [R, 4] float32 rows of x, y, extent, present (0/1): where is what the instruction names, the goal
@@ -47,7 +46,6 @@ class Judgement:
             interface's order; NaN where out of view, None where unknown. What ``model.keypoints`` learns from.
     """
 
-    text: str
     margin: np.ndarray
     cost: np.ndarray
     referents: np.ndarray
@@ -78,7 +76,8 @@ class Domain(Protocol):
         ``x.tolist()``), ``state`` float32 [P], ``violation`` bool, ``margin`` float,
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
         of the rules that the instruction gives, in the same words (for compliance by rule).
-        The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
+        An episode must end by itself, terminated or truncated within its usual length: an evaluation drives it to its
+        end. The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
         """
         ...
 
@@ -122,8 +121,8 @@ class Domain(Protocol):
         """
         ...
 
-    def drivers(self) -> Iterator[tuple[str, float]]:
-        """Kinds of driver with the share of episodes each collects."""
+    def drivers(self) -> dict[str, float]:
+        """Kinds of driver, and the share of episodes that each collects."""
         ...
 
 

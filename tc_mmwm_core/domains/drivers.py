@@ -1,4 +1,4 @@
-"""Scripted drivers that need to know nothing of a domain but its action limits."""
+"""Which of a domain's scripted drivers drives, and one that needs to know nothing of a domain but its limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import gymnasium
 import numpy as np
 
 from tc_mmwm_core.domains.base import Driver
+
+
+def drawn(shares: dict[str, float], rng: np.random.Generator) -> str:
+    """One of the kinds of driver in :meth:`Domain.drivers`, each as likely as its share."""
+    return str(rng.choice([*shares], p=np.array([*shares.values()]) / sum(shares.values())))
 
 
 def wanderer(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, change: float) -> Driver:

@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 
 from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.domains.controllers import step_of
+from tc_mmwm_core.domains.drivers import drawn
 from tc_mmwm_core.runtime.screener import Screener
 
 LATEST = 40  # control steps that a probed state lies into its episode, at most
@@ -62,8 +63,7 @@ def drawn_state(
     """
     observation, info = environment.reset(seed=seed, options={"factors": ()})
     observations = [observation]
-    kinds, shares = zip(*domain.drivers(), strict=True)
-    drive = domain.driver(str(rng.choice(kinds, p=np.array(shares) / sum(shares))), rng)
+    drive = domain.driver(drawn(domain.drivers(), rng), rng)
     for _ in range(int(rng.integers(1, LATEST))):
         observation, _, terminated, truncated, info = environment.step(drive(environment, info))
         if terminated or truncated:

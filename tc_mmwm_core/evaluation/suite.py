@@ -122,7 +122,7 @@ def jobs(driver: Driver, suite: Suite) -> list[Job]:
         EvaluationError: it has no such driver or factor.
     """
     domain = load_domain(driver.domain)
-    kinds = (PLANNER, POLICY, RANDOM, *(kind for kind, _ in domain.drivers()))
+    kinds = (PLANNER, POLICY, RANDOM, *domain.drivers())
     if driver.kind not in kinds:
         known = f"{domain.name} has {', '.join(kinds)}"
         raise EvaluationError(f"driver {driver.kind!r}: {known}{did_you_mean(driver.kind, kinds)}")

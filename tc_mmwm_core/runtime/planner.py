@@ -100,11 +100,15 @@ def read_planner(path: Path) -> PlannerConfig:
     return parse(content, PlannerConfig, str(path))
 
 
-def planner_for(bundle: Path, given: Path | None = None) -> PlannerConfig:
-    """Settings in the file ``given``, else in ``config/planner/<name of the bundle's folder>.yaml``, as in the launch
-    file, else the defaults. ConfigError: see :func:`read_planner`."""
+def planner_file(bundle: Path, given: Path | None = None) -> Path | None:
+    """``given``, else ``config/planner/<name of the bundle's folder>.yaml``, as in the launch file, if there is one."""
     shipped = resource("config", "planner") / f"{bundle.resolve().name}.yaml"
-    path = given or (shipped if shipped.exists() else None)
+    return given or (shipped if shipped.exists() else None)
+
+
+def planner_for(bundle: Path, given: Path | None = None) -> PlannerConfig:
+    """Settings in :func:`planner_file`, or the defaults. ConfigError: see :func:`read_planner`."""
+    path = planner_file(bundle, given)
     return read_planner(path) if path else PlannerConfig()
 
 

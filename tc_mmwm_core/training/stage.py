@@ -42,6 +42,8 @@ def check_stages(
 ) -> None:
     """Refuse what a stage from ``first`` on cannot be trained with, before hours are spent on those before it.
 
+    Prints where windows will be shorter than a stage asks for, since no trajectory is as long.
+
     Raises:
         TrainingError: a batch does not divide into the processes and parts.
         DatasetError: windows are longer than a dataset can give.
@@ -55,9 +57,16 @@ def check_stages(
             )
         for part, which in ((data, "trained on"), (held_out, "held out")):
             try:
-                part.sampler(stage, config.seed)
+                longest = part.sampler(stage, config.seed).length[1]
             except DatasetError as error:
                 raise DatasetError(f"stage {stage.name}, trajectories {which}: {error}") from None
+            asked = stage.max_length * config.model.frame_skip
+            if part is data and processes.first and longest < asked:
+                print(
+                    f"stage {stage.name}: windows of at most {longest} control steps, not the {asked} of max_length "
+                    f"{stage.max_length}: no trajectory has a longer run of valid steps",
+                    flush=True,
+                )
 
 
 class Stage:

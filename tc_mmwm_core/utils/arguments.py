@@ -28,6 +28,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """A whole number, 0 or above."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, 0 or above")
+    return int(text)
+
+
 def planner_settings(parser: argparse.ArgumentParser) -> None:
     """Add ``--planner``; see :func:`tc_mmwm_core.runtime.planner.planner_for`."""
     parser.add_argument(

@@ -37,19 +37,40 @@ class Standing(gymnasium.Env):
         return {"image.overhead": image, "sensor": sensor}, info
 
 
+class Reusing(Standing):
+    """Fills the same arrays, the same scene and the same info anew at every step."""
+
+    def reset(self, *, seed=None, options=None):
+        self.buffers = None
+        return super().reset(seed=seed, options=options)
+
+    def observe(self):
+        observation, info = super().observe()
+        info["scene"] = {"step": 0}
+        if self.buffers is None:
+            self.buffers = observation, info
+            return self.buffers
+        for name, array in observation.items():
+            self.buffers[0][name][:] = array
+        self.buffers[1]["state"][:] = info["state"]
+        self.buffers[1]["scene"]["step"] += 1
+        self.buffers[1]["violation"] = self.buffers[1]["scene"]["step"] == 2
+        return self.buffers
+
+
 class Toy(Domain):
     """Its environment is made with ``settings``."""
 
     name, robot = "toy", "navigation.yaml"
 
-    def __init__(self, **settings):
-        self.settings = settings
+    def __init__(self, world=Standing, **settings):
+        self.world, self.settings = world, settings
 
     def environment(self, render=True):
-        return Standing(**self.settings)
+        return self.world(**self.settings)
 
     def drivers(self):
-        return iter([("still", 1.0)])
+        return {"still": 1.0}
 
     def driver(self, kind, rng):
         return lambda environment, info: np.zeros(2, np.float32)
@@ -57,6 +78,17 @@ class Toy(Domain):
 
 def make():
     return Toy()
+
+
+def reusing():
+    return Toy(Reusing)
+
+
+def foreign():
+    """Of a robot that is not shipped, in an environment as the shipped one's."""
+    toy = Toy()
+    toy.robot = "toy.yaml"
+    return toy
 
 
 def failing():

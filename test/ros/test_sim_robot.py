@@ -192,7 +192,7 @@ def test_a_seed_gives_the_same_scene_and_start(robot):
     again = robot.reset(7, "")
     assert first.success and again.success
     assert first.scene == again.scene and first.instruction == again.instruction
-    assert Scene.from_json(again.scene) == draw_scene(7)
+    assert Scene.from_dict(json.loads(again.scene)) == draw_scene(7)
     robot.heard["odom"].clear()
     robot.wait(lambda: robot.heard["odom"])
     assert robot.pose == pytest.approx(draw_scene(7).start, abs=0.01)
@@ -341,7 +341,7 @@ def test_timeout_and_auto_reset_keep_the_instruction_that_was_given(tmp_path):
         assert {(end.reason, end.steps, end.success) for end in ends} == {("timeout", 5, EpisodeEvent.FALSE)}
         starts = [event for event in operator.events if event.kind == EpisodeEvent.START]
         assert {start.instruction for start in starts} == {text}
-        scenes = [Scene.from_json(start.scene) for start in starts]
+        scenes = [Scene.from_dict(json.loads(start.scene)) for start in starts]
         assert all(scene.pad("green") and scene.zone("orange") for scene in scenes)
         assert len({start.seed for start in starts}) == len(starts)
 
@@ -369,7 +369,7 @@ def test_told_of_a_goal_that_is_not_there_it_goes_on_where_it_is(tmp_path):
 
 def absent_from(event: EpisodeEvent) -> str:
     """A colour that no pad of the scene has in which an episode began."""
-    scene = Scene.from_json(event.scene)
+    scene = Scene.from_dict(json.loads(event.scene))
     return next(colour for colour in ("red", "green", "blue", "yellow") if scene.pad(colour) is None)
 
 

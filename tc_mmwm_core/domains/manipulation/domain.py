@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +37,6 @@ class Manipulation(Domain):
         layout, meaning = Scene.from_dict(scene), instructions.parse(text)
         field_cost, field_margin = oracle.field(layout, meaning)
         return Judgement(
-            text=text,
             margin=oracle.margin(states, layout, meaning).astype(np.float32),
             cost=oracle.cost_to_go(states, layout, meaning).astype(np.float32),
             referents=oracle.referents(layout, meaning),
@@ -84,13 +83,13 @@ class Manipulation(Domain):
                 return wanderer(rng, ACTION_LOW, ACTION_HIGH, change=0.1)
             case "visitor":
                 return expert.visitor(rng)
-        known = dict(self.drivers())
+        known = self.drivers()
         raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
-    def drivers(self) -> Iterator[tuple[str, float]]:
+    def drivers(self) -> dict[str, float]:
         """See :class:`Domain`."""
         shares = {"expert": 0.15, "noisy": 0.1, "explorer": 0.3, "misled": 0.2}
-        return iter((shares | {"heedless": 0.05, "wanderer": 0.05, "visitor": 0.15}).items())
+        return shares | {"heedless": 0.05, "wanderer": 0.05, "visitor": 0.15}
 
 
 @lru_cache(maxsize=1)

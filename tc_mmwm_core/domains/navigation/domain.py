@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,6 @@ class Navigation(Domain):
         costs = oracle.cost_field(layout, meaning)
         field_cost, field_margin = oracle.field(layout, meaning, costs)
         return Judgement(
-            text=text,
             margin=oracle.margin(states, layout, meaning).astype(np.float32),
             cost=oracle.cost_to_go(states, costs).astype(np.float32),
             referents=oracle.referents(layout, meaning),
@@ -74,12 +73,12 @@ class Navigation(Domain):
                 return wanderer(rng, ACTION_LOW, ACTION_HIGH, change=0.15)
             case "visitor":
                 return expert.visitor(rng)
-        known = dict(self.drivers())
+        known = self.drivers()
         raise DomainError(f"driver {kind!r}: known are {', '.join(known)}{did_you_mean(kind, known)}")
 
-    def drivers(self) -> Iterator[tuple[str, float]]:
+    def drivers(self) -> dict[str, float]:
         """See :class:`Domain`."""
-        return iter((("expert", 0.25), ("noisy", 0.25), ("wanderer", 0.25), ("visitor", 0.25)))
+        return dict.fromkeys(("expert", "noisy", "wanderer", "visitor"), 0.25)
 
 
 @lru_cache(maxsize=1)

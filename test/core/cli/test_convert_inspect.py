@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,28 @@ def test_robot_is_asked_for(tmp_path, capsys):
     assert "--robot is missing" in capsys.readouterr().err
 
 
+def test_options_that_would_be_passed_over_are_refused(dataset, tmp_path, capsys):
+    to = ["convert", str(dataset), "--to", "lerobot", "--output", str(tmp_path / "lerobot")]
+    assert main([*to, "--instruction", "go", "--success", "yes"]) == 2
+    assert "--instruction, --success cannot be used with --to lerobot" in capsys.readouterr().err
+    assert main([*to, "--from", "lerobot"]) == 2
+    assert "leave out --from lerobot" in capsys.readouterr().err and not (tmp_path / "lerobot").exists()
+    assert main(["convert", str(tmp_path), "--from", "lerobot", "--namespace", "a", "--output", str(tmp_path)]) == 2
+    assert "--namespace cannot be used with --from lerobot" in capsys.readouterr().err
+
+
+def test_what_became_of_a_lerobot_dataset_is_reported(dataset, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    lerobot, again, report = tmp_path / "lerobot", tmp_path / "again", tmp_path / "report.json"
+    assert main(["convert", str(dataset), "--to", "lerobot", "--output", str(lerobot)]) == 0
+    command = ["convert", str(lerobot), "--from", "lerobot", "--robot", "navigation.yaml", "--output", str(again)]
+    assert main([*command, "--source", "real", "--report", str(report)]) == 0
+    [told] = json.loads(report.read_text())
+    assert told["trajectories"] == len(Dataset.open(dataset)) and told["steps"] == Dataset.open(dataset).steps
+    assert {info.source for info in Dataset.open(again).trajectories} == {"real"}
+    assert f"{lerobot} (" in (out := capsys.readouterr().out) and "messages" not in out
+
+
 def test_inspect_a_dataset(dataset, tmp_path, capsys):
     figure = tmp_path / "frames.png"
     assert main(["inspect", str(dataset), "--verify", "--figure", str(figure)]) == 0
@@ -90,6 +113,25 @@ def test_inspect_a_dataset(dataset, tmp_path, capsys):
     assert main(["inspect", str(dataset), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
+
+
+def test_inspect_says_who_drove_and_where(navigation, dataset, tmp_path, capsys):
+    def driven(seed, **made):
+        return replace(make_trajectory(navigation, seed), provenance={"seed": seed, **made})
+
+    by_planner = {"driver": "planner", "bundle": "mine@12ab"}
+    blinded = [driven(seed, **by_planner, perturbation="occlusion") for seed in (7, 8)]
+    episodes = [driven(5, driver="expert"), driven(6, **by_planner, perturbation=None), *blinded, driven(20)]
+    DatasetWriter(tmp_path / "d", navigation).append(episodes)
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    told = "  driven by   planner mine@12ab 3 (occlusion 2), expert 1; layout seeds 5-8, 20\n"
+    assert told in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "d"), "--json"]) == 0
+    origin = json.loads(capsys.readouterr().out)["origin"]
+    assert origin["drivers"]["planner mine@12ab"] == {"undisturbed": 1, "occlusion": 2}
+    assert origin["layout_seeds"] == [[5, 8], [20, 20]] and origin["recordings"] == {}
+    assert main(["inspect", str(dataset)]) == 0
+    assert f"  recordings  navigation_bag {len(Dataset.open(dataset))}; layout seeds" in capsys.readouterr().out
 
 
 def test_a_robot_without_cameras_has_no_figure(robot, tmp_path, capsys):

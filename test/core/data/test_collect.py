@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_world
 from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import build_parser, main
 from tc_mmwm_core.data import collect as collecting
-from tc_mmwm_core.data.collect import OnPolicy, collect
+from tc_mmwm_core.data.collect import OnPolicy, collect, run_episode
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.domains.controllers import planner_controller
 from tc_mmwm_core.domains.perturbations import OCCLUDER
@@ -45,9 +47,34 @@ def test_episodes_say_what_they_were_collected_with_and_are_taken_up_again(folde
     assert collect("navigation", ROBOT, folder, 2, 12, seed=5, workers=1, progress=False) == 0
 
 
-def test_by_default_training_has_layouts_of_its_own():
+def test_by_default_training_has_layouts_of_its_own_and_so_has_what_a_bundle_drives(tmp_path):
     """docs/architecture.md: the simulated robot has those from 0 on, the demo from 500,000, evaluate from 900,000."""
-    assert build_parser().parse_args(["collect", "--output", "data"]).seed == 100_000
+    command = ["collect", "--episodes", "2", "--steps", "3", "--workers", "1", "--output"]
+    assert main([*command, str(tmp_path / "first")]) == 0
+    assert seeds(tmp_path / "first") == [100_000, 100_001]
+    assert main([*command, str(tmp_path / "second"), "--bundle", str(BUNDLE)]) == 0
+    assert seeds(tmp_path / "second") == [200_000, 200_001]
+    assert main([*command, str(tmp_path / "third"), "--seed", "0"]) == 0
+    assert seeds(tmp_path / "third") == [0, 1]
+
+
+def test_a_bundle_brings_its_robot_and_a_domain_of_somebody_else_needs_one(tmp_path, capsys):
+    bundle = shutil.copytree(BUNDLE, tmp_path / "mine")
+    command = ["collect", "--domain", "toy_world:foreign", "--episodes", "1", "--steps", "3", "--workers", "1"]
+    assert main([*command, "--output", str(tmp_path / "none")]) == 2
+    assert "--robot is missing" in (told := capsys.readouterr().err) and "toy.yaml" in told
+    assert main([*command, "--output", str(tmp_path / "d"), "--bundle", str(bundle)]) == 0
+    assert "planner: its own defaults" in capsys.readouterr().out
+    assert Dataset.open(tmp_path / "d").interface.name == "navigation"
+    assert main([*command, "--output", str(tmp_path / "e"), "--bundle", str(tmp_path)]) == 2
+    assert f"{tmp_path}" in (told := capsys.readouterr().err) and "bundle.json" in told
+
+
+@pytest.mark.parametrize(("option", "value"), [("--workers", "0"), ("--seed", "-1"), ("--episodes", "0")])
+def test_numbers_that_make_no_sense_are_refused_at_once(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["collect", "--output", str(tmp_path / "d"), option, value])
+    assert f"{option}: {value} is not a whole number" in capsys.readouterr().err
 
 
 def test_a_dataset_of_other_settings_is_refused_with_both_and_the_folder(folder, capsys):
@@ -126,7 +153,29 @@ def test_episodes_of_one_driver_are_not_taken_for_those_of_another(folder, on_po
         collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings)
     with pytest.raises(DatasetError, match=r"with perturbations \['occlusion', 'action_noise'\], asked for is \[\]"):
         collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=OnPolicy(BUNDLE, PlannerConfig()))
+    careful = replace(DISTURBED, planner=PlannerConfig(caution=0.7))
+    with pytest.raises(DatasetError, match=r"episode \d+ was collected with planner\.caution 0\.2, asked for is 0\.7"):
+        collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=careful)
     assert collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=DISTURBED) == 0
+
+
+def test_episodes_that_do_not_say_how_the_planner_was_set_are_taken_as_they_are(navigation, tmp_path):
+    """As those collected before it was kept."""
+    who = {"driver": "planner", "bundle": Bundle.load(BUNDLE).identity, "perturbations": []}
+    recorded(navigation, tmp_path / "d", domain="navigation", seed=7, steps=12, **who)
+    careful = OnPolicy(BUNDLE, PlannerConfig(caution=0.7))
+    settings = {"workers": 1, "progress": False, "on_policy": careful}
+    assert collect("navigation", ROBOT, tmp_path / "d", 1, 12, 7, **settings) == 0
+
+
+def test_what_an_environment_fills_anew_at_every_step_is_kept_as_it_was():
+    kept, expected = (
+        run_episode(world, world.environment(), 1, 5) for world in (toy_world.reusing(), toy_world.make())
+    )
+    for name, array in expected.arrays().items():
+        if name != "violation":
+            np.testing.assert_array_equal(kept.arrays()[name], array, err_msg=name)
+    assert kept.violation.tolist() == [0, 0, 1, 0, 0, 0] and kept.scene == {"step": 0}
 
 
 def test_a_bundle_of_another_robot_does_not_drive(tmp_path):
@@ -144,12 +193,27 @@ def test_the_command_disturbs_a_bundle_alone(tmp_path, capsys):
     assert "2 episodes collected" in capsys.readouterr().out
 
 
-def test_any_number_of_workers_collects_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "EPISODES_A_SHARD", 3)
+def test_any_number_of_workers_collects_the_same_in_parts_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "SHARDS", 6)
     for workers in (1, 2):
-        collect("toy_world:make", ROBOT, tmp_path / str(workers), 8, 5, seed=0, workers=workers, progress=False)
+        collect("toy_world:make", ROBOT, tmp_path / str(workers), 16, 5, seed=0, workers=workers, progress=False)
     one, two = (Dataset.open(tmp_path / str(workers)) for workers in (1, 2))
-    assert len(one) == 8 and one.digest == two.digest
+    assert len(one) == 16 and one.digest == two.digest
+    assert [len(list(folder.glob("shards/*"))) for folder in one.paths + two.paths] == [6, 6]
+
+
+def test_progress_is_told_by_the_episode(tmp_path, monkeypatch):
+    told = []
+
+    class Bar(collecting.tqdm):
+        def update(self, n=1):
+            told.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr(collecting, "tqdm", Bar)
+    monkeypatch.setattr(collecting, "SHARDS", 1)
+    collect("toy_world:slow", ROBOT, tmp_path / "d", 8, 20, seed=0, workers=1)
+    assert sum(told) == 8 and len([n for n in told if n]) >= 4 and len(list(tmp_path.glob("d/shards/*"))) == 1
 
 
 @pytest.mark.parametrize(

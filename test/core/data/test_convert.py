@@ -18,7 +18,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
 from tc_mmwm_core.data.convert import ConversionError, convert
-from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset
+from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import StepStream
 
@@ -119,6 +119,52 @@ def test_without_events_cut_at_gaps_and_instructions_nothing_judged(run):
     assert all((trajectory.violation == -1).all() and trajectory.valid.all() for trajectory in dataset)
     assert report.unjudged_steps == report.steps and any("nothing judged" in note for note in report.notes)
     assert sum(report.faults.values()) > 0 and "overhead: stale" in report.faults
+
+
+def unstamped(drive: Drive, topic: str) -> None:
+    """Its messages as a sender leaves them that does not fill in their header."""
+    for _, name, message in drive.entries:
+        if name == f"/{topic}":
+            message.header.stamp.sec = message.header.stamp.nanosec = 0
+
+
+@pytest.mark.parametrize(("topic", "messages"), [("cmd_vel", 50), ("episode_event", 4)])
+def test_commands_and_events_without_a_stamp_are_refused(run, topic, messages):
+    drive = episode()
+    unstamped(drive, topic)
+    with pytest.raises(ConversionError, match=rf"/{topic}: header.stamp is 0 in all {messages} messages; does"):
+        run(drive)
+
+
+def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
+    drive = episode()
+    for topic in ("odom", "scan"):
+        unstamped(drive, topic)
+    report, _ = run(drive)
+    assert report.trajectories == 0 and report.faults.keys() == {"odometry: waiting"}
+    told = [note.split(" in its first")[0] for note in report.notes]
+    assert {f"/{topic}: not used: header.stamp is 0" for topic in ("odom", "scan")} == set(told)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_success_is_given_where_it_is_not_known(run, success):
+    told = Drive(duration=8.0)
+    told.instruct(0.0, "go left")
+    told.instruct(3.0, "go right")
+    report, dataset = run(told, success=success)
+    assert [info.success for info in dataset.trajectories] == [success, success] and report.unknown_outcomes == 0
+
+
+def test_success_that_is_known_stays_and_one_with_a_violation_is_none(run, navigation, tmp_path):
+    _, [trajectory] = run(episode(), success=True)
+    assert trajectory.success is False
+    broken = Drive(start=2000.0)
+    broken.event(0.0, START)
+    broken.event(1.0, VIOLATION_BEGIN)
+    broken.event(2.0, VIOLATION_END)
+    broken.event(4.5, END)
+    convert(broken.write(tmp_path / "broken"), tmp_path / "other", navigation, success=True)
+    assert [info.success for info in Dataset.open(tmp_path / "other").trajectories] == [False]
 
 
 def test_no_instruction(run):
@@ -249,6 +295,16 @@ def test_two_robots_in_a_bag_need_a_namespace(navigation, tmp_path):
     with pytest.raises(ConversionError, match="give --namespace, one of /a, /b"):
         convert(bag, tmp_path / "dataset", navigation)
     assert convert(bag, tmp_path / "dataset", navigation, namespace="/b").trajectories == 1
+    with pytest.raises(AlreadyHeldError, match="already holds its trajectories; --force"):
+        convert(bag, tmp_path / "dataset", navigation, namespace="b/")
+    assert convert(bag, tmp_path / "dataset", navigation, namespace="a").trajectories == 1
+    made = [info.provenance["namespace"] for info in Dataset.open(tmp_path / "dataset").trajectories]
+    assert sorted(made) == ["/a", "/b"]
+    old = Dataset.open(tmp_path / "dataset")[0]
+    del old.provenance["namespace"]  # as it was recorded before the namespace was kept
+    DatasetWriter(tmp_path / "old", navigation).append([old])
+    with pytest.raises(AlreadyHeldError, match="already holds its trajectories; --force"):
+        convert(bag, tmp_path / "old", navigation, namespace="a")
 
 
 def test_the_same_bag_twice_is_refused(navigation, tmp_path):

@@ -15,6 +15,7 @@ from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter
 from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
 from tc_mmwm_core.interface.robot import RobotInterface
 
+pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
@@ -30,7 +31,7 @@ def dataset(navigation, tmp_path) -> Dataset:
 
 def test_reads_back_unchanged(dataset, navigation, tmp_path):
     assert export_lerobot(dataset, tmp_path / "lerobot") == 3
-    assert import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation) == 3
+    assert import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation).trajectories == 3
     for before, after in zip(dataset, Dataset.open(tmp_path / "again"), strict=True):
         for name, array in before.arrays().items():
             np.testing.assert_array_equal(after.arrays()[name], array, err_msg=name)
@@ -59,7 +60,7 @@ def test_the_same_folder_twice_is_refused(dataset, navigation, tmp_path):
     (tmp_path / "lerobot").rename(tmp_path / "renamed")
     with pytest.raises(AlreadyHeldError, match=r"renamed: .*again already holds its trajectories; --force"):
         import_lerobot(tmp_path / "renamed", tmp_path / "again", navigation)
-    assert import_lerobot(tmp_path / "renamed", tmp_path / "again", navigation, force=True) == 3
+    assert import_lerobot(tmp_path / "renamed", tmp_path / "again", navigation, force=True).trajectories == 3
     assert len(Dataset.open(tmp_path / "again")) == 6
 
 
@@ -107,6 +108,74 @@ def test_fields_are_matched_by_name(dataset, robot, tmp_path):
     turned = RobotInterface.from_dict(robot, "test")
     import_lerobot(tmp_path / "lerobot", tmp_path / "again", turned)
     np.testing.assert_array_equal(Dataset.open(tmp_path / "again")[0].action, dataset[0].action[:, ::-1])
+
+
+def renamed(lerobot, names) -> None:
+    """Give the numbers of the action other names."""
+    file = lerobot / "meta" / "info.json"
+    info = json.loads(file.read_text())
+    info["features"]["action"]["names"] = names
+    file.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    "names", [["turn", "drive"], ["turn", "turn"], ["Turn", "Forward"], ["cmd.turn", "cmd.forward"]]
+)
+def test_names_of_which_only_some_fit_are_not_taken_by_order(dataset, navigation, tmp_path, names):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    renamed(tmp_path / "lerobot", names)
+    with pytest.raises(
+        LeRobotError, match=rf"'action' has the numbers {', '.join(names)}; .* needs forward, turn: some"
+    ):
+        import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation)
+
+
+@pytest.mark.parametrize("names", [["v", "w"], ["cmd.forward", "cmd.turn"], None])
+def test_numbers_of_other_names_are_taken_by_order_and_that_is_said(dataset, navigation, tmp_path, names):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    renamed(tmp_path / "lerobot", names)
+    [note] = import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation).notes
+    assert note.startswith("action, ") and note.endswith(", was taken by order for forward, turn")
+    np.testing.assert_array_equal(Dataset.open(tmp_path / "again")[0].action, dataset[0].action)
+
+
+def somebody_elses(lerobot, **columns) -> None:
+    """Take out what we wrote of the episodes, and add columns to the frames."""
+    file = lerobot / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith("tc_mmwm/")]), file)
+    file = lerobot / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(file).drop_columns(["violation"])
+    for name, values in columns.items():
+        table = table.append_column(name, [values])
+    pq.write_table(table, file)
+
+
+def test_an_episode_with_a_successful_frame_succeeded(dataset, navigation, tmp_path):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    frames = np.zeros(28, bool)
+    frames[[10, 19]] = True  # in the first and the last of three episodes
+    somebody_elses(tmp_path / "lerobot", **{"next.success": frames})
+    import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation, success=True)
+    assert [info.success for info in Dataset.open(tmp_path / "again").trajectories] == [True, False, True]
+
+
+def test_what_a_dataset_does_not_say_is_given(dataset, navigation, tmp_path):
+    export_lerobot(dataset, tmp_path / "lerobot")
+    somebody_elses(tmp_path / "lerobot")
+    import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation)
+    assert {(info.success, info.source) for info in Dataset.open(tmp_path / "again").trajectories} == {(None, "real")}
+    tasks = pq.read_table(tmp_path / "lerobot" / "meta" / "tasks.parquet").to_pydict()
+    tasks["task"][1] = ""
+    pq.write_table(pa.table(tasks), tmp_path / "lerobot" / "meta" / "tasks.parquet")
+    with pytest.raises(LeRobotError, match="episode 1 has no task; give one with --instruction"):
+        import_lerobot(tmp_path / "lerobot", tmp_path / "third", navigation)
+    given = {"instruction": "go", "source": "simulated", "success": True}
+    report = import_lerobot(tmp_path / "lerobot", tmp_path / "third", navigation, **given)
+    found = [(info.instruction, info.source, info.success) for info in Dataset.open(tmp_path / "third").trajectories]
+    known = dataset[0].instruction
+    assert found == [(known, "simulated", True), ("go", "simulated", True), (known, "simulated", True)]
+    assert (report.trajectories, report.steps, report.successes) == (3, 28, 3)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +244,7 @@ def test_video_of_several_episodes_in_one_file(navigation, tmp_path):
     DatasetWriter(tmp_path / "dataset", navigation).append(trajectories)
     export_lerobot(Dataset.open(tmp_path / "dataset"), tmp_path / "lerobot")
     as_video(tmp_path / "lerobot", "observation.images.overhead", len(trajectories))
-    assert import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation) == 3
+    assert import_lerobot(tmp_path / "lerobot", tmp_path / "again", navigation).trajectories == 3
     for before, after in zip(trajectories, Dataset.open(tmp_path / "again"), strict=True):
         seen, expected = (t.images["overhead"].mean((1, 2)) for t in (after, before))
         np.testing.assert_allclose(seen.mean(1), expected.mean(1), atol=2.5)  # the next frame differs by 5.3
@@ -228,7 +297,7 @@ def test_what_lerobot_wrote(navigation, tmp_path, videos):
             )
         theirs.save_episode()
     theirs.finalize()
-    assert import_lerobot(tmp_path / "lerobot", tmp_path / "ours", navigation) == 2
+    assert import_lerobot(tmp_path / "lerobot", tmp_path / "ours", navigation).trajectories == 2
     for episode, trajectory in enumerate(Dataset.open(tmp_path / "ours")):
         steps = np.arange(15)
         assert trajectory.instruction == f"task {episode}" and trajectory.success is None and trajectory.valid.all()

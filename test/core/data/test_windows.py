@@ -76,7 +76,43 @@ def test_datasets_mix_by_weight(dataset, navigation, tmp_path):
     )
 
 
-def test_longest_window_is_what_every_dataset_can_give(dataset):
+@pytest.fixture(scope="module")
+def longer(navigation, tmp_path_factory) -> Dataset:
+    path = tmp_path_factory.mktemp("longer")
+    DatasetWriter(path, navigation).append([make_trajectory(navigation, 8, 50), make_trajectory(navigation, 9, 26)])
+    return Dataset.open(path)
+
+
+def test_windows_longer_than_a_dataset_can_give_are_drawn_from_the_others(dataset, longer):
+    middle = longer.subset([1])
+    sampler = WindowSampler([dataset, longer, middle], batch=2000, length=(10, 60), weights=[2, 1, 1])
+    assert sampler.length == (10, 50)
+    shares = {}
+    for _ in range(200):
+        windows = sampler.sample()
+        assert windows.valid.all()
+        shares.setdefault(windows.action.shape[1], np.bincount(windows.dataset, minlength=3) / 2000)
+    for size, expected in ((20, [0.5, 0.25, 0.25]), (26, [0, 0.5, 0.5]), (27, [0, 1, 0]), (50, [0, 1, 0])):
+        np.testing.assert_allclose(shares[size], expected, atol=0.06)
+
+
+def test_windows_that_every_dataset_can_give_are_drawn_as_ever(dataset, longer):
+    """Runs that were begun go on with the same windows. Shares that are divided again would differ in a last bit."""
+    weights = [0.3, 0.1, 0.7]
+    sampler = WindowSampler([dataset, longer, dataset], batch=50, length=(10, 20), weights=weights, seed=3)
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        rng.integers(10, 21)
+        expected = rng.choice(3, 50, p=np.array(weights) / np.sum(weights))
+        rng.random(50)
+        np.testing.assert_array_equal(sampler.sample().dataset, expected)
+
+
+def test_a_dataset_without_a_share_lends_no_length(dataset, longer):
+    assert WindowSampler([dataset, longer], length=(10, 60), weights=[1, 0]).length == (10, 20)
+
+
+def test_longest_window_is_the_longest_run_of_any_dataset(dataset):
     assert WindowSampler([dataset], length=(10, 30)).length == (10, 20)
     with pytest.raises(DatasetError, match="longest run of valid steps is 20, windows need 21"):
         WindowSampler([dataset], length=(21, 30))

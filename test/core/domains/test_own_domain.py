@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ import yaml
 from tc_mmwm_core.domains.base import DomainError
 
 DOMAIN = "reacher_domain:make"
+PAGE = (Path(__file__).parents[3] / "docs" / "own_domain.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def folder(repo_root, tmp_path_factory):
+def folder(tmp_path_factory):
     """What the page tells its reader to write down."""
-    page = (repo_root / "docs" / "own_domain.md").read_text()
-    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", page, re.DOTALL))
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", PAGE, re.DOTALL))
     folder = tmp_path_factory.mktemp("own")
     (folder / "reacher_domain.py").write_text(blocks["python"])
     (folder / "reacher.yaml").write_text(blocks["yaml"])
@@ -26,9 +27,10 @@ def folder(repo_root, tmp_path_factory):
 
 
 def tc_mmwm(folder, *arguments):
-    command = [sys.executable, "-m", "tc_mmwm_core", *map(str, arguments)]
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    [export] = re.findall(r"^export .*$", PAGE, re.MULTILINE)
+    run_in_it = ["bash", "-c", f'{export}; exec "$@"', "bash"]
+    command = [*run_in_it, sys.executable, "-m", "tc_mmwm_core", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -51,6 +53,8 @@ def test_its_ball_is_where_the_oracle_says(folder, monkeypatch):
         verdict = reacher_domain.make().judge(info["scene"], info["state"][None], info["instruction"])
         x, y = verdict.referents[0, :2]
         np.testing.assert_allclose([(1 + x) * 32, (1 - y) * 32], [column, row], atol=1.5)
+        cheapest = np.unravel_index(verdict.field_cost.argmin(), (32, 32))
+        assert cheapest == (int((1 - y) * 16), int((1 + x) * 16))
     environment.arm.close()
 
 

@@ -20,10 +20,11 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import split, unseen
+from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import read_metrics
-from tc_mmwm_core.training.stage import Stage
+from tc_mmwm_core.training.stage import Stage, check_stages
 from tc_mmwm_core.training.trainer import TrainingError, build_model, train
 from tc_mmwm_core.training.weights import read_weights
 
@@ -412,3 +413,14 @@ def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(config, datas
     with pytest.raises(TrainingError, match="stage full: 3 trajectories a batch do not divide into 1 processes x 2 p"):
         train(changed(config, stages=(*first, odd), accumulation=2), [dataset], tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_whose_windows_are_longer_than_any_trajectory_says_how_long_they_will_be(config, data, capsys):
+    *_, last = config.stages
+    long = last.model_copy(update={"max_length": 200})
+    with processes("cpu") as those:
+        check_stages(changed(config, stages=(last, long)), 0, data, data.under(config), those)
+    longest = max(info.length for info in data.datasets[0].trajectories)
+    told = f"stage full: windows of at most {longest} control steps, not the 400 of max_length 200: no trajectory"
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(told)

@@ -55,7 +55,7 @@ def test_visitor_breaks_rules(environment):
 
 def test_every_listed_driver_drives_within_the_limits(environment):
     domain = load_domain("navigation")
-    shares = dict(domain.drivers())
+    shares = domain.drivers()
     assert sum(shares.values()) == pytest.approx(1.0)
     for kind in shares:
         _, info = environment.reset(seed=3)
