@@ -2,7 +2,8 @@
 
 The same mathematics as :mod:`tc_mmwm_core.training.objective`, which batches time and candidates: the reference that
 its values and gradients are tested against, and what ``tc-mmwm bench train`` compares its speed with. Windows and their
-instructions are batched here too. The equations stand as the method writes them; only SIGReg's own is shared.
+instructions are batched here too. The equations stand as the method writes them; only SIGReg's own is shared, and
+how an oracle's grid is laid over the field.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
-from tc_mmwm_core.training.objective import SHARP
+from tc_mmwm_core.training.objective import SHARP, on_grid
 
 
 def eager_terms(
@@ -214,7 +215,7 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
     field = model.field_of(context)[:, :2]
     cost, margin = rows.field[:, 0], rows.field[:, 1]
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
-    target = functional.interpolate(target, field.shape[-2:], mode="area")
+    target = on_grid(target, field.shape[-2:])
     for channel in range(2):
         known = target[:, channel].isfinite().all(-1).all(-1)
         gap = field[:, channel] - target[:, channel].nan_to_num()

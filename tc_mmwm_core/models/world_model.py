@@ -124,6 +124,16 @@ class WorldModel(nn.Module):
         """The map [B, T, P, E] of each frame by itself, of one uint8 [B, T, H, W, 3] a camera."""
         return self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, images[0].shape[:2])
 
+    def remember(self, images: list[Tensor], memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The map that all else is read off [B, T, P, E]: as remembered, or that of each frame without ``use_memory``.
+
+        Second and third, the memory after the last step and what is seen, as of :meth:`encode`, whose ``images`` and
+        ``memory`` they are.
+        """
+        frames = self.frames(images)
+        features, remembered, visible = self.memory(frames, memory)
+        return (features if self.config.use_memory else frames), remembered, visible
+
     def encode(self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None) -> Encoded:
         """Encode T steps, one after the other.
 
@@ -132,10 +142,8 @@ class WorldModel(nn.Module):
             sensor: [B, T, Ds], raw units.
             memory: [B, P, E + 1], what was seen before (see :class:`MapMemory`); none: nothing.
         """
-        steps, frames = sensor.shape[:2], self.frames(images)
-        features, remembered, visible = self.memory(frames, memory)
-        if not self.config.use_memory:
-            features = frames
+        steps = sensor.shape[:2]
+        features, remembered, visible = self.remember(images, memory)
         z_v, z_s = self.vision(features.flatten(0, 1)).unflatten(0, steps), self.sensor(sensor)
         keypoints, told = None, sensor[..., :0]
         if self.keypoints is not None:

@@ -289,9 +289,9 @@ def glimpsed(model: WorldModel, batch: Batch, stage: StageConfig, generator: tor
 
 @torch.no_grad()
 def located(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Located:
-    """The maps, as the model remembers them, at the steps that ``generator`` (CPU) draws, and where the bodies were."""
+    """The maps that the model reads at the steps that ``generator`` (CPU) draws, and where the bodies were."""
     starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
-    features, _, _ = model.memory(model.frames(batch.images))
+    features, _, _ = model.remember(batch.images)
     seen = (features.half(), model.reading(batch.sensor), batch.place, batch.elsewhere, batch.valid)
     return Located(*(x[:, starts].flatten(0, 1) for x in seen))
 
@@ -437,7 +437,7 @@ def _field_terms(model: WorldModel, context: Tensor, oracle: Tensor, config: Obj
     imagined = model.field_of(context)[:, :, :2]  # [N, S, 2, H, W]
     cost, margin = oracle.unbind(1)
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
-    target = torch.nn.functional.interpolate(target, imagined.shape[-2:], mode="area")[:, None].expand_as(imagined)
+    target = on_grid(target, imagined.shape[-2:])[:, None].expand_as(imagined)
     known = target.isfinite().all(-1).all(-1)
     target = target.nan_to_num()
     sought = -target[:, 0, 0]  # [N, H, W]; beyond the limit it is flat and tells of no slowness
@@ -447,6 +447,16 @@ def _field_terms(model: WorldModel, context: Tensor, oracle: Tensor, config: Obj
     ways = field(imagined[:, :, 0], target[:, :, 0], known[:, :, 0])
     margins = field(imagined[:, :, 1], target[:, :, 1], known[:, :, 1], config.prudence)
     return {"field": ways + margins + crossing(found, slowness, where)}
+
+
+def on_grid(oracle: Tensor, shape: tuple[int, int]) -> Tensor:
+    """An oracle's values [N, C, G, G] at the ``shape`` places of the model's field.
+
+    Of several of its cells in one of the field's, the mean. Of a coarser grid the values between its cells, not copies
+    of them: within copied cells a cost to go does not rise, as if nothing cost anything to cross.
+    """
+    coarser = any(theirs < ours for theirs, ours in zip(oracle.shape[-2:], shape, strict=True))
+    return torch.nn.functional.interpolate(oracle, shape, mode="bilinear" if coarser else "area")
 
 
 def _action_term(
