@@ -65,12 +65,11 @@ class LatentStage(Stage):
     def batches(self, first: int) -> Iterator[tuple[Encoded, dict[str, Any]]]:
         """Rows drawn from all that were encoded, as many as one batch of windows has."""
         before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
-        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
-        every, size = self.kind.joined(encoded), max(map(len, encoded))
-        size -= size % (self.share.count * self.config.accumulation)
+        every, most = self._joined()
+        size = most - most % (self.share.count * self.config.accumulation)
         if not size:
             raise TrainingError(
-                f"stage {self.stage.name}: a batch of {max(map(len, encoded))} rows does not divide into "
+                f"stage {self.stage.name}: a batch of {most} rows does not divide into "
                 f"{self.share.count} processes x {self.config.accumulation} parts (accumulation)"
             )
         rows = self.share.rows(size)
@@ -104,6 +103,11 @@ class LatentStage(Stage):
     @cached_property
     def _held_out_rows(self) -> list[Encoded]:
         return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
+
+    def _joined(self) -> tuple[Encoded, int]:
+        """All rows that are learnt from, and the most that a batch gave; joined, the batches themselves are let go."""
+        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
+        return self.kind.joined(encoded), max(map(len, encoded))
 
     def _encoded(self) -> Iterator[Encoded]:
         """Every process encodes all of them: a batch is the same for any number of processes."""
