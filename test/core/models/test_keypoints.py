@@ -54,3 +54,15 @@ def test_learns_a_hidden_place_from_the_hands_camera_and_the_sensors():
         error.backward()
         optimizer.step()
     assert error < 0.03
+
+
+@torch.no_grad()
+def test_a_sharp_map_has_no_negative_variance_in_bfloat16(keypoints):
+    """Cells off the middle, whose mean square rounds to less than the square of their mean."""
+    torch.manual_seed(0)
+    exact = keypoints(features := 30 * torch.randn(64, 2 * 16, 2), torch.zeros(64, 3))[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, told = keypoints(features, torch.zeros(64, 3))
+    assert told.dtype == torch.float32 and told.isfinite().all()
+    torch.testing.assert_close(told, exact)
+    assert keypoints._mean(logits.flatten(2) * 1e3)[1].min() >= 0
