@@ -8,8 +8,8 @@ from batches import noise_batch, tiny_model
 
 from tc_mmwm_core.evaluation.eager_loop import eager_terms
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
-from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.models.eikonal import slowness_of
+from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
 from tc_mmwm_core.training.objective import Objective, Share, encode_batch, on_grid, terms
 
 STAGES = {
