@@ -163,8 +163,6 @@ class _Trained:
     def __init__(self, datasets: Sequence[Dataset], device: str, progress: bool) -> None:
         self.datasets, self.device, self.progress = datasets, device, progress
         self.digests = [dataset.digest for dataset in datasets]
-        # Runs on a subset of a dataset used to record the digest of the whole.
-        self.recorded = (self.digests, [dataset.whole.digest for dataset in datasets])
         self.labels: tuple[Any, tuple[LabelledData, LabelledData]] | None = None
 
     def __call__(self, config: TrainConfig, folder: Path, begun: Path | None, title: str) -> dict[str, float]:
@@ -173,7 +171,7 @@ class _Trained:
         if (folder / DONE).exists():
             content = json.loads((folder / DONE).read_text(encoding="utf-8"))
             made_with = parse(content["config"], TrainConfig, str(folder / DONE))
-            if made_with != config or content["data"] not in self.recorded:
+            if made_with != config or content["data"] != self.digests:
                 raise TrainingError(f"{folder}: holds an ablation of another config or of other data")
             return {key: np.nan if value is None else value for key, value in content["measures"].items()}
         if self.progress:
@@ -194,9 +192,9 @@ class _Trained:
 
 
 def _learns(stage: StageConfig, base: TrainConfig, weights: Mapping[str, Any], model: ModelConfig) -> bool:
-    """Whether a stage of ``base`` still has a term to learn by, under the changed ``weights`` and ``model``."""
+    """Whether a stage of ``base`` still has a part and a term to train, under the changed ``weights`` and ``model``."""
     held = base.weights.model_dump() | stage.weights | dict(weights)
-    return any(held[term] for term in stage.needs(model))
+    return not stage.lacks(model) and any(held[term] for term in stage.needs(model))
 
 
 def _stage(stage: dict[str, Any], change: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ NEEDS = {
     "foresight": ("margin",),
     "policy": ("proposal",),
 }
+# Switches of the model without which a stage's part is not there, or read by nothing.
+TRAINS = {"memory": "use_memory", "keypoints": "keypoints"}
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -86,6 +88,11 @@ class StageConfig(Config):
         # Progress that is read off the field alone has no weights to train.
         judges_progress = self.name in ("judge", "foresight") and model.progress == "latent"
         return NEEDS.get(self.name, ()) + (("progress",) if judges_progress else ())
+
+    def lacks(self, model: ModelConfig) -> str | None:
+        """The switch of ``model`` that is off and leaves this stage nothing to train; None if there is none."""
+        switch = TRAINS.get(self.name)
+        return switch if switch and not getattr(model, switch) else None
 
     @property
     def encoders_rest(self) -> bool:
@@ -154,8 +161,10 @@ class TrainConfig(Config):
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
-            if stage.name == "keypoints" and not self.model.keypoints:
-                raise ValueError("stage keypoints: the model has none (model.keypoints: false); leave the stage out")
+            if lacking := stage.lacks(self.model):
+                raise ValueError(
+                    f"stage {stage.name}: the model has no use for it (model.{lacking}: false); leave the stage out"
+                )
             weights, needs = stage.loss_weights(self.weights), stage.needs(self.model)
             if needs and not any(getattr(weights, term) for term in needs):
                 raise ValueError(
