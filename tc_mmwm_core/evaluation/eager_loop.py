@@ -34,13 +34,13 @@ def eager_terms(
     """Raw loss terms by name; draws from ``generator`` what :func:`tc_mmwm_core.training.objective.terms` draws."""
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if stage.predicts else steps
+    latest = max(1, steps - depth) if stage.kind.predicts else steps
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.tolist()
     span = min(depth, steps - 1)
 
     sums: dict[str, Tensor] = {}
     rows = _Rows.of(batch)
-    decided = [*starts, steps - 1] if stage.predicts else starts
+    decided = [*starts, steps - 1] if stage.kind.predicts else starts
     seen = _encode(model, batch, rows, decided, stage.name != "grounding")
     for t, logit in enumerate(seen.visible):
         chance, visible = logit.sigmoid(), batch.visible[:, t]
@@ -68,12 +68,12 @@ def eager_terms(
     for which, t in enumerate(starts if stage.name != "grounding" else ()):
         z, context = seen.z[t], seen.context[t]
         _judge(add, model, rows, t, z, torch.zeros_like(rows.actions[:, t]), context, config)
-        for k in range(span if stage.predicts else 0):
+        for k in range(span if stage.kind.predicts else 0):
             z = model.next(z, rows.actions[:, t + k])
             _judge(add, model, rows, t + k + 1, z, rows.actions[:, t + k], context, config)
         if drawn is not None:
             _action(add, model, rows, seen.z[t], t, drawn[:, which], config)
-    if stage.predicts:
+    if stage.kind.predicts:
         _dynamics(add, model, rows, seen.z, span, stage.name == "full", config)
     return sums
 

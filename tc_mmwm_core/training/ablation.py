@@ -95,11 +95,11 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     # Anything but a mapping is refused below, by its name.
     weights, switched = (x if isinstance(x := change.get(key), Mapping) else {} for key in ("weights", "model"))
     model = base.model.model_copy(update=dict(switched))
-    left = [s for s in base.stages if not s.encoders_rest or _learns(s, base, weights, model)]
+    left = [s for s in base.stages if not s.kind.encoders_rest or _learns(s, base, weights, model)]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
-        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.encoders_rest}
+        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.kind.encoders_rest}
         left = select_stages(base.stages, list(own))
     change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)

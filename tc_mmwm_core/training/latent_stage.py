@@ -1,4 +1,4 @@
-"""Stages ``memory``, ``keypoints``, ``dynamics``, ``field``, ``judge``, ``foresight``, ``policy``: encoders at rest.
+"""Stages in which the encoders rest (see :mod:`tc_mmwm_core.training.kinds`) and one part of the model is trained.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
@@ -46,10 +46,6 @@ ENCODED = {
     "foresight": (Foreseen, foreseen),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
-# Where z and all that is grounded stays as it is while the stage learns, and where z and z_v at least do: grounding is
-# what stage field learns, and in stages memory and keypoints the map that everything is read off, or z_v, changes.
-LATENTS_REST = ("dynamics", "judge", "foresight", "policy")
-FRAMES_REST = (*LATENTS_REST, "field")
 
 
 class LatentStage(Stage):
@@ -83,14 +79,9 @@ class LatentStage(Stage):
 
     def measures(self) -> dict[str, float]:
         """See :class:`Stage`. What rests is encoded, and its collapse measured, the first time alone."""
-        model, name = self.ema.module, self.stage.name
-        judged = validate(model, self.held_out, self._held_out_latents if name in LATENTS_REST else None)
-        return judged | (self._collapse if name in FRAMES_REST else collapse(model, self.frames))
-
-    @property
-    def kind(self) -> type[Encoded]:
-        """What this stage learns from."""
-        return ENCODED[self.stage.name][0]
+        model, rests = self.ema.module, self.stage.kind.rests
+        judged = validate(model, self.held_out, self._held_out_latents if "latents" in rests else None)
+        return judged | (self._collapse if "frames" in rests else collapse(model, self.frames))
 
     @cached_property
     def _held_out_latents(self) -> list[tuple[Latents, Latents]]:
@@ -107,7 +98,7 @@ class LatentStage(Stage):
     def _joined(self) -> tuple[Encoded, int]:
         """All rows that are learnt from, and the most that a batch gave; joined, the batches themselves are let go."""
         encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
-        return self.kind.joined(encoded), max(map(len, encoded))
+        return ENCODED[self.stage.name][0].joined(encoded), max(map(len, encoded))
 
     def _encoded(self) -> Iterator[Encoded]:
         """Every process encodes all of them: a batch is the same for any number of processes."""

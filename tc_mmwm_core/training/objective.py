@@ -196,13 +196,13 @@ def terms(
     """
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if stage.predicts else steps
+    latest = max(1, steps - depth) if stage.kind.predicts else steps
     starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, latents.context, *_named(batch)) | _seeing_terms(model, batch, latents), latents
     # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
-    last = starts.new_tensor([steps - 1] if stage.predicts else [])
+    last = starts.new_tensor([steps - 1] if stage.kind.predicts else [])
     latents = encode_batch(model, batch, torch.cat([starts, last]))
     judged = latents.of(slice(len(starts)))
     several = batch.tokens.shape[1]
@@ -221,7 +221,7 @@ def terms(
         **_proposal_terms(model, batch, latents),
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
-    if not stage.predicts:
+    if not stage.kind.predicts:
         return out | _judgement_terms(model, batch, judged, *_ahead(judged, actions, 0), config), latents
 
     target = latents.z.detach() if config.stop_gradient else latents.z

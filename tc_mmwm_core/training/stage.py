@@ -48,7 +48,7 @@ def check_stages(
     """
     for stage in config.stages[first:]:
         # A stage on encoders at rest divides the rows that it draws, and not the windows: each process encodes all.
-        if not stage.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
+        if not stage.kind.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
             raise TrainingError(
                 f"stage {stage.name}: {stage.trajectories} trajectories a batch do not divide into "
                 f"{processes.count} processes x {config.accumulation} parts (accumulation)"

@@ -86,7 +86,7 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                kind = LatentStage if config.stages[index].encoders_rest else Stage
+                kind = LatentStage if config.stages[index].kind.encoders_rest else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
                 stage.parts["trained_on"] = trained_on
                 if index == position.stage and position.step:
