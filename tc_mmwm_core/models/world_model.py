@@ -15,7 +15,7 @@ from tc_mmwm_core.models.decoder import ImageDecoder
 from tc_mmwm_core.models.dynamics import Dynamics
 from tc_mmwm_core.models.encoders import CELL, LanguageEncoder, SensorEncoder, VisionEncoder
 from tc_mmwm_core.models.field import FieldReader, InstructionField
-from tc_mmwm_core.models.grounding import Grounding
+from tc_mmwm_core.models.grounding import REFERENTS, Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.keypoints import Keypoints
 from tc_mmwm_core.models.memory import MapMemory
@@ -28,7 +28,7 @@ class ModelConfig(Config):
     latent: int = Field(128, ge=8, description="D, size of the latent state")
     width: int = Field(64, ge=8, multiple_of=8, description="E, width of the feature map and of the word features")
     hidden: int = Field(256, ge=16, description="hidden width of dynamics and heads")
-    slots: int = Field(6, ge=3, description="slots of the grounding; the first three point at what is named")
+    slots: int = Field(6, ge=REFERENTS, description="slots of the grounding; the first three point at what is named")
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
     field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     bodies: int = Field(1, ge=1, description="points that the field is read at: the robot, its front or what it moves")

@@ -20,10 +20,10 @@ from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.models.encoders import CELL
+from tc_mmwm_core.models.grounding import REFERENTS
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.distributed import is_first
 
-REFERENTS = 3
 REASONS = 5  # that are printed, at most
 SHARE = 64  # trajectories that a process of its own is worth starting for
 

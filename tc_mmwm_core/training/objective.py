@@ -222,7 +222,7 @@ def terms(
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
     if not stage.kind.predicts:
-        return out | _judgement_terms(model, batch, judged, *_ahead(judged, actions, 0), config), latents
+        return out | _judgement_terms(model, batch, judged, *ahead(judged, actions, 0), config), latents
 
     target = latents.z.detach() if config.stop_gradient else latents.z
     span = min(depth, steps - 1)
@@ -237,7 +237,7 @@ def terms(
         out["action"] = _action_term(
             model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )
-    seen = _ahead(judged, actions, span, rolled[:, starts])
+    seen = ahead(judged, actions, span, rolled[:, starts])
     return out | _judgement_terms(model, batch, judged, *seen, config), latents
 
 
@@ -383,7 +383,7 @@ def _decision_steps(stage: StageConfig, latest: int, generator: torch.Generator)
     return torch.randperm(latest, generator=generator)[: stage.starts].sort().values
 
 
-def _ahead(latents: Latents, actions: Tensor, span: int, rolled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def ahead(latents: Latents, actions: Tensor, span: int, rolled: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The latents at the decision steps and, of ``rolled`` [N, S, K, D], at ``span`` steps after each, and the actions
     that led to them, zeros where none did: [N, S, 1 + span, D] and [N, S, 1 + span, A]."""
     here = latents.z[:, latents.starts, None]
