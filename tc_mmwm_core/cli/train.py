@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and print what held-out data say."""
     import torch
 
-    from tc_mmwm_core.config import load
+    from tc_mmwm_core.config import load, parse
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.curriculum import select_stages
@@ -60,11 +60,15 @@ def run(args: argparse.Namespace) -> int:
     init = None
     if args.init is not None:
         init = read_weights(args.init)
-        config = config.model_copy(update={"model": init.model})
+        content = config.model_dump(mode="json") | {"model": init.config.model.model_dump(mode="json")}
+        config = parse(content, TrainConfig, f"{args.config} with the model of {args.init}")
     datasets = [Dataset.open(path) for path in args.data]
-    if init is not None and init.interface is not None and is_first():
+    if init is not None and is_first():
         for line in init.interface.differences(datasets[0].interface):
             print(f"warning: {args.init} was trained for another robot interface: {line}")
+        for name, value in config.objective:
+            if value != (theirs := getattr(init.config.objective, name)):
+                print(f"warning: {args.init} was trained with objective.{name} {theirs}, which is {value} now")
     for dataset in datasets if is_first() else ():
         dataset.tell_skipped()
     measures = train(config, datasets, args.output, init, args.device, progress=not args.quiet)
@@ -72,5 +76,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, value in measures.items():
         print(f"{name:32s} {value:8.4f}")
-    print(f"run: {args.output}; next: tc-mmwm export {args.output} --data {args.data[0]} --output BUNDLE")
+    data, why = " ".join(map(str, dict.fromkeys(args.data))), ""
+    if config.early_stopping.patience is not None:
+        data, why = "OTHERS", " (OTHERS: data that were not trained on; early stopping has seen what was held out, too)"
+    print(f"run: {args.output}; next: tc-mmwm export {args.output} --data {data} --output BUNDLE{why}")
     return 0

@@ -250,7 +250,6 @@ class Dataset(Sequence[Trajectory]):
         self._shards: list[dict[str, np.ndarray]] = []
         self._shard_of: list[int] = []
         self._digests: list[tuple[int, str]] = []  # of each shard: how many trajectories were written, sha256
-        self._whole: Dataset | None = None
         for path in self.paths:
             for shard in sorted((path / "shards").glob("[!.]*")):
                 self._open_shard(path, shard)
@@ -279,13 +278,7 @@ class Dataset(Sequence[Trajectory]):
         part = copy.copy(self)
         part.trajectories = [self.trajectories[index] for index in indices]
         part._shard_of = [self._shard_of[index] for index in indices]
-        part._whole = self.whole
         return part
-
-    @property
-    def whole(self) -> Dataset:
-        """What this is a subset of, as it was opened; itself where it is none."""
-        return self if self._whole is None else self._whole
 
     def tell_skipped(self) -> Dataset:
         """Print what is left out as corrupt, a line each; returns the dataset."""

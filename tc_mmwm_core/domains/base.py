@@ -109,6 +109,7 @@ class Domain(Protocol):
     def self_filter(self, image: np.ndarray) -> np.ndarray | None:
         """Which pixels of the first camera's images uint8 [S, H, W, C] show the robot itself: bool [S, H, W].
 
+        Asked of images that the domain's simulator drew, and of no real recording, which has no scene.
         Teaches the memory of the view that what lies behind the robot is hidden, not gone. None, the default: unknown.
         """
         return None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tc_mmwm_core.models.layers import Block, KeysValues, coordinates, mlp
 
 CELL = 4  # pixels of an image that one cell of the map is high and wide
+CLIP = 5  # units of its scale beyond which a sensor field is all the same
 
 
 class Trunk(nn.Sequential):
@@ -78,8 +79,8 @@ class SensorEncoder(nn.Module):
         self.net = mlp(sensors, hidden, latent)
 
     def normalise(self, sensor: Tensor) -> Tensor:
-        """Zero mean and unit scale over the training data, clipped to ±5, [..., Ds]."""
-        return ((sensor - self.mean) / self.scale).clamp(-5, 5)
+        """Zero mean and unit scale over the training data, clipped to ±:data:`CLIP`, [..., Ds]."""
+        return ((sensor - self.mean) / self.scale).clamp(-CLIP, CLIP)
 
     def forward(self, sensor: Tensor) -> Tensor:
         """[..., Ds] to [..., D]."""

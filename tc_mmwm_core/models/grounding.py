@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from tc_mmwm_core.models.layers import Block, KeysValues
 
+REFERENTS = 3  # what an instruction names, at most: its goal first, then what it forbids
+
 
 class Grounding(nn.Module):
-    """Slots that attend over words, map and each other. The first ``referents`` slots point at what is named."""
+    """Slots that attend over words, map and each other. The first :data:`REFERENTS` slots point at what is named."""
 
-    def __init__(self, width: int, slots: int = 6, slot_width: int = 32, referents: int = 3, blocks: int = 2) -> None:
+    def __init__(self, width: int, slots: int = 6, slot_width: int = 32, blocks: int = 2) -> None:
         super().__init__()
-        self.referents = referents
         self.slots = nn.Parameter(torch.randn(1, slots, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, 4, sources=3) for _ in range(blocks))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, slot_width))
@@ -37,5 +38,5 @@ class Grounding(nn.Module):
         return x, self.out(x).flatten(1)
 
     def refer(self, u: Tensor) -> Tensor:
-        """Where is what the instruction names: [..., referents, 4] rows of x, y, extent, and the logit of presence."""
-        return self.point(u.unflatten(-1, (-1, self.point.in_features))[..., : self.referents, :])
+        """Where is what the instruction names: [..., REFERENTS, 4] rows of x, y, extent, and the logit of presence."""
+        return self.point(u.unflatten(-1, (-1, self.point.in_features))[..., :REFERENTS, :])

@@ -49,6 +49,12 @@ class Keypoints(nn.Module):
         [B, 2 · bodies] first: image coordinates of the first camera in [-1, 1], x right and y up.
         """
         maps = [heat(x).transpose(1, 2) for heat, x in zip(self.heat, features.split(self.cells, 1), strict=True)]
+        # In bfloat16 the variance of a sharp map, a difference of squares, would come out negative.
+        with torch.autocast(features.device.type, enabled=False):
+            told = self._told([logits.float() for logits in maps], reading.float())
+        return torch.cat(maps, 1).unflatten(-1, self.shape), told
+
+    def _told(self, maps: list[Tensor], reading: Tensor) -> Tensor:
         (first, spread), *others = map(self._mean, maps)
         elsewhere = [torch.cat([mean, around], -1).flatten(1) for mean, around in others]
         # Each camera says where the bodies are; what it sees spread over its image, it sees badly or not at all.
@@ -59,8 +65,7 @@ class Keypoints(nn.Module):
         trust = self.trust((spreads + LEAST).log()).unflatten(-1, said.shape[1:3]).softmax(-1)
         places = (trust[..., None] * said).sum(2)
         offset = (places[:, 1:] - places[:, :1]) * (self.shape[1] / 2)  # in cells
-        told = torch.cat([places.flatten(1), offset.flatten(1), *elsewhere], -1)
-        return torch.cat(maps, 1).unflatten(-1, self.shape), told
+        return torch.cat([places.flatten(1), offset.flatten(1), *elsewhere], -1)
 
     def places(self, told: Tensor) -> Tensor:
         """The bodies' places [..., 2 · bodies] in what was told."""
@@ -71,4 +76,4 @@ class Keypoints(nn.Module):
         chance = logits.softmax(-1)
         mean = chance @ self.grid
         variance = chance @ self.grid.square().sum(1, keepdim=True) - mean.square().sum(-1, keepdim=True)
-        return mean, variance
+        return mean, variance.clamp(min=0)  # rounded, that of a sharp map may be a little less

@@ -15,7 +15,7 @@ from tc_mmwm_core.models.decoder import ImageDecoder
 from tc_mmwm_core.models.dynamics import Dynamics
 from tc_mmwm_core.models.encoders import CELL, LanguageEncoder, SensorEncoder, VisionEncoder
 from tc_mmwm_core.models.field import FieldReader, InstructionField
-from tc_mmwm_core.models.grounding import Grounding
+from tc_mmwm_core.models.grounding import REFERENTS, Grounding
 from tc_mmwm_core.models.heads import ConstraintFunction, FieldProgress, Policy, Progress
 from tc_mmwm_core.models.keypoints import Keypoints
 from tc_mmwm_core.models.memory import MapMemory
@@ -28,7 +28,7 @@ class ModelConfig(Config):
     latent: int = Field(128, ge=8, description="D, size of the latent state")
     width: int = Field(64, ge=8, multiple_of=8, description="E, width of the feature map and of the word features")
     hidden: int = Field(256, ge=16, description="hidden width of dynamics and heads")
-    slots: int = Field(6, ge=3, description="slots of the grounding; the first three point at what is named")
+    slots: int = Field(6, ge=REFERENTS, description="slots of the grounding; the first three point at what is named")
     slot_width: int = Field(32, ge=4, description="what each slot passes on to the heads")
     field_channels: int = Field(8, ge=2, description="values that the instruction's field has at each place")
     bodies: int = Field(1, ge=1, description="points that the field is read at: the robot, its front or what it moves")
@@ -124,6 +124,16 @@ class WorldModel(nn.Module):
         """The map [B, T, P, E] of each frame by itself, of one uint8 [B, T, H, W, 3] a camera."""
         return self.vision.map([image.flatten(0, 1) for image in images]).unflatten(0, images[0].shape[:2])
 
+    def remember(self, images: list[Tensor], memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The map that all else is read off [B, T, P, E]: as remembered, or that of each frame without ``use_memory``.
+
+        Second and third, the memory after the last step and what is seen, as of :meth:`encode`, whose ``images`` and
+        ``memory`` they are.
+        """
+        frames = self.frames(images)
+        features, remembered, visible = self.memory(frames, memory)
+        return (features if self.config.use_memory else frames), remembered, visible
+
     def encode(self, images: list[Tensor], sensor: Tensor, memory: Tensor | None = None) -> Encoded:
         """Encode T steps, one after the other.
 
@@ -132,10 +142,8 @@ class WorldModel(nn.Module):
             sensor: [B, T, Ds], raw units.
             memory: [B, P, E + 1], what was seen before (see :class:`MapMemory`); none: nothing.
         """
-        steps, frames = sensor.shape[:2], self.frames(images)
-        features, remembered, visible = self.memory(frames, memory)
-        if not self.config.use_memory:
-            features = frames
+        steps = sensor.shape[:2]
+        features, remembered, visible = self.remember(images, memory)
         z_v, z_s = self.vision(features.flatten(0, 1)).unflatten(0, steps), self.sensor(sensor)
         keypoints, told = None, sensor[..., :0]
         if self.keypoints is not None:

@@ -95,11 +95,11 @@ def ablated(base: TrainConfig, change: Mapping[str, Any], origin: str) -> TrainC
     # Anything but a mapping is refused below, by its name.
     weights, switched = (x if isinstance(x := change.get(key), Mapping) else {} for key in ("weights", "model"))
     model = base.model.model_copy(update=dict(switched))
-    left = [s for s in base.stages if not s.encoders_rest or _learns(s, base, weights, model)]
+    left = [s for s in base.stages if not s.kind.encoders_rest or _learns(s, base, weights, model)]
     own: dict[str, Any] = {}
     if stages:
         own = dict(stages) if isinstance(stages, Mapping) else {name: {} for name in stages}
-        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.encoders_rest}
+        own |= {stage.name: own.get(stage.name, {}) for stage in left if stage.kind.encoders_rest}
         left = select_stages(base.stages, list(own))
     change["stages"] = [_stage(stage.model_dump(mode="json"), own.get(stage.name, {}), weights) for stage in left]
     return parse(_merged(base.model_dump(mode="json"), change), TrainConfig, origin)
@@ -163,8 +163,6 @@ class _Trained:
     def __init__(self, datasets: Sequence[Dataset], device: str, progress: bool) -> None:
         self.datasets, self.device, self.progress = datasets, device, progress
         self.digests = [dataset.digest for dataset in datasets]
-        # Runs on a subset of a dataset used to record the digest of the whole.
-        self.recorded = (self.digests, [dataset.whole.digest for dataset in datasets])
         self.labels: tuple[Any, tuple[LabelledData, LabelledData]] | None = None
 
     def __call__(self, config: TrainConfig, folder: Path, begun: Path | None, title: str) -> dict[str, float]:
@@ -173,7 +171,7 @@ class _Trained:
         if (folder / DONE).exists():
             content = json.loads((folder / DONE).read_text(encoding="utf-8"))
             made_with = parse(content["config"], TrainConfig, str(folder / DONE))
-            if made_with != config or content["data"] not in self.recorded:
+            if made_with != config or content["data"] != self.digests:
                 raise TrainingError(f"{folder}: holds an ablation of another config or of other data")
             return {key: np.nan if value is None else value for key, value in content["measures"].items()}
         if self.progress:
@@ -194,9 +192,9 @@ class _Trained:
 
 
 def _learns(stage: StageConfig, base: TrainConfig, weights: Mapping[str, Any], model: ModelConfig) -> bool:
-    """Whether a stage of ``base`` still has a term to learn by, under the changed ``weights`` and ``model``."""
+    """Whether a stage of ``base`` still has a part and a term to train, under the changed ``weights`` and ``model``."""
     held = base.weights.model_dump() | stage.weights | dict(weights)
-    return any(held[term] for term in stage.needs(model))
+    return not stage.lacks(model) and any(held[term] for term in stage.needs(model))
 
 
 def _stage(stage: dict[str, Any], change: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,8 +112,6 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint: ``format``, ``position``, ``config``, ``interface``, ``random``, ``parts``.
 
-    ``interface`` is missing in checkpoints of older versions.
-
     Raises:
         CheckpointError: missing, cut off, of another format, or holding more than tensors and plain types (never run).
     """

@@ -10,23 +10,10 @@ from tc_mmwm_core.config import Config
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
+from tc_mmwm_core.training.kinds import KINDS, Kind
 from tc_mmwm_core.training.optimizer import OptimizerConfig
 
 LossName = Literal[tuple(LossWeights.model_fields)]
-# Stages that train one part or two, on what was encoded once.
-ENCODERS_REST = ("memory", "keypoints", "dynamics", "field", "judge", "foresight", "policy")
-IMAGINES = ("dynamics", "judge", "foresight")  # hold what K imagined steps lead to against what came
-# Terms that a stage learns nothing without: one of them must have a weight.
-NEEDS = {
-    "grounding": ("referring",),
-    "memory": ("visibility",),
-    "keypoints": ("keypoints",),
-    "dynamics": ("state", "rollout"),
-    "field": ("field",),
-    "judge": ("margin",),
-    "foresight": ("margin",),
-    "policy": ("proposal",),
-}
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -46,7 +33,7 @@ class DataConfig(Config):
 class StageConfig(Config):
     """One stage of the curriculum (method, section 11)."""
 
-    name: Literal[("grounding", "reconstruction", "world_model", "full", *ENCODERS_REST)]
+    name: Literal[tuple(KINDS)]
     epochs: float = Field(gt=0, description="passes over the trajectories: a window of each in one epoch")
     trajectories: int = Field(32, ge=1, description="windows a batch")
     min_length: int = Field(10, ge=1, description="shortest window, latent steps")
@@ -67,30 +54,29 @@ class StageConfig(Config):
     def _lengths(self) -> StageConfig:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
-        if self.predicts and self.min_length < 2:
+        if self.kind.predicts and self.min_length < 2:
             raise ValueError(f"stage {self.name} predicts the next latent: min_length must be at least 2")
-        if self.passes > 1 and not self.encoders_rest:
+        if self.passes > 1 and not self.kind.encoders_rest:
+            resting = ", ".join(name for name, kind in KINDS.items() if kind.encoders_rest)
             raise ValueError(
-                f"stage {self.name} has passes {self.passes}: only stages {', '.join(ENCODERS_REST)} go over "
-                "what they encoded"
+                f"stage {self.name} has passes {self.passes}: only stages {resting} go over what they encoded"
             )
         return self
 
     @property
-    def predicts(self) -> bool:
-        """Whether it trains the whole model, dynamics included, on windows of several steps."""
-        return self.name in ("world_model", "full")
+    def kind(self) -> Kind:
+        """What tells it from stages of other names."""
+        return KINDS[self.name]
 
     def needs(self, model: ModelConfig) -> tuple[str, ...]:
         """The terms of which this stage cannot do without one at least; empty if any term will do."""
         # Progress that is read off the field alone has no weights to train.
-        judges_progress = self.name in ("judge", "foresight") and model.progress == "latent"
-        return NEEDS.get(self.name, ()) + (("progress",) if judges_progress else ())
+        return tuple(term for term in self.kind.needs if term != "progress" or model.progress == "latent")
 
-    @property
-    def encoders_rest(self) -> bool:
-        """Whether the encoders rest in it: it trains one part on what they encoded once."""
-        return self.name in ENCODERS_REST
+    def lacks(self, model: ModelConfig) -> str | None:
+        """The switch of ``model`` that is off and leaves this stage nothing to train; None if there is none."""
+        switch = self.kind.switch
+        return switch if switch and not getattr(model, switch) else None
 
     def loss_weights(self, weights: LossWeights) -> LossWeights:
         """``weights`` of the run with this stage's own in their place."""
@@ -149,13 +135,15 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainConfig:
         for stage in self.stages:
-            if stage.name in IMAGINES and stage.min_length <= self.model.horizon:
+            if stage.kind.imagines and stage.min_length <= self.model.horizon:
                 raise ValueError(
                     f"stage {stage.name}: min_length {stage.min_length} must be above model.horizon "
                     f"{self.model.horizon}, so that what is imagined can be held against what came"
                 )
-            if stage.name == "keypoints" and not self.model.keypoints:
-                raise ValueError("stage keypoints: the model has none (model.keypoints: false); leave the stage out")
+            if lacking := stage.lacks(self.model):
+                raise ValueError(
+                    f"stage {stage.name}: the model has no use for it (model.{lacking}: false); leave the stage out"
+                )
             weights, needs = stage.loss_weights(self.weights), stage.needs(self.model)
             if needs and not any(getattr(weights, term) for term in needs):
                 raise ValueError(

@@ -8,13 +8,7 @@ The method's (section 11):
 
 Before them ``grounding``: where is what the instruction names? On single frames, and nothing else: what takes the most
 steps to learn takes them at a third of the time. Beside and after them one part alone, on what encoders at rest made of
-windows (:mod:`tc_mmwm_core.training.latent_stage`):
-
-- ``memory``: the gate of the view's memory, on maps of frames;
-- ``dynamics``: g, on latents, by L_state and L_rollout;
-- ``field``: grounding and the instruction's field, on maps of single steps;
-- ``judge``: constraint function and progress, on what encoders and dynamics make of recorded actions;
-- ``policy``: the policy, on what the encoders tell of each decision.
+windows (:mod:`tc_mmwm_core.training.latent_stage`). :mod:`tc_mmwm_core.training.kinds` lists all kinds of stage.
 """
 
 from __future__ import annotations

@@ -203,25 +203,38 @@ class TrainedOn:
     """Which trajectories weights were fitted to or chosen by, these or those that they started from: a part of every
     checkpoint.
 
-    A threshold must not be calibrated on any of them, and a run goes on with the same ones only.
+    A threshold must not be calibrated on any of them, and a run goes on with the same datasets in the same order only:
+    each is drawn from by its place among them.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], before: Iterable[str] = ()) -> None:
-        """``datasets`` are fitted to, or chosen by, now, trajectories of the identities ``before`` were until now."""
-        self.identities = sorted({*before, *(info.identity for data in datasets for info in data.trajectories)})
+    def __init__(self, datasets: Sequence[Dataset], seen: Sequence[Dataset], before: Iterable[str] = ()) -> None:
+        """Of ``datasets`` the parts ``seen`` are fitted to, or chosen by; until now, those of identities ``before``."""
+        self.identities = sorted({*before, *(info.identity for data in seen for info in data.trajectories)})
+        self.datasets = [dataset.digest for dataset in datasets]
+        self._names = {dataset.digest: " ".join(map(str, dataset.paths)) for dataset in datasets}
 
     def state_dict(self) -> dict[str, Any]:
-        """Their identities."""
-        return {"identities": self.identities}
+        """Their identities, and the datasets' digests in order."""
+        return {"identities": self.identities, "datasets": self.datasets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, where ``state`` is of the same trajectories. ValueError: it is of others; says how many."""
+        """Nothing, where ``state`` is of the same. ValueError: it is of others; names what differs."""
+        known = state.get("datasets")  # None: of a run that began before they were kept
+        if known is not None and known != self.datasets:
+            was, now = (self._named(digests) for digests in (known, self.datasets))
+            raise ValueError(f"--data was {was} and is {now} now; continue with the same data in the same order")
         theirs, ours = set(state["identities"]), set(self.identities)
-        if theirs != ours:
-            raise ValueError(
-                f"trained on {len(theirs)} trajectories, {len(theirs - ours)} of which are not among these now, "
-                f"which are {len(ours)}"
-            )
+        if theirs == ours:
+            return
+        if known is not None:
+            raise ValueError("it started from other weights; continue with the same --init")
+        raise ValueError(
+            f"trained on {len(theirs)} trajectories, {len(theirs - ours)} of which are not among these now, "
+            f"which are {len(ours)}; continue with the same --data and --init"
+        )
+
+    def _named(self, digests: Sequence[str]) -> str:
+        return " ".join(self._names.get(digest, f"[{digest[:12]}…]") for digest in digests)
 
 
 def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], int]:

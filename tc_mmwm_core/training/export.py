@@ -215,7 +215,7 @@ def export_run(
             any others) calibrates the threshold for the bound of ``alpha`` and ``delta`` (see
             :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
         robot: the bundle's robot interface in place of the one that the run was trained for, of the same meaning (with
-            other topics, say), or where a run of an older version does not tell it and there are no ``datasets``.
+            other topics, say).
 
     Returns:
         The bundle, and what its threshold rests on, in words.
@@ -254,7 +254,8 @@ def recalibrate(
     Arguments and results are those of :func:`export_run`.
 
     Raises:
-        CalibrationError: what was not trained on is too little for the bound, or the bundle does not tell what was.
+        CalibrationError: what was not trained on is too little for the bound.
+        CheckpointError: the bundle does not tell what it was trained on.
         BundleError: a dataset is of another robot.
     """
     bundle = bundles.Bundle.load(path)
@@ -262,8 +263,6 @@ def recalibrate(
         bundle.check(dataset.interface)
     calibration, words = None, BY_HAND
     if threshold is None:
-        if TRAINED_ON not in bundle.manifest.files:
-            raise CalibrationError(f"{path} has no {TRAINED_ON}: what it was trained on would count; export its run")
         held, repeated = _held(path, datasets, read_weights(path).trained_on)
         config, model = load_bundle(path)
         threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
@@ -281,19 +280,13 @@ def recalibrate(
 def _interface(
     run: Path, weights: Weights, datasets: Sequence[Dataset], robot: RobotInterface | None
 ) -> RobotInterface:
-    """``robot``, or what the run was trained for, or what the data are of: all must mean the same."""
-    told = [robot, weights.interface, *(dataset.interface for dataset in datasets)]
-    known = [interface for interface in told if interface is not None]
-    if not known:
-        raise CheckpointError(
-            f"{run}: trained by a version that kept no robot interface in its checkpoints: give --data of its robot, "
-            "or --robot with its YAML"
-        )
-    for other in known[1:]:
-        if differing := known[0].differences(other):
+    """``robot``, or what the run was trained for: both, and what the data are of, must mean the same."""
+    interface = robot or weights.interface
+    for other in (weights.interface, *(dataset.interface for dataset in datasets)):
+        if differing := interface.differences(other):
             lines = "".join(f"\n  {line}" for line in differing)
             raise CheckpointError(f"{run}: the run, --data and --robot are not of one robot interface:{lines}")
-    return known[0]
+    return interface
 
 
 def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], str]:

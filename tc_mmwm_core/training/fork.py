@@ -11,41 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.run import CONFIG, ENVIRONMENT, METRICS
-
-JUDGEMENT = ("constraint", "violation", "margin", "progress")  # terms of what is judged
-JUDGED = ("violation_margin", "margin_scale", "margin_limit", "prudence")  # constants that the judgement's terms read
-MAPPED = ("margin_scale", "margin_limit", "prudence", "cost_limit")  # that the field's terms read
-# Terms that a stage does not compute, and constants of the objective that only they read.
-UNCOMPUTED: dict[str, tuple[str, ...]] = {
-    "grounding": tuple(n for n in LossWeights.model_fields if n not in ("referring", "visibility", "keypoints")),
-    "reconstruction": ("state", "rollout", "action"),
-    "world_model": ("rollout", "action"),
-    "full": (),
-    "memory": tuple(name for name in LossWeights.model_fields if name != "visibility"),
-    "keypoints": tuple(name for name in LossWeights.model_fields if name != "keypoints"),
-    "dynamics": tuple(name for name in LossWeights.model_fields if name not in ("state", "rollout")),
-    "field": tuple(name for name in LossWeights.model_fields if name not in ("referring", "field")),
-    "judge": tuple(n for n in LossWeights.model_fields if n not in JUDGEMENT),
-    "foresight": tuple(n for n in LossWeights.model_fields if n not in ("state", "rollout", "place", *JUDGEMENT)),
-    "policy": tuple(name for name in LossWeights.model_fields if name != "proposal"),
-}
-UNREAD: dict[str, tuple[str, ...]] = {
-    "grounding": tuple(name for name in ObjectiveConfig.model_fields if name not in ("min_rollout", "max_rollout")),
-    "reconstruction": ("counterfactuals", "action_eps", "scale_by_action_distance", "stop_gradient"),
-    "world_model": ("counterfactuals", "action_eps", "scale_by_action_distance"),
-    "full": (),
-    "memory": tuple(ObjectiveConfig.model_fields),
-    "keypoints": tuple(ObjectiveConfig.model_fields),
-    "dynamics": tuple(ObjectiveConfig.model_fields),
-    "field": tuple(n for n in ObjectiveConfig.model_fields if n not in MAPPED),
-    "judge": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
-    "foresight": tuple(n for n in ObjectiveConfig.model_fields if n not in JUDGED),
-    "policy": tuple(ObjectiveConfig.model_fields),
-}
 
 
 def beginning(config: TrainConfig, stages: int) -> TrainConfig:
@@ -54,8 +22,8 @@ def beginning(config: TrainConfig, stages: int) -> TrainConfig:
     What these stages do not read has its default; each holds all the weights that it reads as its own.
     """
     first = config.stages[:stages]
-    unread = set.intersection(*(set(UNREAD[stage.name]) for stage in first))
-    constants = {name: value for name, value in config.objective if name not in unread}
+    read = {name for stage in first for name in stage.kind.constants}
+    constants = {name: value for name, value in config.objective if name in read}
     changes: dict[str, Any] = {
         "stages": tuple(_with_own_weights(stage, config) for stage in first),
         "weights": type(config.weights)(),
@@ -89,5 +57,6 @@ def shared_stages(config: TrainConfig, others: Mapping[str, TrainConfig]) -> lis
 
 
 def _with_own_weights(stage: StageConfig, config: TrainConfig) -> StageConfig:
-    weights = stage.loss_weights(config.weights).model_dump()
-    return stage.model_copy(update={"weights": weights | dict.fromkeys(UNCOMPUTED[stage.name], 0.0)})
+    weights = stage.loss_weights(config.weights)
+    own = {name: value if name in stage.kind.terms else 0.0 for name, value in weights}
+    return stage.model_copy(update={"weights": own})

@@ -20,10 +20,10 @@ from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.models.encoders import CELL
+from tc_mmwm_core.models.grounding import REFERENTS
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.distributed import is_first
 
-REFERENTS = 3
 REASONS = 5  # that are printed, at most
 SHARE = 64  # trajectories that a process of its own is worth starting for
 
@@ -112,7 +112,8 @@ def label(
         violation.append(np.broadcast_to(trajectory.violation, (count, length)).astype(np.int8))
         place.append(np.full((length, 2 * bodies), np.nan, np.float32))
         elsewhere.append(np.full((length, others, bodies, 2), np.nan, np.float32))
-        visible.append(_visible(trajectory.images[first], domain))
+        # Only what a simulator drew has a simulated robot's pixels: a real recording has no scene.
+        visible.append(_visible(trajectory.images[first], None if trajectory.scene is None else domain))
         expert[index, 0] = bool(trajectory.success)
         for which, judgement in enumerate(judgements):
             if judgement is None:

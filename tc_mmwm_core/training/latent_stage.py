@@ -1,4 +1,4 @@
-"""Stages ``memory``, ``keypoints``, ``dynamics``, ``field``, ``judge``, ``foresight``, ``policy``: encoders at rest.
+"""Stages in which the encoders rest (see :mod:`tc_mmwm_core.training.kinds`) and one part of the model is trained.
 
 Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
@@ -46,10 +46,6 @@ ENCODED = {
     "foresight": (Foreseen, foreseen),
     "policy": (Decisions, decisions),
 }  # what a stage learns from, and who makes it
-# Where z and all that is grounded stays as it is while the stage learns, and where z and z_v at least do: grounding is
-# what stage field learns, and in stages memory and keypoints the map that everything is read off, or z_v, changes.
-LATENTS_REST = ("dynamics", "judge", "foresight", "policy")
-FRAMES_REST = (*LATENTS_REST, "field")
 
 
 class LatentStage(Stage):
@@ -65,12 +61,11 @@ class LatentStage(Stage):
     def batches(self, first: int) -> Iterator[tuple[Encoded, dict[str, Any]]]:
         """Rows drawn from all that were encoded, as many as one batch of windows has."""
         before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
-        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
-        every, size = self.kind.joined(encoded), max(map(len, encoded))
-        size -= size % (self.share.count * self.config.accumulation)
+        every, most = self._joined()
+        size = most - most % (self.share.count * self.config.accumulation)
         if not size:
             raise TrainingError(
-                f"stage {self.stage.name}: a batch of {max(map(len, encoded))} rows does not divide into "
+                f"stage {self.stage.name}: a batch of {most} rows does not divide into "
                 f"{self.share.count} processes x {self.config.accumulation} parts (accumulation)"
             )
         rows = self.share.rows(size)
@@ -84,14 +79,9 @@ class LatentStage(Stage):
 
     def measures(self) -> dict[str, float]:
         """See :class:`Stage`. What rests is encoded, and its collapse measured, the first time alone."""
-        model, name = self.ema.module, self.stage.name
-        judged = validate(model, self.held_out, self._held_out_latents if name in LATENTS_REST else None)
-        return judged | (self._collapse if name in FRAMES_REST else collapse(model, self.frames))
-
-    @property
-    def kind(self) -> type[Encoded]:
-        """What this stage learns from."""
-        return ENCODED[self.stage.name][0]
+        model, rests = self.ema.module, self.stage.kind.rests
+        judged = validate(model, self.held_out, self._held_out_latents if "latents" in rests else None)
+        return judged | (self._collapse if "frames" in rests else collapse(model, self.frames))
 
     @cached_property
     def _held_out_latents(self) -> list[tuple[Latents, Latents]]:
@@ -104,6 +94,11 @@ class LatentStage(Stage):
     @cached_property
     def _held_out_rows(self) -> list[Encoded]:
         return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
+
+    def _joined(self) -> tuple[Encoded, int]:
+        """All rows that are learnt from, and the most that a batch gave; joined, the batches themselves are let go."""
+        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
+        return ENCODED[self.stage.name][0].joined(encoded), max(map(len, encoded))
 
     def _encoded(self) -> Iterator[Encoded]:
         """Every process encodes all of them: a batch is the same for any number of processes."""

@@ -196,13 +196,13 @@ def terms(
     """
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if stage.predicts else steps
+    latest = max(1, steps - depth) if stage.kind.predicts else steps
     starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
     if stage.name == "grounding":
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, latents.context, *_named(batch)) | _seeing_terms(model, batch, latents), latents
     # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
-    last = starts.new_tensor([steps - 1] if stage.predicts else [])
+    last = starts.new_tensor([steps - 1] if stage.kind.predicts else [])
     latents = encode_batch(model, batch, torch.cat([starts, last]))
     judged = latents.of(slice(len(starts)))
     several = batch.tokens.shape[1]
@@ -221,8 +221,8 @@ def terms(
         **_proposal_terms(model, batch, latents),
     }
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)  # [N, T, A]
-    if not stage.predicts:
-        return out | _judgement_terms(model, batch, judged, *_ahead(judged, actions, 0), config), latents
+    if not stage.kind.predicts:
+        return out | _judgement_terms(model, batch, judged, *ahead(judged, actions, 0), config), latents
 
     target = latents.z.detach() if config.stop_gradient else latents.z
     span = min(depth, steps - 1)
@@ -237,7 +237,7 @@ def terms(
         out["action"] = _action_term(
             model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )
-    seen = _ahead(judged, actions, span, rolled[:, starts])
+    seen = ahead(judged, actions, span, rolled[:, starts])
     return out | _judgement_terms(model, batch, judged, *seen, config), latents
 
 
@@ -289,9 +289,9 @@ def glimpsed(model: WorldModel, batch: Batch, stage: StageConfig, generator: tor
 
 @torch.no_grad()
 def located(model: WorldModel, batch: Batch, stage: StageConfig, generator: torch.Generator) -> Located:
-    """The maps, as the model remembers them, at the steps that ``generator`` (CPU) draws, and where the bodies were."""
+    """The maps that the model reads at the steps that ``generator`` (CPU) draws, and where the bodies were."""
     starts = _decision_steps(stage, batch.valid.shape[1], generator).to(batch.valid.device)
-    features, _, _ = model.memory(model.frames(batch.images))
+    features, _, _ = model.remember(batch.images)
     seen = (features.half(), model.reading(batch.sensor), batch.place, batch.elsewhere, batch.valid)
     return Located(*(x[:, starts].flatten(0, 1) for x in seen))
 
@@ -383,7 +383,7 @@ def _decision_steps(stage: StageConfig, latest: int, generator: torch.Generator)
     return torch.randperm(latest, generator=generator)[: stage.starts].sort().values
 
 
-def _ahead(latents: Latents, actions: Tensor, span: int, rolled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def ahead(latents: Latents, actions: Tensor, span: int, rolled: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The latents at the decision steps and, of ``rolled`` [N, S, K, D], at ``span`` steps after each, and the actions
     that led to them, zeros where none did: [N, S, 1 + span, D] and [N, S, 1 + span, A]."""
     here = latents.z[:, latents.starts, None]
@@ -437,7 +437,7 @@ def _field_terms(model: WorldModel, context: Tensor, oracle: Tensor, config: Obj
     imagined = model.field_of(context)[:, :, :2]  # [N, S, 2, H, W]
     cost, margin = oracle.unbind(1)
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
-    target = torch.nn.functional.interpolate(target, imagined.shape[-2:], mode="area")[:, None].expand_as(imagined)
+    target = on_grid(target, imagined.shape[-2:])[:, None].expand_as(imagined)
     known = target.isfinite().all(-1).all(-1)
     target = target.nan_to_num()
     sought = -target[:, 0, 0]  # [N, H, W]; beyond the limit it is flat and tells of no slowness
@@ -447,6 +447,16 @@ def _field_terms(model: WorldModel, context: Tensor, oracle: Tensor, config: Obj
     ways = field(imagined[:, :, 0], target[:, :, 0], known[:, :, 0])
     margins = field(imagined[:, :, 1], target[:, :, 1], known[:, :, 1], config.prudence)
     return {"field": ways + margins + crossing(found, slowness, where)}
+
+
+def on_grid(oracle: Tensor, shape: tuple[int, int]) -> Tensor:
+    """An oracle's values [N, C, G, G] at the ``shape`` places of the model's field.
+
+    Of several of its cells in one of the field's, the mean. Of a coarser grid the values between its cells, not copies
+    of them: within copied cells a cost to go does not rise, as if nothing cost anything to cross.
+    """
+    coarser = any(theirs < ours for theirs, ours in zip(oracle.shape[-2:], shape, strict=True))
+    return torch.nn.functional.interpolate(oracle, shape, mode="bilinear" if coarser else "area")
 
 
 def _action_term(

@@ -6,33 +6,25 @@ from functools import partial
 from math import cos, pi
 
 import torch
-from pydantic import Field
 from torch.optim.lr_scheduler import LambdaLR
 
-from tc_mmwm_core.config import Config
 
-
-class ScheduleConfig(Config):
-    """How the learning rate rises and falls over a stage of training."""
-
-    warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear rise to the peak")
-    final_fraction: float = Field(0.0, ge=0, le=1, description="share of the peak that is left at the end")
-
-
-def learning_rate_factor(step: int, total_steps: int, config: ScheduleConfig) -> float:
+def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
     """Share of the peak learning rate at optimizer step ``step`` = 0, 1, ... of ``total_steps``.
 
-    Rises as (step + 1) / warmup_steps, so that the first step moves too; then falls by half a cosine to
-    ``final_fraction`` at ``total_steps``, and stays there.
+    Rises as (step + 1) / warmup_steps, so that the first step moves too; then falls by half a cosine to 0 at
+    ``total_steps``, and stays there.
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    return config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + cos(pi * done))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return 0.5 * (1 + cos(pi * done))
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int, config: ScheduleConfig) -> LambdaLR:
-    """The schedule on ``optimizer``; call ``step()`` once after each optimizer step.
+def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+    """The schedule on ``optimizer``, the first ``warmup_steps`` rising to its learning rate.
+
+    Call ``step()`` once after each optimizer step.
 
     The factor is computed from the step number alone, never from the factor before it, so that a resumed run has the
     very learning rates of an unbroken one once its ``state_dict`` and the optimizer's are loaded.
@@ -40,8 +32,8 @@ def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int, config: 
     Raises:
         ValueError: warm-up would take the whole run.
     """
-    if config.warmup_steps >= total_steps:
+    if warmup_steps >= total_steps:
         raise ValueError(
-            f"schedule: warmup_steps is {config.warmup_steps}, less than the {total_steps} optimizer steps are needed"
+            f"schedule: warmup_steps is {warmup_steps}, less than the {total_steps} optimizer steps are needed"
         )
-    return LambdaLR(optimizer, partial(learning_rate_factor, total_steps=total_steps, config=config))
+    return LambdaLR(optimizer, partial(learning_rate_factor, total_steps=total_steps, warmup_steps=warmup_steps))

@@ -27,7 +27,7 @@ from tc_mmwm_core.training.early_stopping import EarlyStopping
 from tc_mmwm_core.training.objective import Losses, Objective, Share
 from tc_mmwm_core.training.optimizer import NonFiniteGradientError, build_optimizer, clip_and_step
 from tc_mmwm_core.training.run import Run, save_batch
-from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
+from tc_mmwm_core.training.schedulers import build_scheduler
 from tc_mmwm_core.training.validation import validate
 
 VALIDATION_BATCHES = 8
@@ -50,7 +50,7 @@ def check_stages(
     """
     for stage in config.stages[first:]:
         # A stage on encoders at rest divides the rows that it draws, and not the windows: each process encodes all.
-        if not stage.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
+        if not stage.kind.encoders_rest and stage.trajectories % (processes.count * config.accumulation):
             raise TrainingError(
                 f"stage {stage.name}: {stage.trajectories} trajectories a batch do not divide into "
                 f"{processes.count} processes x {config.accumulation} parts (accumulation)"
@@ -92,7 +92,7 @@ class Stage:
             self.model.parameters(), config.optimizer.model_copy(update={"learning_rate": rate})
         )
         warmup = min(config.warmup_steps, self.steps // 4)
-        self.scheduler = build_scheduler(self.optimizer, self.steps, ScheduleConfig(warmup_steps=warmup))
+        self.scheduler = build_scheduler(self.optimizer, self.steps, warmup)
         self.seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
         self.sampler = data.sampler(self.stage, self.seed)
         self.share = Share(processes.rank, processes.count)

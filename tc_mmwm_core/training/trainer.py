@@ -16,11 +16,12 @@ from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.decoder import SIDE
+from tc_mmwm_core.models.encoders import CLIP
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, TrainedOn, split
-from tc_mmwm_core.training.distributed import processes
+from tc_mmwm_core.training.distributed import is_first, processes
 from tc_mmwm_core.training.latent_stage import LatentStage
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
@@ -69,7 +70,7 @@ def train(
         seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
         if config.early_stopping.patience is not None:
             seen = datasets  # what is held out chooses the weights
-        trained_on = TrainedOn(seen, init.trained_on if init else ())
+        trained_on = TrainedOn(datasets, seen, init.trained_on if init else ())
         position = _position_of(output, config, trained_on)
         progress = progress and those.first
         data, held_out, model, ema = prepare(config, datasets, those.device, init, progress, labelled)
@@ -85,7 +86,7 @@ def train(
                 resolved = config.model_dump(mode="json")
                 run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
             for index in range(position.stage, len(config.stages)):
-                kind = LatentStage if config.stages[index].encoders_rest else Stage
+                kind = LatentStage if config.stages[index].kind.encoders_rest else Stage
                 stage = kind(config, index, objective, ema, data, held_out, those)
                 stage.parts["trained_on"] = trained_on
                 if index == position.stage and position.step:
@@ -117,6 +118,9 @@ def prepare(
     data, held_out = labelled or label_data(config, datasets, progress)
     if init is None:
         fit_sensor_normalisation(model, data.datasets)
+    elif is_first():
+        for line in beyond_scale(model, data.datasets):
+            print(f"warning: {line}", flush=True)
     model = model.to(device)
     # Buffers are fitted once, not averaged: an average would lag behind their first value.
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
@@ -169,11 +173,32 @@ def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:
 @torch.no_grad()
 def fit_sensor_normalisation(model: WorldModel, datasets: Sequence[Dataset]) -> None:
     """Mean and standard deviation of each sensor field over all valid training steps."""
-    rows = [t.sensor[t.valid] for dataset in datasets for t in (dataset[i] for i in range(len(dataset)))]
-    sensor = np.concatenate(rows).astype(np.float64)
+    sensor = _sensors(datasets)
     model.sensor.mean.copy_(torch.from_numpy(sensor.mean(0)))
-    # A field that hardly varies (a bumper that is seldom pressed) must not be blown up to unit variance.
-    model.sensor.scale.copy_(torch.from_numpy(np.maximum(sensor.std(0), 0.05)))
+    # A field that hardly varies (a bumper that is seldom pressed) must not be blown up to unit variance, and one whose
+    # range is small in its unit (a gripper's opening in metres) must be seen.
+    scale = np.maximum(sensor.std(0), 0.05 * np.ptp(sensor, 0))
+    model.sensor.scale.copy_(torch.from_numpy(np.where(scale > 0, scale, 1.0)))
+
+
+def beyond_scale(model: WorldModel, datasets: Sequence[Dataset]) -> list[str]:
+    """A line for each sensor field of which the model's normalisation clips more than 1 % of the valid steps."""
+    sensor = _sensors(datasets)
+    scaled = (sensor - model.sensor.mean.numpy()) / model.sensor.scale.numpy()
+    share = (np.abs(scaled) > CLIP).mean(0)
+    names = datasets[0].interface.sensor_names
+    return [
+        f"sensor {name}: {part:.0%} of the steps are beyond {CLIP} standard deviations of what it was trained on, and "
+        f"are clipped there ({low:.4g} to {high:.4g} here)"
+        for name, part, low, high in zip(names, share, sensor.min(0), sensor.max(0), strict=True)
+        if part > 0.01
+    ]
+
+
+def _sensors(datasets: Sequence[Dataset]) -> np.ndarray:
+    """The sensor vectors of all valid steps, float64 [S, Ds]."""
+    rows = [t.sensor[t.valid] for dataset in datasets for t in (dataset[i] for i in range(len(dataset)))]
+    return np.concatenate(rows).astype(np.float64)
 
 
 def _position_of(output: Path, config: TrainConfig, trained_on: TrainedOn) -> Position:
@@ -197,8 +222,8 @@ def _position_of(output: Path, config: TrainConfig, trained_on: TrainedOn) -> Po
     try:
         trained_on.load_state_dict(content["parts"]["trained_on"])
     except ValueError as error:
-        mend = "continue with the same data, or choose another folder (with --init to start from its weights)"
-        raise TrainingError(f"{output}: holds a run of other data: {error}; {mend}") from None
+        mend = "or choose another folder (with --init to start from its weights)"
+        raise TrainingError(f"{output}: holds a run of other data: {error}, {mend}") from None
     return Position(**content["position"])
 
 
@@ -216,7 +241,7 @@ def _flat(values: object, name: str = "") -> dict[str, Any]:
 def _load(model: WorldModel, init: Weights, interface: RobotInterface) -> None:
     """Start from ``init``; what its robot has otherwise than ``interface`` is named where shapes differ for it."""
     if differences := shape_differences(init.tensors, model.state_dict()):
-        of_robot = init.interface.differences(interface) if init.interface else []
+        of_robot = init.interface.differences(interface)
         lines = "".join(f"\n  {line}" for line in (of_robot + differences)[:8])
         more = len(of_robot) + len(differences) - 8
         more = f"\n  and {more} more" if more > 0 else ""

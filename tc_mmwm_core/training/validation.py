@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
-from tc_mmwm_core.training.objective import Latents, encode_batch
+from tc_mmwm_core.training.objective import Latents, ahead, encode_batch
 
 
 @torch.no_grad()
@@ -102,13 +102,9 @@ def _judge(model: WorldModel, batch: Batch, latents: Latents) -> dict[str, Tenso
     depth, starts = _depth(model, batch), latents.starts
     several = batch.tokens.shape[1]
     actions = batch.actions[:, None].expand(-1, several, -1, -1).flatten(0, 1)
-    ahead = torch.arange(depth + 1, device=starts.device)
-    when = starts[:, None] + ahead
-    here = latents.z[:, starts]
-    seen, led = here[:, :, None], torch.zeros_like(actions[:, starts, None])
-    if depth:
-        following = actions[:, when[:, :-1]]
-        seen, led = torch.cat([seen, model.rollout(here, following)], 2), torch.cat([led, following], 2)
+    when = starts[:, None] + torch.arange(depth + 1, device=starts.device)
+    rolled = model.rollout(latents.z[:, starts], actions[:, when[:, :-1]]) if depth else None
+    seen, led = ahead(latents, actions, depth, rolled)
     truth = latents.z[:, when]
     cost = batch.cost.flatten(0, 1)[:, when]
     v, p = model.judge(seen.flatten(0, 1), latents.context.flatten(0, 1), led.flatten(0, 1))

@@ -13,24 +13,24 @@ from safetensors.torch import load_file
 
 from tc_mmwm_core.config import parse
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.models.world_model import ModelConfig, WorldModel
+from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.trainer import build_model
 
 WEIGHTS = "weights.safetensors"
-TRAINED_ON = "trained_on.txt"  # an identity a line; older bundles do not have it
+TRAINED_ON = "trained_on.txt"  # an identity a line
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights of a model, what they were fitted to, and for which robot (None: a run of an older version)."""
+    """Weights of a model, how they were trained, on what, and for which robot."""
 
-    model: ModelConfig
+    config: TrainConfig
     tensors: dict[str, torch.Tensor]
     trained_on: frozenset[str]  # identities of the trajectories that they were fitted to or chosen by
-    interface: RobotInterface | None
+    interface: RobotInterface
 
 
 def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, WorldModel]:
@@ -63,14 +63,15 @@ def read_weights(path: Path) -> Weights:
     """Averaged weights of the bundle or run folder at ``path``.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: it is neither, or does not tell what it was trained on or for which robot.
     """
     if (path / WEIGHTS).exists():
         bundle = Bundle.load(path)
-        config = yaml.safe_load(bundle.manifest.training.config)
-        trained_on = (path / TRAINED_ON).read_text().split() if (path / TRAINED_ON).exists() else ()
-        model = parse(config, TrainConfig, f"{path}: training.config").model
-        return Weights(model, load_file(path / WEIGHTS), frozenset(trained_on), bundle.interface)
+        if TRAINED_ON not in bundle.manifest.files:
+            raise CheckpointError(f"{path} has no {TRAINED_ON}: what it was trained on is not known; export its run")
+        config = parse(yaml.safe_load(bundle.manifest.training.config), TrainConfig, f"{path}: training.config")
+        trained_on = frozenset((path / TRAINED_ON).read_text().split())
+        return Weights(config, load_file(path / WEIGHTS), trained_on, bundle.interface)
     checkpoint = _checkpoint(path)
     content = read_checkpoint(checkpoint)
     averaged = {
@@ -78,12 +79,13 @@ def read_weights(path: Path) -> Weights:
         for name, value in content["parts"]["ema"].items()
         if name.startswith("module.")
     }
+    missing = [key for key, of in (("interface", content), ("trained_on", content["parts"])) if not of.get(key)]
+    if missing:
+        raise CheckpointError(f"{checkpoint}: has no '{missing[0]}': it is of an unreleased version; train it again")
     trained_on = frozenset(content["parts"]["trained_on"]["identities"])
-    model = parse(content["config"], TrainConfig, str(checkpoint)).model
-    interface = content.get("interface")
-    if interface is not None:
-        interface = RobotInterface.from_dict(interface, f"{checkpoint}: interface")
-    return Weights(model, averaged, trained_on, interface)
+    config = parse(content["config"], TrainConfig, str(checkpoint))
+    interface = RobotInterface.from_dict(content["interface"], f"{checkpoint}: interface")
+    return Weights(config, averaged, trained_on, interface)
 
 
 def _checkpoint(path: Path) -> Path:

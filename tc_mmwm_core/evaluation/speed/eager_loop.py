@@ -2,7 +2,8 @@
 
 The same mathematics as :mod:`tc_mmwm_core.training.objective`, which batches time and candidates: the reference that
 its values and gradients are tested against, and what ``tc-mmwm bench train`` compares its speed with. Windows and their
-instructions are batched here too. The equations stand as the method writes them; only SIGReg's own is shared.
+instructions are batched here too. The equations stand as the method writes them; only SIGReg's own is shared, and
+how an oracle's grid is laid over the field.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
-from tc_mmwm_core.training.objective import SHARP
+from tc_mmwm_core.training.objective import SHARP, on_grid
 
 
 def eager_terms(
@@ -33,13 +34,13 @@ def eager_terms(
     """Raw loss terms by name; draws from ``generator`` what :func:`tc_mmwm_core.training.objective.terms` draws."""
     steps = batch.valid.shape[1]
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
-    latest = max(1, steps - depth) if stage.predicts else steps
+    latest = max(1, steps - depth) if stage.kind.predicts else steps
     starts = torch.randperm(latest, generator=generator)[: stage.starts].sort().values.tolist()
     span = min(depth, steps - 1)
 
     sums: dict[str, Tensor] = {}
     rows = _Rows.of(batch)
-    decided = [*starts, steps - 1] if stage.predicts else starts
+    decided = [*starts, steps - 1] if stage.kind.predicts else starts
     seen = _encode(model, batch, rows, decided, stage.name != "grounding")
     for t, logit in enumerate(seen.visible):
         chance, visible = logit.sigmoid(), batch.visible[:, t]
@@ -67,12 +68,12 @@ def eager_terms(
     for which, t in enumerate(starts if stage.name != "grounding" else ()):
         z, context = seen.z[t], seen.context[t]
         _judge(add, model, rows, t, z, torch.zeros_like(rows.actions[:, t]), context, config)
-        for k in range(span if stage.predicts else 0):
+        for k in range(span if stage.kind.predicts else 0):
             z = model.next(z, rows.actions[:, t + k])
             _judge(add, model, rows, t + k + 1, z, rows.actions[:, t + k], context, config)
         if drawn is not None:
             _action(add, model, rows, seen.z[t], t, drawn[:, which], config)
-    if stage.predicts:
+    if stage.kind.predicts:
         _dynamics(add, model, rows, seen.z, span, stage.name == "full", config)
     return sums
 
@@ -214,7 +215,7 @@ def _of_decision(add, model: WorldModel, rows: _Rows, t: int, z: Tensor, context
     field = model.field_of(context)[:, :2]
     cost, margin = rows.field[:, 0], rows.field[:, 1]
     target = torch.stack([-cost.clamp(max=config.cost_limit), _score(margin, config)], 1)
-    target = functional.interpolate(target, field.shape[-2:], mode="area")
+    target = on_grid(target, field.shape[-2:])
     for channel in range(2):
         known = target[:, channel].isfinite().all(-1).all(-1)
         gap = field[:, channel] - target[:, channel].nan_to_num()

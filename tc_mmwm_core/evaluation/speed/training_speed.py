@@ -105,7 +105,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repe
 def _stage(config: TrainConfig, datasets: Sequence[Dataset], device: torch.device, progress: bool) -> Stage:
     data, held_out, model, ema = prepare(config, datasets, device, progress=progress)
     objective = Objective(model, config.objective, config.weights, config.bf16)
-    last = max(index for index, stage in enumerate(config.stages) if not stage.encoders_rest)
+    last = max(index for index, stage in enumerate(config.stages) if not stage.kind.encoders_rest)
     return Stage(config, last, objective, ema, data, held_out, Processes(device=device))
 
 

@@ -173,7 +173,7 @@ def test_the_digest_is_of_what_is_there(navigation, tmp_path):
     dataset = Dataset.open(tmp_path)
     sums = sorted(json.loads((shard / "shard.json").read_text())["sha256"] for shard in shards)
     assert dataset.digest == hashlib.sha256("\n".join(sums).encode()).hexdigest()
-    assert dataset.subset([3, 1, 0, 2]).digest == dataset.digest == dataset.subset([0]).whole.digest
+    assert dataset.subset([3, 1, 0, 2]).digest == dataset.digest
     parts = [dataset.subset(which).digest for which in ([0], [1], [0, 1], [2, 3], [0, 1, 2], [0, 0])]
     assert len({*parts, dataset.digest}) == 7
     assert dataset.subset([2, 3, 0]).subset([2, 0, 1]).digest == dataset.subset([0, 2, 3]).digest

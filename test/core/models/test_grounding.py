@@ -27,7 +27,7 @@ def test_it_hears_the_words_and_sees_the_map():
 
 
 def test_it_points_from_its_first_slots():
-    grounding = Grounding(16, slots=5, slot_width=4, referents=3)
+    grounding = Grounding(16, slots=5, slot_width=4)
     u = torch.randn(2, 6, 20)
     pointed = grounding.refer(u)
     assert pointed.shape == (2, 6, 3, 4)

@@ -54,3 +54,17 @@ def test_learns_a_hidden_place_from_the_hands_camera_and_the_sensors():
         error.backward()
         optimizer.step()
     assert error < 0.03
+
+
+@torch.no_grad()
+def test_a_sharp_map_has_no_negative_variance():
+    """Not in float32, where the mean square less the square of the mean is rounded to one; nor NaN in bfloat16."""
+    torch.manual_seed(0)
+    keypoints = Keypoints(width=2, shape=(16, 16), cameras=1, bodies=2, sensors=3, latent=8)
+    keypoints.heat = torch.nn.ModuleList([torch.nn.Identity()])
+    features, reading = (30 * torch.randn(256, 16 * 16, 2)).bfloat16(), torch.zeros(256, 3)
+    exact = keypoints(features.float(), reading)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        told = keypoints(features, reading)[1]
+    assert exact.isfinite().all() and torch.equal(told, exact)
+    assert keypoints._mean(features.float().transpose(1, 2))[1].min() >= 0

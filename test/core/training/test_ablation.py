@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.config import ConfigError, load
@@ -58,6 +59,16 @@ def test_the_stage_of_dynamics_goes_on_with_either_of_its_terms(config):
     assert without_state.stages[-1].loss_weights(without_state.weights).rollout == 1
     assert ablated(base, {"weights": {"rollout": 0}}, "test").stages[-1].weights == {"rollout": 0}
     assert ablated(base, {"weights": {"state": 0, "rollout": 0}}, "test").stages == config.stages
+
+
+def test_the_gate_of_a_memory_that_nobody_reads_and_keypoints_that_are_not_there_are_not_trained(config):
+    model = config.model.model_copy(update={"keypoints": True})
+    alone = tuple(StageConfig(name=name, epochs=1) for name in ("memory", "keypoints"))
+    base = config.model_copy(update={"stages": (*config.stages, *alone), "model": model})
+    for switch, stays in (("use_memory", alone[1:]), ("keypoints", alone[:1])):
+        assert ablated(base, {"model": {switch: False}}, "test").stages == (*config.stages, *stays)
+    with pytest.raises(ValidationError, match=r"stage memory: .*\(model\.use_memory: false\); leave the stage out"):
+        TrainConfig.model_validate(base.model_dump() | {"model": {"use_memory": False, "keypoints": True}})
 
 
 def test_the_judge_stays_where_it_has_progress_left_to_learn():
@@ -127,17 +138,16 @@ def test_labels_are_made_anew_where_the_bodies_differ(config, dataset):
 
 
 def test_a_finished_run_is_taken_up_again_for_its_own_data_only(config, dataset, tmp_path):
-    """Runs on a subset used to record the digest of the whole: those of a benchmark begun before go on."""
-
     def finished(digest: str) -> dict:
         done = {"config": config.model_dump(mode="json"), "data": [digest], "measures": {"loss": 1.0}}
         (tmp_path / "measures.json").write_text(json.dumps(done))
         return _Trained([part], "cpu", progress=False)(config, tmp_path, None, "full")
 
-    part, other = dataset.subset([0, 1]), dataset.subset([2])
-    assert finished(part.digest) == finished(dataset.digest) == {"loss": 1.0}
-    with pytest.raises(TrainingError, match="of another config or of other data"):
-        finished(other.digest)
+    part = dataset.subset([0, 1])
+    assert finished(part.digest) == {"loss": 1.0}
+    for other in (dataset, dataset.subset([2])):
+        with pytest.raises(TrainingError, match="of another config or of other data"):
+            finished(other.digest)
 
 
 def test_unknown_switches_and_bad_changes_are_refused_by_name(shipped, config):

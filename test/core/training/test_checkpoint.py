@@ -19,7 +19,7 @@ from tc_mmwm_core.training.checkpoint import (
     save_checkpoint,
 )
 from tc_mmwm_core.training.optimizer import OptimizerConfig, build_optimizer, clip_and_step
-from tc_mmwm_core.training.schedulers import ScheduleConfig, build_scheduler
+from tc_mmwm_core.training.schedulers import build_scheduler
 from tc_mmwm_core.utils.reproducibility import seed_everything
 
 
@@ -43,7 +43,7 @@ def run(width=8):
     return {
         "model": model,
         "optimizer": optimizer,
-        "scheduler": build_scheduler(optimizer, 40, ScheduleConfig(warmup_steps=5)),
+        "scheduler": build_scheduler(optimizer, 40, 5),
         "ema": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
         "sampler": Sampler(),
     }

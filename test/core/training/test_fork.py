@@ -11,7 +11,8 @@ from batches import noise_batch, tiny_model
 from tc_mmwm_core.losses.total_loss import LossWeights
 from tc_mmwm_core.training.ablation import ablated, run_ablations, run_folder
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
-from tc_mmwm_core.training.fork import UNCOMPUTED, beginning, fork, shared_stages
+from tc_mmwm_core.training.fork import beginning, fork, shared_stages
+from tc_mmwm_core.training.kinds import KINDS
 from tc_mmwm_core.training.latent_stage import ENCODED
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.trainer import train
@@ -49,15 +50,17 @@ def test_what_a_stage_does_not_read_does_not_divide_runs(config):
     assert shared({"stages": {"reconstruction": {"weights": {"place": 0}}, "world_model": {}, "full": {}}}) == []
 
 
-@pytest.mark.parametrize("name", UNCOMPUTED)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_terms_that_a_stage_does_not_compute_are_those_listed(name):
     batch = noise_batch(cameras=2, bodies=2)
     stage = StageConfig(name=name, epochs=1, trajectories=2, min_length=2, max_length=8, instructions=2, starts=1)
     model = tiny_model(cameras=2, bodies=2, keypoints=True)
     objective = Objective(model, ObjectiveConfig(), LossWeights())
-    if stage.encoders_rest:
+    if stage.kind.encoders_rest:
         batch = ENCODED[name][1](model, batch, stage, torch.Generator().manual_seed(0))
-    assert set(objective(batch, stage, 0).raw) == set(LossWeights.model_fields) - set(UNCOMPUTED[name])
+    assert set(objective(batch, stage, 0).raw) == set(stage.kind.terms)
+    assert set(stage.kind.constants) <= set(ObjectiveConfig.model_fields)
+    assert set(stage.kind.needs) <= set(stage.kind.terms)
 
 
 def test_a_set_trains_what_is_shared_once(config, dataset, tmp_path, weights_of, assert_same_weights):

@@ -147,3 +147,10 @@ def test_several_processes_judge_the_same(dataset, domain, labels, monkeypatch):
     for field in dataclasses.fields(labels):
         for one, other in zip(getattr(shared, field.name), getattr(labels, field.name), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_simulators_robot_is_looked_for_in_what_it_drew_and_in_no_real_recording(dataset, real, domain, monkeypatch):
+    monkeypatch.setattr(type(domain), "self_filter", lambda _, image: np.ones(image.shape[:3], bool))
+    drawn, recorded = (label(each, domain, 1, TextTokens(48), seed=0, progress=False) for each in (dataset, real))
+    assert all((visible == 0).all() for visible in drawn.visible)
+    assert all(np.isnan(visible).all() for visible in recorded.visible)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import weakref
 from collections import Counter
 
 import pytest
@@ -318,7 +319,7 @@ def test_the_stage_of_the_keypoints_teaches_them_alone(config, dataset, tmp_path
     for name, value in read_checkpoint(tmp_path / "run" / LAST)["parts"]["model"].items():
         rests = not name.startswith("keypoints.heat.")  # of one body in one camera there is nothing to weigh
         assert torch.equal(value, model.state_dict()[name]) == rests, name
-    with pytest.raises(ValidationError, match=r"stage keypoints: the model has none \(model.keypoints: false\)"):
+    with pytest.raises(ValidationError, match=r"stage keypoints: .*\(model.keypoints: false\); leave"):
         TrainConfig.model_validate(config.model_dump() | {"model": {}})
 
 
@@ -333,6 +334,32 @@ def test_located_is_each_steps_map_with_the_same_term_as_in_the_whole_model():
         model, batch, stage.model_copy(update={"name": "grounding"}), ObjectiveConfig(), torch.Generator(), 5
     )  # its terms are summed over a window's steps
     assert found["keypoints"].item() * batch.valid.shape[1] == pytest.approx(whole["keypoints"].item(), rel=1e-3)
+
+
+@torch.no_grad()
+def test_without_memory_the_keypoints_learn_from_the_frames_that_they_are_found_in():
+    model, batch = tiny_model(keypoints=True, use_memory=False), noise_batch()
+    of = located(model, batch, KEYPOINTS.model_copy(update={"starts": 99}), torch.Generator().manual_seed(5))
+    assert torch.equal(of.features, model.encode(batch.images, batch.sensor).features.half().flatten(0, 1))
+
+
+def test_what_was_encoded_is_held_once(unbroken, config, dataset, tmp_path, monkeypatch):
+    config = config.model_copy(update={"stages": (*config.stages, POLICY.model_copy(update={"passes": 1}))})
+    fork(unbroken.folder, config, tmp_path)
+    made, held = [], []
+
+    def encode(*args, function=LatentStage._encode):
+        made.append(weakref.ref(encoded := function(*args)))
+        return encoded
+
+    def step(stage, *args, function=LatentStage.step):
+        held.append(sum(each() is not None for each in made))
+        return function(stage, *args)
+
+    monkeypatch.setattr(LatentStage, "_encode", encode)
+    monkeypatch.setattr(LatentStage, "step", step)
+    train(config, [dataset], tmp_path, progress=False)
+    assert len(made) > 3 and held[0] == 0
 
 
 def test_only_these_stages_have_passes():

@@ -8,8 +8,9 @@ from batches import noise_batch, tiny_model
 
 from tc_mmwm_core.evaluation.speed.eager_loop import eager_terms
 from tc_mmwm_core.losses.total_loss import LossWeights, total_loss
+from tc_mmwm_core.models.eikonal import slowness_of
 from tc_mmwm_core.training.config import ObjectiveConfig, StageConfig
-from tc_mmwm_core.training.objective import Objective, Share, encode_batch, terms
+from tc_mmwm_core.training.objective import Objective, Share, encode_batch, on_grid, terms
 
 STAGES = {
     name: StageConfig(name=name, epochs=1, min_length=2, starts=2)
@@ -119,6 +120,15 @@ def test_bf16_computes_in_bf16_and_stays_near():
     assert coarse.total.dtype == torch.float32 and not torch.equal(coarse.total, exact.total)
     assert coarse.total.item() == pytest.approx(exact.total.item(), rel=0.1)
     coarse.total.backward()
+
+
+def test_a_coarser_oracle_says_the_same_of_what_places_cost_and_one_as_fine_is_taken_as_it_is():
+    fine = torch.linspace(0, 3.1, 32).expand(1, 1, 32, 32)
+    coarse = torch.nn.functional.avg_pool2d(fine, 4)
+    inside = slowness_of(on_grid(coarse, (32, 32))[:, 0])[:, 4:-4, 4:-4]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.1), atol=1e-4, rtol=0)
+    assert torch.equal(on_grid(fine, (32, 32)), fine) and torch.equal(on_grid(fine, (8, 8)), coarse)
+    assert on_grid(torch.full((1, 2, 1, 1), torch.nan), (32, 32)).isnan().all()  # no oracle judged any
 
 
 def test_a_stage_may_weigh_terms_otherwise_than_the_run():

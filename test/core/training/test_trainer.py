@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from dataclasses import replace
@@ -14,18 +15,18 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.dataset import DatasetError, DatasetWriter
+from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint
-from tc_mmwm_core.training.config import TrainConfig
+from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
+from tc_mmwm_core.training.config import StageConfig, TrainConfig
 from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage, check_stages
-from tc_mmwm_core.training.trainer import TrainingError, build_model, train
+from tc_mmwm_core.training.trainer import TrainingError, build_model, fit_sensor_normalisation, train
 from tc_mmwm_core.training.weights import read_weights
 
 STEPS = 8
@@ -193,7 +194,6 @@ def test_a_run_of_another_config_is_refused_with_what_differs(unbroken, config, 
 
 def test_a_run_of_other_data_is_refused(unbroken, config, dataset, tmp_path):
     shutil.copytree(unbroken.folder, tmp_path / "run")
-    trained = len(split(dataset, config.data.holdout)[0])
     lost = dataset.subset(
         [
             i
@@ -201,8 +201,91 @@ def test_a_run_of_other_data_is_refused(unbroken, config, dataset, tmp_path):
             if info.identity != max(info.identity for info in dataset.trajectories)
         ]
     )
+    [name] = dataset.paths
+    with pytest.raises(
+        TrainingError, match=rf"other data: --data was \[\w+…\] and is {name} now; continue with the same"
+    ):
+        train(config, [lost], tmp_path / "run", progress=False)
+    _without_datasets(tmp_path / "run")  # as of a run that began before they were kept
+    trained = len(split(dataset, config.data.holdout)[0])
     with pytest.raises(TrainingError, match=rf"of other data: trained on {trained} trajectories, 1 of which are not"):
         train(config, [lost], tmp_path / "run", progress=False)
+    train(config, [dataset], tmp_path / "run", progress=False)
+
+
+def _without_datasets(folder):
+    content = read_checkpoint(folder / LAST)
+    del content["parts"]["trained_on"]["datasets"]
+    write_checkpoint(folder / LAST, content)
+
+
+def test_a_run_goes_on_with_the_same_datasets_as_often_and_in_the_same_order(
+    unbroken, config, dataset, real, tmp_path, monkeypatch
+):
+    short = changed(config, stages=config.stages[2:])
+    weights = read_weights(unbroken.folder)
+    init = replace(weights, trained_on=weights.trained_on | {"another"})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 3, interrupt)
+        train(short, [dataset, real, real], tmp_path / "run", init, progress=False)
+    first, second = dataset.paths[0], real.paths[0]
+    for others in ([dataset, real], [real, dataset, real]):
+        now = " ".join(str(each.paths[0]) for each in others)
+        with pytest.raises(TrainingError, match=f"--data was {first} {second} {second} and is {now} now; .* order"):
+            train(short, others, tmp_path / "run", init, progress=False)
+    for other in (None, weights):
+        with pytest.raises(TrainingError, match="started from other weights; continue with the same --init"):
+            train(short, [dataset, real, real], tmp_path / "run", other, progress=False)
+    train(short, [dataset, real, real], tmp_path / "run", init, progress=False)
+
+
+def test_a_field_is_scaled_by_its_own_range_and_one_that_never_varied_is_left_in_its_unit(config, dataset, tmp_path):
+    trajectories = [dataset[i] for i in range(2)]
+    sensors = [t.sensor.copy() for t in trajectories]
+    for sensor in sensors:
+        sensor[:, 0] = np.where(np.arange(len(sensor)) % 2, 0.001, 0.002)  # a gripper's opening in metres
+        sensor[:, 1] = 0.7
+        sensor[:, 2] = np.arange(len(sensor)) == 5  # a bumper
+    changed = [replace(t, sensor=sensor) for t, sensor in zip(trajectories, sensors, strict=True)]
+    DatasetWriter(tmp_path, dataset.interface).append(changed)
+    model = build_model(config, dataset.interface)
+    fit_sensor_normalisation(model, [Dataset.open(tmp_path)])
+    scale = model.sensor.scale
+    assert scale[0].item() == pytest.approx(0.0005, rel=0.01) and scale[1] == 1
+    assert scale[2].item() == pytest.approx(max(np.concatenate(sensors)[:, 2].std(), 0.05), rel=0.01)
+
+
+def test_what_a_run_starts_from_otherwise_than_it_is_told_is_warned_of(
+    unbroken, config, dataset, collected, tmp_path, capsys
+):
+    objective = config.objective.model_copy(update={"margin_scale": 0.02})
+    short = changed(
+        config, stages=config.stages[:1], objective=objective, early_stopping=EarlyStoppingConfig(patience=1)
+    )
+    far = [replace(dataset[i], sensor=dataset[i].sensor + np.eye(31, dtype=np.float32)[3] * 1000) for i in range(8)]
+    DatasetWriter(tmp_path / "far", dataset.interface).append(far)
+    file = write_yaml(tmp_path / "train.yaml", short)
+    arguments = ["--config", str(file), "--init", str(unbroken.folder), "--quiet"]
+    data = ["--data", str(collected), str(tmp_path / "far"), str(tmp_path / "far")]
+    assert main(["train", *arguments, *data, "--output", str(tmp_path / "run"), "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"warning: {unbroken.folder} was trained with objective.margin_scale 0.1, which is 0.02 now\n" in printed
+    assert printed.count("objective.") == 1
+    name = dataset.interface.sensor_names[3]
+    assert re.search(rf"warning: sensor {name}: \d\d% of the steps are beyond 5 standard deviations", printed)
+    assert printed.count("warning: sensor") == 1
+    assert f"export {tmp_path / 'run'} --data OTHERS --output BUNDLE (OTHERS: data that were not trained on" in printed
+
+
+def test_a_stage_that_the_model_of_init_has_no_part_for_is_refused(unbroken, config, collected, tmp_path, capsys):
+    keypoints = StageConfig(name="keypoints", epochs=1)
+    with_keypoints = config.model.model_copy(update={"keypoints": True})
+    file = write_yaml(tmp_path / "train.yaml", changed(config, stages=(keypoints,), model=with_keypoints))
+    arguments = ["--config", str(file), "--init", str(unbroken.folder), "--data", str(collected)]
+    assert main(["train", *arguments, "--output", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert f"{file} with the model of {unbroken.folder}: " in told and "(model.keypoints: false)" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_starts_from_anothers_weights_remembers_what_these_were_trained_on(config, dataset, tmp_path):
