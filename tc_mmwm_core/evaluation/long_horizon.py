@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
 from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite

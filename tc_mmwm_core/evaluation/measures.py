@@ -61,7 +61,7 @@ def foresight(records: Records) -> dict[str, Measure]:
 
     States that break the rule from the start say nothing of screening. ``miss_rate`` is the share of all violating
     candidates that are accepted; ``miss_rate_by_state`` the mean over states of each one's share, as the calibrated
-    bound is on the mean over trajectories of each one's (see :mod:`tc_mmwm_core.evaluation.calibration`). Its sequences
+    bound is on the mean over trajectories of each one's (see :mod:`tc_mmwm_core.training.calibration`). Its sequences
     are those that were driven, though, and these are drawn at random.
     """
     truths, tau = records.truths, records.threshold

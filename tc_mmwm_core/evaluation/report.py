@@ -11,9 +11,9 @@ from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.long_horizon import curve
 from tc_mmwm_core.evaluation.measures import FRACTIONS, Measure, cost, curves, measures
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop
-from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.utils.results import write_results
 
 # Of evaluation.json. 2: shares of candidates counted states without any, and the open-loop error at every k was that of
 # the longest episodes alone. 1: probes without memory, states that broke the rule from the start counted, other

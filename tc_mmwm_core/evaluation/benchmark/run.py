@@ -29,13 +29,12 @@ from pathlib import Path
 import yaml
 
 from tc_mmwm_core.config import parse
-from tc_mmwm_core.data.collect import OnPolicy, collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import OnPolicy, collect
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
 from tc_mmwm_core.evaluation.benchmark.plan import CALIBRATING, Job, Plan
-from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import predicted
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
 from tc_mmwm_core.evaluation.suite import Driver, evaluate, remaining
@@ -43,6 +42,7 @@ from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics

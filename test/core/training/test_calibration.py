@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, norm
 
-from tc_mmwm_core.evaluation.calibration import (
+from tc_mmwm_core.training.calibration import (
     Calibration,
     CalibrationError,
     betting_p_value,
