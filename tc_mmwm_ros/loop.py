@@ -223,7 +223,6 @@ class Loop:
         self._odometry: Odometry | None = None
         self._image: Image | None = None
         self._state: PlannerState | None = None
-        self._screenings: list[Screening] = []
         self._events: list[EpisodeEvent] = []
         self._record: EpisodeRecord | None = None
         self._telling = -1.0

@@ -71,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.resources import ResourceError, robot_file
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
-    os.environ.setdefault("MUJOCO_GL", "egl")
     on_policy, robot = None, args.robot
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))

@@ -121,7 +121,6 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.training.run import METRICS, read_metrics
     from tc_mmwm_core.utils.results import write_results
 
-    os.environ.setdefault("MUJOCO_GL", "egl")
     if args.threads:
         torch.set_num_threads(args.threads)
     config_file = args.config or resource("config", "train", "proof.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ def collect_long(
 
     They are as long as the model of ``bundle`` needs, and of its robot interface.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
     steps = (STEPS + 1) * Bundle.load(bundle).manifest.frame_skip
     collect(domain, bundle / "robot.yaml", folder, episodes, steps, seed, workers, progress)
     dataset = Dataset.open(folder).tell_skipped()

@@ -8,7 +8,6 @@ again.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -136,7 +135,6 @@ class Bench:
     """One process's environment and driver; both are made once and drive many episodes."""
 
     def __init__(self, driver: Driver, suite: Suite) -> None:
-        os.environ.setdefault("MUJOCO_GL", "egl")
         self.driver, self.suite = driver, suite
         self.domain = load_domain(driver.domain)
         self.planner: Planner | None = None

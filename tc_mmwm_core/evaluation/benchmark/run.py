@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -267,7 +266,6 @@ class Benchmark:
 
     def _robot(self, name: str) -> Path:
         """The robot interface of domain ``name``, which is about to be collected in."""
-        os.environ.setdefault("MUJOCO_GL", "egl")
         plan = self.plan.config.domains[name]
         return self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
 
