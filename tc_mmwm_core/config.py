@@ -54,7 +54,7 @@ def parse(content: dict[str, Any], model: type[ConfigType], origin: str) -> Conf
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [f"{origin}: {_describe(detail, content, model)}" for detail in error.errors()]
+        lines = [f"{origin}: {_describe(detail, model)}" for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -64,7 +64,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _describe(detail: Any, content: dict[str, Any], model: type[BaseModel]) -> str:
+def _describe(detail: Any, model: type[BaseModel]) -> str:
     location = detail["loc"]
     field = ".".join(str(part) for part in location) or "(root)"
     if detail["type"] == "extra_forbidden":

@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace, summary: Summary, records: Sequence[EpisodeRecord]) -> None:
     """Figures and episodes with versions and machine as JSON, without the paths driven; replaces the file at once."""
     from tc_mmwm_core.evaluation.intervals import share
-    from tc_mmwm_core.evaluation.results import write_results  # loads torch, which must not run beside the robot
+    from tc_mmwm_core.utils.results import write_results  # loads torch, which must not run beside the robot
 
     episodes = [record.to_dict() for record in records]
     for episode in episodes:

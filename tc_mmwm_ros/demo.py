@@ -24,7 +24,7 @@ from tc_mmwm_core.domains.navigation.scene import VIEW, Scene
 from tc_mmwm_core.domains.navigation.simulator import Simulator
 from tc_mmwm_core.evaluation import pictures
 from tc_mmwm_core.resources import ResourceError, resource
-from tc_mmwm_ros.loop import EpisodeRecord, Loop, Moment, find_layouts, in_own_domain
+from tc_mmwm_ros.loop import EpisodeRecord, Loop, find_layouts, in_own_domain
 from tc_mmwm_ros.processes import die_with_parent
 
 INSTRUCTION = "drive to the green pad, never enter the blue zone"
@@ -157,17 +157,10 @@ def draw(first: Sequence[EpisodeRecord], second: Sequence[EpisodeRecord], told: 
     for pair in list(zip(first, second, strict=True))[:5]:
         simulator.reset(Scene.from_dict(pair[0].scene))
         simulator.place((50.0, 50.0, 0.0))  # the robot is where the paths are, not in the picture
-        drives = [
-            pictures.Drive(np.array(record.path)[:, :2], outcome(record), decision(record.moment)) for record in pair
-        ]
+        drives = [pictures.Drive(np.array(record.path)[:, :2], outcome(record), record.moment) for record in pair]
         layouts.append(pictures.Layout(f"layout {pair[0].seed}", simulator.photograph(), drives))
     simulator.close()
     pictures.draw_layouts(layouts, told, VIEW, file)
-
-
-def decision(moment: Moment | None) -> pictures.Decision | None:
-    """The decision as the picture shows it."""
-    return None if moment is None else pictures.Decision(moment.image, moment.paths, moment.accepted, moment.chosen)
 
 
 def outcome(record: EpisodeRecord) -> str:

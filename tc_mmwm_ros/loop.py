@@ -36,6 +36,7 @@ from sensor_msgs.msg import Image
 from tc_mmwm_core.domains.navigation import instructions, oracle
 from tc_mmwm_core.domains.navigation.instructions import Instruction
 from tc_mmwm_core.domains.navigation.scene import Scene, draw_scene
+from tc_mmwm_core.evaluation.pictures import DecisionPicture
 from tc_mmwm_core.resources import resource
 from tc_mmwm_ros.markers import unicycle_paths
 from tc_mmwm_ros.msg import EpisodeEvent, PlannerState, Screening
@@ -56,16 +57,6 @@ TABLE_HEADER = " layout  reached  rules kept  steps  violations  decisions/s  p5
 
 class LoopError(RuntimeError):
     """A node did not do what was asked of it."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One decision, to look at: what the robot saw, and where each candidate would have led by dead reckoning."""
-
-    image: np.ndarray  # uint8 [H, W, 3]
-    paths: np.ndarray  # [N, P, 2] m
-    accepted: np.ndarray  # bool [N]
-    chosen: int  # -1: none
 
 
 @dataclass
@@ -89,7 +80,7 @@ class EpisodeRecord:
     candidates: int = 0  # in each decision
     rejected: float = 0.0  # share of all candidates of the episode
     path: list[tuple[float, float, float, float, float]] = field(default_factory=list)  # the oracle's states
-    moment: Moment | None = None  # the decision that was nearest to accepting one half and rejecting the other
+    moment: DecisionPicture | None = None  # the decision that was nearest to accepting one half and rejecting the other
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the moment is for pictures."""
@@ -223,7 +214,6 @@ class Loop:
         self._odometry: Odometry | None = None
         self._image: Image | None = None
         self._state: PlannerState | None = None
-        self._screenings: list[Screening] = []
         self._events: list[EpisodeEvent] = []
         self._record: EpisodeRecord | None = None
         self._telling = -1.0
@@ -346,11 +336,13 @@ def _pose(message: Odometry) -> tuple[float, float, float]:
     return pose.position.x, pose.position.y, 2 * math.atan2(pose.orientation.z, pose.orientation.w)
 
 
-def _moment(message: Screening, accepted: np.ndarray, pose: tuple[float, float, float], image: Image) -> Moment:
+def _moment(
+    message: Screening, accepted: np.ndarray, pose: tuple[float, float, float], image: Image
+) -> DecisionPicture:
     actions = np.frombuffer(message.actions, np.float32).reshape(message.count, message.horizon, len(message.fields))
     forward, turn = (actions[..., message.fields.index(name)].astype(float) for name in ("forward", "turn"))
     x, y, yaw = pose
     cos, sin = math.cos(yaw), math.sin(yaw)
     paths = unicycle_paths(forward, turn, message.step_duration) @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
-    return Moment(pixels, paths, accepted, message.chosen)
+    return DecisionPicture(pixels, paths, accepted, message.chosen)

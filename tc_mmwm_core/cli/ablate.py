@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core.config import load
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.training.ablation import Switches, ablations, run_ablations, table
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.curriculum import shortened
     from tc_mmwm_core.training.data import split
+    from tc_mmwm_core.utils.results import write_results
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.evaluation.benchmark.plan import read_plan, selected
     from tc_mmwm_core.evaluation.benchmark.run import Benchmark
     from tc_mmwm_core.evaluation.benchmark.table import collate, read_evaluations, render
-    from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.utils.results import write_results
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -65,13 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect, and say at what rate."""
-    from tc_mmwm_core.data.collect import OnPolicy, collect
     from tc_mmwm_core.data.dataset import Dataset, DatasetError
     from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.domains.collect import OnPolicy, collect
     from tc_mmwm_core.resources import ResourceError, robot_file
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
-    os.environ.setdefault("MUJOCO_GL", "egl")
     on_policy, robot = None, args.robot
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))

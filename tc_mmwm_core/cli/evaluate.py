@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.evaluation.long_horizon import predicted
     from tc_mmwm_core.evaluation.report import report, write_report
-    from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Driver, Suite, evaluate
+    from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Contestant, Suite, evaluate
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.runtime.bundle import Bundle
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         planner = planner.model_copy(update={"proposals": proposals})
     if args.threshold is not None:
         planner = planner.model_copy(update={"threshold": args.threshold})
-    driver = Driver(args.domain, args.driver, bundle, planner)
+    contestant = Contestant(args.domain, args.driver, bundle, planner)
     amounts = {
         "seed": args.seed,
         "episodes": args.episodes,
@@ -105,14 +105,14 @@ def run(args: argparse.Namespace) -> int:
     suite = configs.parse(amounts, Suite, "tc-mmwm evaluate")
     log = args.output / "episodes.jsonl" if args.output else None
     progress = not args.quiet
-    records = evaluate(driver, suite, log, args.workers, progress)
+    records = evaluate(contestant, suite, log, args.workers, progress)
     prediction = None
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            prediction = predicted(driver, suite, (args.output or Path(scratch)) / "long", args.workers, progress)
+            prediction = predicted(contestant, suite, (args.output or Path(scratch)) / "long", args.workers, progress)
         except CheckpointError as error:  # older than this code: its graphs still drive
             print(f"the prediction error is not measured: {error}")
-    found = report(driver, suite, records, prediction)
+    found = report(contestant, suite, records, prediction)
     print(found.table())
     if args.output:
         write_report(found, args.output / "evaluation.json", args.output / "evaluation.png")

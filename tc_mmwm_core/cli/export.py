@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate and export."""
     from tc_mmwm_core.config import ConfigError
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.calibration import CalibrationError
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.runtime.bundle import MANIFEST
+    from tc_mmwm_core.training.calibration import CalibrationError
     from tc_mmwm_core.training.export import export_run, recalibrate
 
     if args.data is None and args.threshold is None:

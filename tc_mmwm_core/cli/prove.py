@@ -115,13 +115,12 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.evaluation.proofs import figures, proofs
-    from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.resources import resource, robot_file
     from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.run import METRICS, read_metrics
+    from tc_mmwm_core.utils.results import write_results
 
-    os.environ.setdefault("MUJOCO_GL", "egl")
     if args.threads:
         torch.set_num_threads(args.threads)
     config_file = args.config or resource("config", "train", "proof.yaml")
@@ -188,7 +187,7 @@ def _refuse_other_horizons(path: Path, model) -> None:
 
 def _collected(args, config, name: str, episodes: int, steps: int, seed: int) -> Path:
     """The dataset ``name`` under the output folder, collected as far as it is not there."""
-    from tc_mmwm_core.data.collect import collect
+    from tc_mmwm_core.domains.collect import collect
 
     path = args.output / "data" / name
     collect(config.data.domain, args.robot, path, episodes, steps, seed, args.workers, not args.quiet)

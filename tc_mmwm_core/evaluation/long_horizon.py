@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
-from tc_mmwm_core.evaluation.suite import PLANNER, Driver, Suite
+from tc_mmwm_core.evaluation.suite import PLANNER, Contestant, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_bundle
@@ -22,17 +21,19 @@ STEPS = 50  # latent steps predicted
 FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
 
 
-def predicted(driver: Driver, suite: Suite, folder: Path, workers: int, progress: bool = True) -> OpenLoop | None:
-    """:func:`long_horizon` of the bundle of ``driver`` on the long episodes of ``suite``, kept in ``folder``.
+def predicted(
+    contestant: Contestant, suite: Suite, folder: Path, workers: int, progress: bool = True
+) -> OpenLoop | None:
+    """:func:`long_horizon` of the bundle of ``contestant`` on the long episodes of ``suite``, kept in ``folder``.
 
     None where nothing is predicted, or nothing asked for. Several processes may share ``folder``.
     """
-    if driver.kind != PLANNER or not suite.open_loop:
+    if contestant.kind != PLANNER or not suite.open_loop:
         return None
     with claim(folder.parent, wait=True):
         layouts = suite.open_loop, suite.seed
-        dataset = collect_long(driver.domain, driver.bundle, folder, *layouts, workers, progress)
-    return long_horizon(driver.bundle, driver.domain, dataset, progress)
+        dataset = collect_long(contestant.domain, contestant.bundle, folder, *layouts, workers, progress)
+    return long_horizon(contestant.bundle, contestant.domain, dataset, progress)
 
 
 def collect_long(
@@ -42,7 +43,6 @@ def collect_long(
 
     They are as long as the model of ``bundle`` needs, and of its robot interface.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
     steps = (STEPS + 1) * Bundle.load(bundle).manifest.frame_skip
     collect(domain, bundle / "robot.yaml", folder, episodes, steps, seed, workers, progress)
     dataset = Dataset.open(folder).tell_skipped()

@@ -61,7 +61,7 @@ def foresight(records: Records) -> dict[str, Measure]:
 
     States that break the rule from the start say nothing of screening. ``miss_rate`` is the share of all violating
     candidates that are accepted; ``miss_rate_by_state`` the mean over states of each one's share, as the calibrated
-    bound is on the mean over trajectories of each one's (see :mod:`tc_mmwm_core.evaluation.calibration`). Its sequences
+    bound is on the mean over trajectories of each one's (see :mod:`tc_mmwm_core.training.calibration`). Its sequences
     are those that were driven, though, and these are drawn at random.
     """
     truths, tau = records.truths, records.threshold
@@ -147,7 +147,7 @@ def _retained(home: Sequence[Episode], *beyond: Sequence[Episode]) -> Measure:
     return intervals.ratio(at_home, *others) | {"mean": retention(at_home, *others)}
 
 
-def paired(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> list[tuple[bool, ...]]:
+def by_layout(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> list[tuple[bool, ...]]:
     """Successes of the same layout, at home and under each perturbation."""
     at_home = {e.seed: e.success for e in home}
     rows = zip(*disturbed, strict=True)
@@ -163,7 +163,7 @@ def drop(rows: Sequence[tuple[bool, ...]]) -> float:
 
 
 def _dropped(home: Sequence[Episode], *disturbed: Sequence[Episode]) -> Measure:
-    rows = paired(home, *disturbed)
+    rows = by_layout(home, *disturbed)
     return intervals.difference([row[0] - float(np.mean(row[1:])) for row in rows]) | {"mean": drop(rows)}
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from tc_mmwm_core.data.windows import WindowSampler
-from tc_mmwm_core.evaluation.latents import LinearProbe, linear_state
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.latents import LinearProbe, linear_state
 from tc_mmwm_core.training.objective import fuse_batch
 
 HORIZONS = (1, 2, 5, 10, 25, 50)  # k of tables

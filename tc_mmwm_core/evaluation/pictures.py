@@ -26,12 +26,12 @@ ACCEPTED, REJECTED, CHOSEN = "#19c24a", "#e8352b", "#1450ff"
 
 
 @dataclass(frozen=True)
-class Decision:
-    """One decision.
+class DecisionPicture:
+    """One decision, to look at.
 
     Attributes:
         image: what the camera saw, uint8 [H, W, 3].
-        paths: where each candidate would lead, [N, P, 2] m.
+        paths: where each candidate would have led, by dead reckoning, [N, P, 2] m.
         accepted: verdicts, bool [N].
         chosen: index of the executed candidate, -1 where none.
     """
@@ -48,7 +48,7 @@ class Drive:
 
     path: np.ndarray
     outcome: str
-    decision: Decision | None
+    decision: DecisionPicture | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _draw_path(axes: Axes, path: np.ndarray, colour: str, width: float) -> None:
     axes.plot(*path[-1:].T, "*", color=colour, mec="black", ms=12)
 
 
-def _draw_candidates(axes: Axes, decision: Decision) -> None:
+def _draw_candidates(axes: Axes, decision: DecisionPicture) -> None:
     for wanted, colour in ((False, REJECTED), (True, ACCEPTED)):
         paths = decision.paths[decision.accepted == wanted]
         axes.add_collection(LineCollection(paths, colors=colour, linewidths=0.7, alpha=0.55))

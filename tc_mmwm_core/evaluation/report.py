@@ -11,9 +11,9 @@ from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.long_horizon import curve
 from tc_mmwm_core.evaluation.measures import FRACTIONS, Measure, cost, curves, measures
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop
-from tc_mmwm_core.evaluation.results import write_results
-from tc_mmwm_core.evaluation.suite import Driver, Records, Suite
+from tc_mmwm_core.evaluation.suite import Contestant, Records, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.utils.results import write_results
 
 # Of evaluation.json. 2: shares of candidates counted states without any, and the open-loop error at every k was that of
 # the longest episodes alone. 1: probes without memory, states that broke the rule from the start counted, other
@@ -50,13 +50,13 @@ class Report:
         return "\n".join(lines)
 
 
-def report(driver: Driver, suite: Suite, records: Records, prediction: OpenLoop | None = None) -> Report:
+def report(contestant: Contestant, suite: Suite, records: Records, prediction: OpenLoop | None = None) -> Report:
     """Measure ``records``; ``prediction``: what there is to say of the error over k."""
-    who: dict[str, Any] = {"domain": driver.domain, "kind": driver.kind}
-    if driver.learned:
-        bundle = Bundle.load(driver.bundle)
+    who: dict[str, Any] = {"domain": contestant.domain, "kind": contestant.kind}
+    if contestant.learned:
+        bundle = Bundle.load(contestant.bundle)
         who |= {"bundle": bundle.identity, "modalities": bundle.manifest.modalities, "threshold": records.threshold}
-        who["planner"] = driver.planner.model_dump(mode="json")
+        who["planner"] = contestant.planner.model_dump(mode="json")
     return Report(
         driver=who,
         suite=suite.model_dump(mode="json"),

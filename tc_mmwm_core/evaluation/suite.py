@@ -8,7 +8,6 @@ again.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -58,7 +57,7 @@ class Suite(Config):
 
 
 @dataclass(frozen=True)
-class Driver:
+class Contestant:
     """Who drives in which domain.
 
     ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, or one of the domain's drivers.
@@ -97,7 +96,7 @@ class Records:
     truths: list[Truth] = field(default_factory=list)
 
 
-def conditions(suite: Suite, domain: Domain, driver: Driver) -> list[Condition]:
+def conditions(suite: Suite, domain: Domain, contestant: Contestant) -> list[Condition]:
     """In distribution, then each factor alone, then (what perceives nothing is not disturbed) each perturbation.
 
     Raises:
@@ -109,25 +108,25 @@ def conditions(suite: Suite, domain: Domain, driver: Driver) -> list[Condition]:
     found = [Condition(HOME, suite.episodes)]
     if suite.factor_episodes:
         found += [Condition(factor, suite.factor_episodes, (factor,)) for factor in factors]
-    if suite.perturbed_episodes and driver.learned:
+    if suite.perturbed_episodes and contestant.learned:
         found += [Condition(kind, suite.perturbed_episodes, perturbation=kind) for kind in perturbations.KINDS]
     return found
 
 
-def jobs(driver: Driver, suite: Suite) -> list[Job]:
+def jobs(contestant: Contestant, suite: Suite) -> list[Job]:
     """Every episode and probe, in the order in which they are worked off.
 
     Raises:
         DomainError: no such domain.
         EvaluationError: it has no such driver or factor.
     """
-    domain = load_domain(driver.domain)
+    domain = load_domain(contestant.domain)
     kinds = (PLANNER, POLICY, RANDOM, *domain.drivers())
-    if driver.kind not in kinds:
+    if contestant.kind not in kinds:
         known = f"{domain.name} has {', '.join(kinds)}"
-        raise EvaluationError(f"driver {driver.kind!r}: {known}{did_you_mean(driver.kind, kinds)}")
-    found: list[Job] = [(c, suite.seed + i) for c in conditions(suite, domain, driver) for i in range(c.episodes)]
-    if driver.kind == PLANNER:
+        raise EvaluationError(f"driver {contestant.kind!r}: {known}{did_you_mean(contestant.kind, kinds)}")
+    found: list[Job] = [(c, suite.seed + i) for c in conditions(suite, domain, contestant) for i in range(c.episodes)]
+    if contestant.kind == PLANNER:
         found += [(None, suite.seed + i) for i in range(suite.probes)]
     return found
 
@@ -135,15 +134,14 @@ def jobs(driver: Driver, suite: Suite) -> list[Job]:
 class Bench:
     """One process's environment and driver; both are made once and drive many episodes."""
 
-    def __init__(self, driver: Driver, suite: Suite) -> None:
-        os.environ.setdefault("MUJOCO_GL", "egl")
-        self.driver, self.suite = driver, suite
-        self.domain = load_domain(driver.domain)
+    def __init__(self, contestant: Contestant, suite: Suite) -> None:
+        self.contestant, self.suite = contestant, suite
+        self.domain = load_domain(contestant.domain)
         self.planner: Planner | None = None
-        if driver.learned:
-            bundle = Bundle.load(driver.bundle)
+        if contestant.learned:
+            bundle = Bundle.load(contestant.bundle)
             interface = RobotInterface.load(bundle.path / "robot.yaml")
-            self.planner = Planner(Screener(bundle), interface, driver.planner)
+            self.planner = Planner(Screener(bundle), interface, contestant.planner)
             self.planner.warm_up()
         self.environment = self.domain.environment()
 
@@ -169,18 +167,20 @@ class Bench:
         return perturbations.perturbed(self.environment, condition.perturbation, self.suite.perturbations, std)
 
     def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
-        match self.driver.kind:
+        match self.contestant.kind:
             case "planner":
                 return controllers.planner_controller(self.planner)
             case "policy":
                 return controllers.policy_controller(self.planner)
             case "random":
                 return controllers.random_controller(environment, seed)
-        return controllers.driver_controller(self.domain, environment, self.driver.kind, seed)
+        return controllers.driver_controller(self.domain, environment, self.contestant.kind, seed)
 
 
-def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int = 1, progress: bool = True) -> Records:
-    """Put ``driver`` through ``suite``; the result does not depend on ``workers``, the processes that share the work.
+def evaluate(
+    contestant: Contestant, suite: Suite, log: Path | None = None, workers: int = 1, progress: bool = True
+) -> Records:
+    """Put ``contestant`` through ``suite``; the result does not depend on how many processes (``workers``) do it.
 
     Args:
         log: JSON lines of what is done; what it holds already is not done again. More episodes than last time, or
@@ -190,26 +190,26 @@ def evaluate(driver: Driver, suite: Suite, log: Path | None = None, workers: int
         EvaluationError: no such driver or factor.
         JournalError: ``log`` is of something else.
     """
-    wanted = jobs(driver, suite)
+    wanted = jobs(contestant, suite)
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(log, _identity(driver, suite)))
+        journal = stack.enter_context(Journal(log, _identity(contestant, suite)))
         left = _left(wanted, journal.lines)
         if again := sum(_key(*job) in journal.lines for job in left):
             print(f"{log}: {again} probes lack 'reached', which is measured today: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
         stack.enter_context(bar)
-        for (condition, seed), result in zip(left, _carry_out(driver, suite, left, workers), strict=True):
+        for (condition, seed), result in zip(left, _carry_out(contestant, suite, left, workers), strict=True):
             journal.write(_key(condition, seed), result)
             bar.set_description(condition.name if condition else PROBES)
             bar.update()
-    return _records(driver, [journal.lines[_key(*job)] for job in wanted], [job[0] for job in wanted])
+    return _records(contestant, [journal.lines[_key(*job)] for job in wanted], [job[0] for job in wanted])
 
 
-def remaining(driver: Driver, suite: Suite, log: Path) -> list[Job]:
+def remaining(contestant: Contestant, suite: Suite, log: Path) -> list[Job]:
     """What :func:`evaluate` would still have to do; raises as it does. Another process may be at it meanwhile."""
     if not log.exists():
-        return jobs(driver, suite)  # there may be no bundle so far
-    return _left(jobs(driver, suite), Journal.read(log, _identity(driver, suite)))
+        return jobs(contestant, suite)  # there may be no bundle so far
+    return _left(jobs(contestant, suite), Journal.read(log, _identity(contestant, suite)))
 
 
 def _left(wanted: Sequence[Job], done: Mapping[str, Any]) -> list[Job]:
@@ -224,12 +224,14 @@ def _outdated(job: Job, result: dict[str, Any] | None) -> bool:
 _bench: Bench | None = None  # of a worker process
 
 
-def _carry_out(driver: Driver, suite: Suite, jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any] | None]:
+def _carry_out(
+    contestant: Contestant, suite: Suite, jobs: Sequence[Job], workers: int
+) -> Iterator[dict[str, Any] | None]:
     """Results of ``jobs`` in their order, in this process or in several."""
     if not jobs:
         return
     if workers <= 1:
-        bench = Bench(driver, suite)
+        bench = Bench(contestant, suite)
         try:
             for job in jobs:
                 yield _do(bench, job)
@@ -237,13 +239,13 @@ def _carry_out(driver: Driver, suite: Suite, jobs: Sequence[Job], workers: int) 
             bench.close()
         return
     context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
-    with ProcessPoolExecutor(workers, context, _start_worker, (driver, suite)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (contestant, suite)) as pool:
         yield from pool.map(_work, jobs)
 
 
-def _start_worker(driver: Driver, suite: Suite) -> None:
+def _start_worker(contestant: Contestant, suite: Suite) -> None:
     global _bench
-    _bench = Bench(driver, suite)
+    _bench = Bench(contestant, suite)
 
 
 def _work(job: Job) -> dict[str, Any] | None:
@@ -269,13 +271,13 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
     }
 
 
-def _identity(driver: Driver, suite: Suite) -> dict[str, Any]:
+def _identity(contestant: Contestant, suite: Suite) -> dict[str, Any]:
     """What must be the same for two evaluations to be one."""
     return {
-        "domain": driver.domain,
-        "driver": driver.kind,
-        "bundle": Bundle.load(driver.bundle).identity if driver.learned else None,
-        "planner": driver.planner.model_dump(mode="json") if driver.learned else None,
+        "domain": contestant.domain,
+        "driver": contestant.kind,
+        "bundle": Bundle.load(contestant.bundle).identity if contestant.learned else None,
+        "planner": contestant.planner.model_dump(mode="json") if contestant.learned else None,
         **suite.model_dump(mode="json", include={"seed", "candidates", "perturbations"}),
     }
 
@@ -289,11 +291,13 @@ def _episode(result: dict[str, Any]) -> Episode:
     return Episode(**{each.name: result[each.name] for each in fields(Episode) if each.name in result})
 
 
-def _records(driver: Driver, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]) -> Records:
+def _records(
+    contestant: Contestant, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]
+) -> Records:
     records = Records()
-    if driver.learned:
-        own = Bundle.load(driver.bundle).manifest.threshold
-        records.threshold = own if driver.planner.threshold is None else driver.planner.threshold
+    if contestant.learned:
+        own = Bundle.load(contestant.bundle).manifest.threshold
+        records.threshold = own if contestant.planner.threshold is None else contestant.planner.threshold
     for condition, result in zip(whats, results, strict=True):
         if condition is not None:
             records.episodes.setdefault(condition.name, []).append(_episode(result))

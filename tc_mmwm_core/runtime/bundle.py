@@ -30,7 +30,7 @@ class BundleError(ValueError):
 
 
 class Calibration(config.Config):
-    """What the threshold rests on; see :mod:`tc_mmwm_core.evaluation.calibration`."""
+    """What the threshold rests on; see :mod:`tc_mmwm_core.training.calibration`."""
 
     alpha: float = Field(gt=0, lt=1)  # of a trajectory's violating sequences, on average over trajectories, at most
     delta: float = Field(gt=0, lt=1)  # this share is accepted, with confidence 1 - delta

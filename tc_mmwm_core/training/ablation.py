@@ -15,7 +15,6 @@ from pydantic import Field
 
 from tc_mmwm_core.config import Config, ConfigError, parse
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.evaluation.results import write_results
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.training.checkpoint import LAST
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
@@ -23,6 +22,7 @@ from tc_mmwm_core.training.curriculum import select_stages
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.fork import beginning, fork, shared_stages
 from tc_mmwm_core.training.trainer import TrainingError, label_data, train
+from tc_mmwm_core.utils.results import write_results
 
 FULL = "full"
 DONE = "measures.json"

@@ -77,7 +77,7 @@ class Batch:
         return Batch(**{k: [*map(change, v)] if isinstance(v, list) else change(v) for k, v in values.items()})
 
 
-class Encoded:
+class Rows:
     """R rows of what the trained encoders made of decisions, each at one step under one instruction.
 
     What a stage on encoders at rest learns from; fields of a dataclass that inherits from it are tensors [R, ...].
@@ -109,7 +109,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Decisions(Encoded):
+class Decisions(Rows):
     """What stage ``policy`` learns from.
 
     Attributes:
@@ -123,7 +123,7 @@ class Decisions(Encoded):
 
 
 @dataclass(frozen=True)
-class Followed(Encoded):
+class Followed(Rows):
     """What stage ``dynamics`` learns from: latents from a step on, as encoded, and what was done in between.
 
     Attributes:
@@ -138,7 +138,7 @@ class Followed(Encoded):
 
 
 @dataclass(frozen=True)
-class Glimpsed(Encoded):
+class Glimpsed(Rows):
     """What stage ``memory`` learns from: maps of single frames, and what a right memory has of each before it.
 
     Attributes:
@@ -154,7 +154,7 @@ class Glimpsed(Encoded):
 
 
 @dataclass(frozen=True)
-class Located(Encoded):
+class Located(Rows):
     """What stage ``keypoints`` learns from: maps of single steps as remembered, and where the bodies were.
 
     Attributes:
@@ -170,7 +170,7 @@ class Located(Encoded):
 
 
 @dataclass(frozen=True)
-class Mapped(Encoded):
+class Mapped(Rows):
     """What stage ``field`` learns from: maps of single steps, each under M instructions.
 
     Attributes:
@@ -189,7 +189,7 @@ class Mapped(Encoded):
 
 
 @dataclass(frozen=True)
-class Foreseen(Encoded):
+class Foreseen(Rows):
     """What stage ``foresight`` learns from: a decision, what was done from then on, and what came of it, J = 1 + K.
 
     Attributes:
@@ -212,7 +212,7 @@ class Foreseen(Encoded):
 
 
 @dataclass(frozen=True)
-class Imagined(Encoded):
+class Imagined(Rows):
     """What stage ``judge`` learns from: latents from a decision on, J = 1 + K steps, and what the oracle said of each.
 
     Attributes:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from tc_mmwm_core.data.windows import WindowSampler
-from tc_mmwm_core.evaluation.latents import effective_rank, linear_probe_r2, linear_state, variance
 from tc_mmwm_core.losses.sigreg import random_directions, sigreg
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.batch import Batch
 from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.latents import effective_rank, linear_probe_r2, linear_state, variance
 from tc_mmwm_core.training.objective import fuse_batch
 
 PROJECTIONS = 256

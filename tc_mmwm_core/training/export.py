@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.calibration import CalibrationError, calibrate
-from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.models.vocabulary import tokenizer_file
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.runtime import bundle as bundles
+from tc_mmwm_core.training.calibration import CalibrationError, calibrate
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
+from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.trainer import build_model
 from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, Weights, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
@@ -213,7 +213,7 @@ def export_run(
     Args:
         datasets: every trajectory of them that was not trained on (the held-out share of the training data, and all of
             any others) calibrates the threshold for the bound of ``alpha`` and ``delta`` (see
-            :mod:`tc_mmwm_core.evaluation.calibration`). None are needed where ``threshold`` is given.
+            :mod:`tc_mmwm_core.training.calibration`). None are needed where ``threshold`` is given.
         robot: the bundle's robot interface in place of the one that the run was trained for, of the same meaning (with
             other topics, say).
 

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from tc_mmwm_core.training.batch import (
     Batch,
     Decisions,
-    Encoded,
     Followed,
     Foreseen,
     Glimpsed,
     Imagined,
     Located,
     Mapped,
+    Rows,
 )
 from tc_mmwm_core.training.checkpoint import Position
 from tc_mmwm_core.training.collapse import collapse
@@ -58,7 +58,7 @@ class LatentStage(Stage):
         self.show = run is not None and run.progress
         return super().run(output, run, start)
 
-    def batches(self, first: int) -> Iterator[tuple[Encoded, dict[str, Any]]]:
+    def batches(self, first: int) -> Iterator[tuple[Rows, dict[str, Any]]]:
         """Rows drawn from all that were encoded, as many as one batch of windows has."""
         before = copy.deepcopy(self.sampler.state_dict())  # what a resumed stage encodes anew are the same windows
         every, most = self._joined()
@@ -73,7 +73,7 @@ class LatentStage(Stage):
             drawn = np.random.default_rng([self.seed, step]).integers(len(every), size=size)
             yield every.rows(torch.from_numpy(drawn[rows])), before
 
-    def scored(self) -> Sequence[Encoded]:
+    def scored(self) -> Sequence[Rows]:
         """See :class:`Stage`."""
         return self._held_out_rows
 
@@ -92,15 +92,15 @@ class LatentStage(Stage):
         return collapse(self.ema.module, self.frames)
 
     @cached_property
-    def _held_out_rows(self) -> list[Encoded]:
+    def _held_out_rows(self) -> list[Rows]:
         return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
 
-    def _joined(self) -> tuple[Encoded, int]:
+    def _joined(self) -> tuple[Rows, int]:
         """All rows that are learnt from, and the most that a batch gave; joined, the batches themselves are let go."""
         encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
         return ENCODED[self.stage.name][0].joined(encoded), max(map(len, encoded))
 
-    def _encoded(self) -> Iterator[Encoded]:
+    def _encoded(self) -> Iterator[Rows]:
         """Every process encodes all of them: a batch is the same for any number of processes."""
         batches = prefetch(self.data, self.sampler, self.stage, self.seed, 0)
         for step in range(self.steps // self.stage.passes):
@@ -108,5 +108,5 @@ class LatentStage(Stage):
             yield self._encode(batch.to(self.processes.device), self.seed + step).to("cpu")
         batches.close()
 
-    def _encode(self, batch: Batch, seed: int) -> Encoded:
+    def _encode(self, batch: Batch, seed: int) -> Rows:
         return ENCODED[self.stage.name][1](self.model, batch, self.stage, torch.Generator().manual_seed(seed))

@@ -48,10 +48,6 @@ class ProgressBar:
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
-    def write(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._bar.write(message, file=self._bar.fp)
-
     def __enter__(self) -> ProgressBar:
         return self
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tc_mmwm_core.data.dataset import DatasetError
 from tc_mmwm_core.models.composition import MODALITIES
-from tc_mmwm_core.training.batch import Batch, Encoded
+from tc_mmwm_core.training.batch import Batch, Rows
 from tc_mmwm_core.training.checkpoint import BEST, Position, load_checkpoint, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
@@ -158,12 +158,12 @@ class Stage:
         """Whether ``best.pt`` holds weights of this stage that validated better than those of now."""
         return self.config.early_stopping.patience is not None and isfinite(self.stopping.best)
 
-    def batches(self, first: int) -> Iterator[tuple[Batch | Encoded, dict[str, Any]]]:
+    def batches(self, first: int) -> Iterator[tuple[Batch | Rows, dict[str, Any]]]:
         """Batches from step ``first`` on, this process's share of each, with the sampler's state after it."""
         rows = self.share.rows(self.stage.trajectories)
         return prefetch(self.data, self.sampler, self.stage, self.seed, first, rows)
 
-    def step(self, batch: Batch | Encoded, position: Position, output: Path) -> dict[str, float]:
+    def step(self, batch: Batch | Rows, position: Position, output: Path) -> dict[str, float]:
         """One optimizer step; returns what to log, the mean over processes and parts.
 
         Raises:
@@ -185,7 +185,7 @@ class Stage:
             ) from None
         return self._logged(losses, norm) | {"learning_rate": rate}
 
-    def losses(self, batch: Batch | Encoded, step: int, share: Share) -> Losses:
+    def losses(self, batch: Batch | Rows, step: int, share: Share) -> Losses:
         """The losses of a share of the batch of ``step``. NonFiniteGradientError: they are not finite."""
         losses = self.objective(batch, self.stage, self.seed + step, share)
         if self.processes.any(not losses.total.isfinite()):  # all stop: the others would wait for this one's gradients
@@ -211,7 +211,7 @@ class Stage:
             measures = self.measures() | {"loss": torch.stack(totals).mean().item()}
         return self.processes.from_first(measures)
 
-    def scored(self) -> Sequence[Batch | Encoded]:
+    def scored(self) -> Sequence[Batch | Rows]:
         """Held-out batches that the loss is taken on."""
         return self.held_out
 

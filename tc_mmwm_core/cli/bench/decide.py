@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 print(head + "".join(cells), flush=True)
     if args.json:
         # Imports the training framework: only now, or it would count as memory of the decisions.
-        from tc_mmwm_core.evaluation.results import write_results
+        from tc_mmwm_core.utils.results import write_results
 
         names = ("candidates", "threads", "provider", "refinement", "iterations", "decisions")
         config = {name: getattr(args, name) for name in names}

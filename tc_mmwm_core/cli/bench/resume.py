@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core.config import load
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.evaluation.speed.resume import prove
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.curriculum import shortened
     from tc_mmwm_core.training.data import split
+    from tc_mmwm_core.utils.results import write_results
 
     config = load(args.config or resource("config", "train", "navigation.yaml"), TrainConfig)
     trained_on = sum(len(split(Dataset.open(path).tell_skipped(), config.data.holdout)[0]) for path in args.data)

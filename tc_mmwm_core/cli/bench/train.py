@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core.config import load
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.evaluation.results import write_results
     from tc_mmwm_core.evaluation.speed.training_speed import measure
     from tc_mmwm_core.resources import resource
     from tc_mmwm_core.training.config import TrainConfig
+    from tc_mmwm_core.utils.results import write_results
 
     if args.threads:
         torch.set_num_threads(args.threads)

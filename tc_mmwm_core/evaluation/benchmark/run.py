@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,20 +28,20 @@ from pathlib import Path
 import yaml
 
 from tc_mmwm_core.config import parse
-from tc_mmwm_core.data.collect import OnPolicy, collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import OnPolicy, collect
 from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
 from tc_mmwm_core.evaluation.benchmark.plan import CALIBRATING, Job, Plan
-from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.evaluation.long_horizon import predicted
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
-from tc_mmwm_core.evaluation.suite import Driver, evaluate, remaining
+from tc_mmwm_core.evaluation.suite import Contestant, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
@@ -106,16 +105,16 @@ class Benchmark:
                 failed.
         """
         bundle = self._bundle(job) if self.plan.config.variants[job.variant].trained else None
-        driver = self._driver(job, bundle)
+        contestant = self._contestant(job, bundle)
         suite = self.plan.config.suites[job.suite]
         folder = self.folder / job.folder
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / EPISODES
-        part = Part(job.domain, _evaluating(driver), len(remaining(driver, suite, log)))
+        part = Part(job.domain, _evaluating(contestant), len(remaining(contestant, suite, log)))
         with self.clock.time(part, str(job.folder)):
-            records = evaluate(driver, suite, log, self.workers, self.progress)
-        prediction = predicted(driver, suite, self.folder / job.domain / "long", self.workers, self.progress)
-        found = report(driver, suite, records, prediction)
+            records = evaluate(contestant, suite, log, self.workers, self.progress)
+        prediction = predicted(contestant, suite, self.folder / job.domain / "long", self.workers, self.progress)
+        found = report(contestant, suite, records, prediction)
         found = replace(found, driver=found.driver | {"settings": self.plan.settings(job)})
         write_report(found, folder / EVALUATION, folder / "evaluation.png")
 
@@ -134,8 +133,8 @@ class Benchmark:
     def _parts(self, job: Job, seen: set[Path]) -> Iterator[Part]:
         plan, run = self.plan.config.domains[job.domain], self._run(job)
         made = (run / "bundle" / "bundle.json").exists()
-        driver = self._driver(job, run / "bundle")
-        if driver.learned and run not in seen and not (made or (run / DONE).exists()):
+        contestant = self._contestant(job, run / "bundle")
+        if contestant.learned and run not in seen and not (made or (run / DONE).exists()):
             needed = {self._dataset_folder(job): plan.episodes}
             if fresh := self._fresh_episodes(job):
                 needed[self._calibration_folder(job)] = fresh
@@ -147,15 +146,15 @@ class Benchmark:
             yield Part(job.domain, "train", sum(self.plan.training_steps(job)) - done)
             seen |= {run, *needed}
         suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
-        left = remaining(driver, suite, log) if made or not driver.learned else episodes_of(driver, suite)
-        yield Part(job.domain, _evaluating(driver), len(left))
+        left = remaining(contestant, suite, log) if made or not contestant.learned else episodes_of(contestant, suite)
+        yield Part(job.domain, _evaluating(contestant), len(left))
 
-    def _driver(self, job: Job, bundle: Path | None) -> Driver:
+    def _contestant(self, job: Job, bundle: Path | None) -> Contestant:
         plan, variant = self.plan.config.domains[job.domain], self.plan.config.variants[job.variant]
         planner = plan.planner
         if variant.threshold is not None:
             planner = planner.model_copy(update={"threshold": variant.threshold})
-        return Driver(plan.domain, variant.driver, bundle, planner)
+        return Contestant(plan.domain, variant.driver, bundle, planner)
 
     def _run(self, job: Job) -> Path:
         trained = self.plan.config.variants[job.variant].trained
@@ -215,8 +214,9 @@ class Benchmark:
         _check_training(first, self.plan.training_of(job))
         second = plan.again
         _check_layouts(folder, second.seed, second.episodes)
-        driver = self._driver(replace(job, variant=self.plan.trained_as(job)), first)  # others have the bundle too
-        who = OnPolicy(first, driver.planner, second.disturb, driver.kind)
+        # Others have the bundle too.
+        contestant = self._contestant(replace(job, variant=self.plan.trained_as(job)), first)
+        who = OnPolicy(first, contestant.planner, second.disturb, contestant.kind)
         amounts = second.episodes, second.steps, second.seed, self.workers, self.progress
         with self.clock.time(Part(job.domain, "collect planner", 0 if folder.exists() else second.episodes), job.name):
             collect(plan.domain, self._robot(job.domain), folder, *amounts, on_policy=who)
@@ -267,7 +267,6 @@ class Benchmark:
 
     def _robot(self, name: str) -> Path:
         """The robot interface of domain ``name``, which is about to be collected in."""
-        os.environ.setdefault("MUJOCO_GL", "egl")
         plan = self.plan.config.domains[name]
         return self.plan.origin / plan.robot if plan.robot else robot_file(load_domain(plan.domain).robot)
 
@@ -281,8 +280,8 @@ class Benchmark:
         return self.plan.config.domains[job.domain].calibration if job.size is None else 0
 
 
-def _evaluating(driver: Driver) -> str:
-    return f"evaluate {driver.kind}"
+def _evaluating(contestant: Contestant) -> str:
+    return f"evaluate {contestant.kind}"
 
 
 def _steps_done(run: Path) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.evaluation.held_out import SequenceScores
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.held_out import SequenceScores
 from tc_mmwm_core.training.labels import Labels
 
 
@@ -28,7 +28,7 @@ def bundle_scores(
 ) -> SequenceScores:
     """Score the recorded actions from every ``stride``-th latent step of every trajectory under each instruction.
 
-    As :func:`tc_mmwm_core.evaluation.held_out.sequence_scores`, which scores a model in training; here each sequence is
+    As :func:`tc_mmwm_core.training.held_out.sequence_scores`, which scores a model in training; here each sequence is
     a decision of its own, so only ``complying_share`` of those that comply are scored.
     """
     manifest = screener.bundle.manifest

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tc_mmwm_core.domains.base import Domain
-from tc_mmwm_core.evaluation.calibration import CalibrationError, calibrate, miss_rate
-from tc_mmwm_core.evaluation.held_out import SequenceScores
+from tc_mmwm_core.training.calibration import CalibrationError, calibrate, miss_rate
+from tc_mmwm_core.training.held_out import SequenceScores
 from tc_mmwm_core.training.validation import area_under_curve
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from tc_mmwm_core.domains.base import Domain
-from tc_mmwm_core.evaluation.calibration import CalibrationError
-from tc_mmwm_core.evaluation.held_out import sequence_scores
 from tc_mmwm_core.evaluation.intervals import paired
 from tc_mmwm_core.evaluation.open_loop import HORIZONS, OpenLoop, open_loop
 from tc_mmwm_core.evaluation.proofs.constraint import calibrated, discrimination
@@ -19,8 +17,10 @@ from tc_mmwm_core.evaluation.proofs.interventions import foretold
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.ablation import Row, run_folder
+from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.weights import load_run
 
 COMPARED = ("model", "copy", "linear")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.resources import robot_file
 
 SMALL = {"trajectories": 4, "instructions": 2, "starts": 2}

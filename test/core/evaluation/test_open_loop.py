@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.evaluation import open_loop as module
 from tc_mmwm_core.evaluation.open_loop import OpenLoopError, open_loop
 from tc_mmwm_core.models.world_model import ModelConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.evaluation.pictures import ACCEPTED, CHOSEN, PATH_COLOURS, REJECTED, Decision, Drive, Layout
+from tc_mmwm_core.evaluation.pictures import ACCEPTED, CHOSEN, PATH_COLOURS, REJECTED, DecisionPicture, Drive, Layout
 from tc_mmwm_core.evaluation.pictures import draw_layouts as draw
 
 cv2 = pytest.importorskip("cv2")
@@ -13,7 +13,7 @@ def layout(decision=True):
     angles = np.linspace(-1, 1, 20)
     reach = np.linspace(0, 1.2, 6)
     paths = np.stack([reach * np.cos(angles)[:, None], reach * np.sin(angles)[:, None]], -1)
-    shown = Decision(np.full((64, 64, 3), 200, np.uint8), paths, np.arange(20) < 10, 3)
+    shown = DecisionPicture(np.full((64, 64, 3), 200, np.uint8), paths, np.arange(20) < 10, 3)
     drive = Drive(np.array([[-1.0, -1.0], [0.0, 0.5], [1.0, 1.0]]), "reached in 30 steps", shown if decision else None)
     return Layout("layout 1", np.full((320, 320, 3), 200, np.uint8), [drive, drive])
 

@@ -9,19 +9,19 @@ from tc_mmwm_core.cli import main
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation import suite as suites
 from tc_mmwm_core.evaluation.journal import JournalError
-from tc_mmwm_core.evaluation.suite import HOME, Driver, EvaluationError, Suite, conditions, evaluate
+from tc_mmwm_core.evaluation.suite import HOME, Contestant, EvaluationError, Suite, conditions, evaluate
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import PlannerConfig
 from tc_mmwm_core.runtime.proposals import ProposalConfig
 
-EXPERT = Driver("navigation", "expert")
+EXPERT = Contestant("navigation", "expert")
 NIMBLE = PlannerConfig(proposals=ProposalConfig(candidates=16))
 
 
 @pytest.fixture
-def planner(share) -> Driver:
+def planner(share) -> Contestant:
     """The shipped bundle, deciding on few candidates: quick, if not good."""
-    return Driver("navigation", bundle=share / "bundles" / "navigation", planner=NIMBLE)
+    return Contestant("navigation", bundle=share / "bundles" / "navigation", planner=NIMBLE)
 
 
 def timeless(episodes) -> list[tuple]:
@@ -42,7 +42,7 @@ def test_conditions_are_home_each_factor_alone_and_each_perturbation(planner):
 def test_the_expert_succeeds_and_chance_does_not():
     asked = Suite(episodes=2, probes=0)
     expert = evaluate(EXPERT, asked, progress=False).episodes[HOME]
-    chance = evaluate(Driver("navigation", "random"), asked, progress=False).episodes[HOME]
+    chance = evaluate(Contestant("navigation", "random"), asked, progress=False).episodes[HOME]
     assert all(e.success and not e.broken and e.distance > 0 for e in expert)
     assert not all(e.success for e in chance)
     assert [e.instruction for e in expert] == [e.instruction for e in chance]
@@ -66,7 +66,7 @@ def test_what_is_done_is_not_done_again_by_whatever_number_of_workers(tmp_path, 
     again = evaluate(EXPERT, Suite(episodes=4, probes=0), log, progress=False)
     assert again == more
     with pytest.raises(JournalError, match="driver was expert, is wanderer"):
-        evaluate(Driver("navigation", "wanderer"), Suite(episodes=4, probes=0), log, progress=False)
+        evaluate(Contestant("navigation", "wanderer"), Suite(episodes=4, probes=0), log, progress=False)
 
 
 def test_the_planner_is_probed_and_perturbed(planner):
@@ -127,7 +127,7 @@ def test_asking_what_is_left_takes_nothing_from_who_is_at_it(tmp_path):
 
 
 def test_the_policy_alone_is_driven_but_not_probed(planner):
-    found = evaluate(Driver("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
+    found = evaluate(Contestant("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
     assert found.episodes[HOME][0].steps > 0 and not found.truths
 
 

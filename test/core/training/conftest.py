@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint

@@ -11,19 +11,19 @@ import torch
 import yaml
 
 from tc_mmwm_core.cli import main
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
-from tc_mmwm_core.evaluation.calibration import CalibrationError, betting_p_value, trajectories_needed
-from tc_mmwm_core.evaluation.held_out import sequence_scores
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.resources import resource, robot_file
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_bundle
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, trajectories_needed
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.export import export_bundle, export_run, recalibrate
+from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.trainer import build_model, train
 from tc_mmwm_core.training.weights import TRAINED_ON, load_run
 

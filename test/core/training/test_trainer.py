@@ -16,8 +16,8 @@ import yaml
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
-from tc_mmwm_core.evaluation.calibration import CalibrationError
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
 from tc_mmwm_core.training.data import split, unseen

@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from tc_mmwm_core.data.collect import run_episode
 from tc_mmwm_core.domains.base import DomainError, load_domain
+from tc_mmwm_core.domains.collect import run_episode
 from tc_mmwm_core.domains.manipulation import simulator as simulator_module
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.held_out import SequenceScores
 from tc_mmwm_core.evaluation.proofs.constraint import bound, calibrated, discrimination, verdicts
+from tc_mmwm_core.training.held_out import SequenceScores
 
 ZONE, SPEED = "go to the red pad, never enter the blue zone", "go to the red pad, drive slowly"
 

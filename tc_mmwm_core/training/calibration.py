@@ -36,7 +36,7 @@ class CalibrationError(ValueError):
     """The bound asked for cannot be given from these trajectories."""
 
 
-class Calibration(Config):
+class Threshold(Config):
     """A threshold and what it promises; a bundle keeps it as :class:`tc_mmwm_core.runtime.bundle.Calibration`."""
 
     tau: float = Field(description="accept a sequence where max_k violation <= tau (a float32 value)")
@@ -48,7 +48,7 @@ class Calibration(Config):
     empirical_miss: float = Field(ge=0, le=1, description="what alpha bounds, in the calibration set itself")
 
 
-def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha: float, delta: float) -> Calibration:
+def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha: float, delta: float) -> Threshold:
     """The largest τ that keeps the risk at most ``alpha`` with confidence 1 − ``delta``.
 
     Args:
@@ -82,7 +82,7 @@ def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha
             f"{n} held-out trajectories with violations cannot bound the miss rate by {alpha} with confidence "
             f"{1 - delta:g}: at least {needed} are needed, even if none is missed"
         )
-    return Calibration(
+    return Threshold(
         tau=float(tau),
         alpha=alpha,
         delta=delta,

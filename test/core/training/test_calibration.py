@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, norm
 
-from tc_mmwm_core.evaluation.calibration import (
-    Calibration,
+from tc_mmwm_core.training.calibration import (
     CalibrationError,
+    Threshold,
     betting_p_value,
     binomial_p_value,
     calibrate,
@@ -158,6 +158,6 @@ def test_what_cannot_be_scored_is_refused_by_place():
 def test_the_record_survives_json_and_keeps_its_decisions():
     scores = np.random.default_rng(6).normal(size=120).astype(np.float32)
     calibration = calibrate(scores, np.arange(120), ALPHA, DELTA)
-    again = Calibration.model_validate_json(calibration.model_dump_json())
+    again = Threshold.model_validate_json(calibration.model_dump_json())
     assert again == calibration
     assert np.sum(scores <= np.float32(again.tau)) == round(calibration.empirical_miss * 120)

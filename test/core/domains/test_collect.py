@@ -19,9 +19,9 @@ from toy_world import BAD_SEED
 from trajectories import make_trajectory
 
 from tc_mmwm_core.cli import build_parser, main
-from tc_mmwm_core.data import collect as collecting
-from tc_mmwm_core.data.collect import OnPolicy, collect, run_episode
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
+from tc_mmwm_core.domains import collect as collecting
+from tc_mmwm_core.domains.collect import OnPolicy, collect, run_episode
 from tc_mmwm_core.domains.controllers import planner_controller
 from tc_mmwm_core.domains.perturbations import OCCLUDER
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -245,7 +245,7 @@ def test_a_collection_that_is_interrupted_or_killed_continues(tmp_path, how, cod
         "import sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from tc_mmwm_core.cli import main\n"
-        "from tc_mmwm_core.data import collect\n"
+        "from tc_mmwm_core.domains import collect\n"
         "if __name__ == '__main__':\n"
         "    collect.EPISODES_A_SHARD = 5\n"
         "    sys.exit(main(['collect', '--domain', 'toy_world:slow', *sys.argv[2:]]))\n"

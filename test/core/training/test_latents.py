@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tc_mmwm_core.evaluation.latents import effective_rank, linear_probe_r2, variance
+from tc_mmwm_core.training.latents import effective_rank, linear_probe_r2, variance
 
 
 @pytest.fixture

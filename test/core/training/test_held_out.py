@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tc_mmwm_core.data.collect import collect
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.domains.base import load_domain
-from tc_mmwm_core.evaluation.held_out import sequence_scores
+from tc_mmwm_core.domains.collect import collect
 from tc_mmwm_core.evaluation.proofs.bundle_scores import bundle_scores
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
@@ -20,6 +19,7 @@ from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.export import export_bundle
+from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.trainer import build_model
 from tc_mmwm_core.training.validation import area_under_curve
 
