@@ -231,7 +231,7 @@ def test_an_error_is_told_at_once_and_keeps_what_was_collected(tmp_path, monkeyp
         collect(f"toy_world:{world}", ROBOT, tmp_path / "d", 2000, 5, seed=0, workers=2, progress=False)
     assert time.monotonic() - start < 30
     kept = seeds(tmp_path / "d")
-    assert {0, 1, BAD_SEED - 1} <= set(kept) and BAD_SEED not in kept and len(kept) < 200
+    assert BAD_SEED - 1 in kept and BAD_SEED not in kept and len(kept) < 200  # how far the other worker came is open
     collect("toy_world:make", ROBOT, tmp_path / "d", 6, 5, seed=0, workers=1, progress=False)
     assert {*range(6)} <= set(seeds(tmp_path / "d"))
 
