@@ -30,9 +30,9 @@ Publishes (topics relative, command topic and type as the robot interface says):
 Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
 latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
 policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is
-nothing but a word for stopping (``screener.STOPPING``: "stop", "wait", ...), the previous one is dropped and the robot
-stops until a valid one arrives. And to the interface's topic of events, if it
-names one (EpisodeEvent, reliable): at an episode's START it forgets what was seen before, as training does.
+nothing but a word for stopping (``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped
+and the robot stops until a valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent,
+reliable): at an episode's START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.action import read_action
 from tc_mmwm_core.interface.fault import Fault
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stopping import tells_to_stop
 from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 
 START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)  # EpisodeEvent.kind
@@ -383,7 +384,9 @@ def _episodes(
     for episode in episodes:
         if not episode.instruction:
             report.notes.append(f"episode {episode.name}: left out, it has no instruction; give one with --instruction")
-    return known
+        elif tells_to_stop(episode.instruction):
+            report.notes.append(f"episode {episode.name}: left out, '{episode.instruction}' is nothing to learn")
+    return [episode for episode in known if not tells_to_stop(episode.instruction)]
 
 
 def _said(instructions: list[tuple[int, str]], episode: _Episode, offset_ns: int) -> str:

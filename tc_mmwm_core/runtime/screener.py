@@ -7,7 +7,6 @@ computed once per decision inside ``screen.onnx``, and the instruction once per 
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,12 @@ import onnxruntime
 # tokenizers: HuggingFace's own; the one reader of tokenizer.json that is sure to agree with training.
 from tokenizers import Tokenizer
 
+from tc_mmwm_core.interface.stopping import tells_to_stop
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 
 MAX_CHARACTERS = 1000
 REMEMBERED_INSTRUCTIONS = 32
-# What tells a robot to stop, if it is all that is said; without punctuation, in lower case, each word once.
-STOPPING = frozenset(
-    {"stop", "stop now", "halt", "wait", "freeze", "pause", "cancel", "stay", "stand still", "do not move", "dont move"}
-)
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -146,11 +142,9 @@ class Screener:
 
         Raises:
             InstructionError: says what was found and what is allowed.
-            ToldToStop: all of ``text`` is one of :data:`STOPPING`, whatever its case and punctuation, or that again and
-                again ("Stop! Stop!"). The model would make a goal of it like of any other words.
+            ToldToStop: ``text`` says no more than to stop (:func:`tells_to_stop`).
         """
-        words = re.sub(r"[^\w\s]", "", text.lower()).split()
-        if " ".join(dict.fromkeys(words)) in STOPPING:
+        if tells_to_stop(text):
             raise ToldToStop("told to stop")
         if text in self._instructions:
             self._instructions.move_to_end(text)

@@ -201,6 +201,16 @@ def test_an_episode_of_which_nobody_knows_the_instruction_is_left_out(navigation
     assert [each.instruction for each in Dataset.open(tmp_path / "given")] == ["go left", "go right"]
 
 
+def test_what_was_done_when_told_to_stop_is_left_out(run):
+    drive = Drive(duration=6.0)
+    drive.instruct(0.0, "go left")
+    drive.instruct(2.0, "Stop!")
+    drive.instruct(4.0, "go right")
+    report, dataset = run(drive)
+    assert [info.instruction for info in dataset.trajectories] == ["go left", "go right"]
+    assert "episode 1: left out, 'Stop!' is nothing to learn" in report.notes
+
+
 def test_instruction_given_on_the_command_line(run):
     _, [trajectory] = run(Drive(), instruction="bring the cup", source="simulated")
     assert trajectory.instruction == "bring the cup" and trajectory.source == "simulated"
