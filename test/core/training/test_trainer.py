@@ -370,17 +370,18 @@ def test_an_unknown_stage_is_refused_by_name(config, collected, tmp_path, capsys
 
 def test_a_corrupt_trajectory_is_skipped_counted_and_named(config, collected, dataset, tmp_path, capsys):
     shutil.copytree(collected, tmp_path / "data")
-    (shard,) = (tmp_path / "data" / "shards").iterdir()
     info = dataset.trajectories[2]
+    shard, action = tmp_path / "data" / "shards" / info.shard, dataset.arrays(2)["action"]
     with (shard / "action.npy").open("r+b") as file:
-        header = len(file.read()) - dataset.steps * dataset.interface.action_size * 4
-        file.seek(header + info.start * dataset.interface.action_size * 4)
+        header = len(file.read()) - action.nbytes
+        file.seek(header + info.start * action.strides[0])
         file.write(b"\x12\x34")
     short = changed(config, stages=config.stages[:1])
     arguments = ["--config", str(write_yaml(tmp_path / "train.yaml", short)), "--data", str(tmp_path / "data")]
     assert main(["train", *arguments, "--output", str(tmp_path / "run"), "--quiet", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
-    assert f"skipped: {tmp_path / 'data'}, shard {shard.name}, trajectory 2: checksum of action differs" in printed
+    where = f"{tmp_path / 'data'}, shard {info.shard}, trajectory {info.index}"
+    assert f"skipped: {where}: checksum of action differs" in printed
     assert printed.count("skipped") == 1
     assert "violation_auroc" in printed and (tmp_path / "run" / LAST).exists()
 
