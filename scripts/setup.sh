@@ -51,8 +51,10 @@ fi
 for tool in g++ cmake make; do
     command -v "$tool" >/dev/null || missing+=("$tool")
 done
-shared_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
 PATH="$PATH:/sbin:/usr/sbin"
+# Not `ldconfig -p | grep -q`: grep leaves at the first match, and under pipefail ldconfig's SIGPIPE reads as "not found".
+libraries="$(ldconfig -p 2>/dev/null || true)"
+shared_library() { grep -q "$1" <<<"$libraries"; }
 shared_library libEGL.so.1 || missing+=(libegl1)
 shared_library 'libEGL_\(mesa\|nvidia\).so' || missing+=(libegl-mesa0 libgl1-mesa-dri)
 shared_library 'lib\(OpenGL\|GL\).so' || missing+=(libopengl0)
