@@ -29,7 +29,7 @@ class Episode:
         stopped: decisions where every candidate was rejected.
         rejected: mean share of candidates rejected.
         contributions: mean α of each modality in each of :data:`PHASES`; None for a phase without a decision.
-        latencies: ms that each decision took, to 0.01; None: driven before they were kept one by one.
+        latencies: ms that each decision took, to 0.01.
     """
 
     seed: int
@@ -44,7 +44,7 @@ class Episode:
     stopped: int
     rejected: float
     contributions: list[list[float] | None]
-    latencies: list[float] | None = None
+    latencies: list[float]
 
 
 def run_episode(

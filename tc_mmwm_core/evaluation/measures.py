@@ -85,13 +85,9 @@ def foresight(records: Records) -> dict[str, Measure]:
 
 
 def cost(records: Records) -> dict[str, float]:
-    """What decisions cost in distribution, and how often nothing was acceptable.
-
-    Latencies are percentiles over all decisions; NaN where an episode was driven before they were kept one by one.
-    """
+    """What decisions cost in distribution (percentiles over all of them), and how often none was accepted."""
     home = records.episodes[HOME]
-    latencies = [[np.nan] if e.latencies is None else e.latencies for e in home]
-    p50, p99 = np.percentile(np.concatenate(latencies), [50, 99])
+    p50, p99 = np.percentile(np.concatenate([e.latencies for e in home]), [50, 99])
     return {
         "steps": float(np.mean([e.steps for e in home])),
         "candidates_rejected": 100 * float(np.mean([e.rejected for e in home])),

@@ -1,8 +1,6 @@
 """What a driver is put through: fresh layouts, factors of variation, perturbations, and probes of its predictions.
 
 Every episode and probe is written down as it ends, so that an evaluation killed at any moment goes on where it was.
-Probes that were written down without the margins that their candidates reached are of an earlier kind, and are made
-again.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from tc_mmwm_core.runtime.screener import Screener
 
 HOME = "in_distribution"
 PROBES = "probes"
+RECORDS = 1  # the version of what is written down of an episode or probe
 
 
 class EvaluationError(ValueError):
@@ -194,8 +193,6 @@ def evaluate(
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(log, _identity(contestant, suite)))
         left = _left(wanted, journal.lines)
-        if again := sum(_key(*job) in journal.lines for job in left):
-            print(f"{log}: {again} probes lack 'reached', which is measured today: they are made again")
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="episode", disable=not progress)
         stack.enter_context(bar)
         for (condition, seed), result in zip(left, _carry_out(contestant, suite, left, workers), strict=True):
@@ -213,12 +210,7 @@ def remaining(contestant: Contestant, suite: Suite, log: Path) -> list[Job]:
 
 
 def _left(wanted: Sequence[Job], done: Mapping[str, Any]) -> list[Job]:
-    return [job for job in wanted if (key := _key(*job)) not in done or _outdated(job, done[key])]
-
-
-def _outdated(job: Job, result: dict[str, Any] | None) -> bool:
-    """Whether a probe is of the earlier kind; a layout that gave no state to probe gives none now."""
-    return job[0] is None and result is not None and "reached" not in result
+    return [job for job in wanted if _key(*job) not in done]
 
 
 _bench: Bench | None = None  # of a worker process
@@ -274,6 +266,7 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
 def _identity(contestant: Contestant, suite: Suite) -> dict[str, Any]:
     """What must be the same for two evaluations to be one."""
     return {
+        "records": RECORDS,
         "domain": contestant.domain,
         "driver": contestant.kind,
         "bundle": Bundle.load(contestant.bundle).identity if contestant.learned else None,
@@ -286,11 +279,6 @@ def _key(condition: Condition | None, seed: int) -> str:
     return f"{condition.name if condition else PROBES}/{seed}"
 
 
-def _episode(result: dict[str, Any]) -> Episode:
-    """An episode from its record, which may be older and hold percentiles in place of latencies."""
-    return Episode(**{each.name: result[each.name] for each in fields(Episode) if each.name in result})
-
-
 def _records(
     contestant: Contestant, results: Sequence[dict[str, Any] | None], whats: Sequence[Condition | None]
 ) -> Records:
@@ -300,7 +288,7 @@ def _records(
         records.threshold = own if contestant.planner.threshold is None else contestant.planner.threshold
     for condition, result in zip(whats, results, strict=True):
         if condition is not None:
-            records.episodes.setdefault(condition.name, []).append(_episode(result))
+            records.episodes.setdefault(condition.name, []).append(Episode(**result))
         elif result is not None:
             foretold = [np.array(row, np.float32) for row in result["foretold"]]
             reached = [np.array(row) for row in result["reached"]]

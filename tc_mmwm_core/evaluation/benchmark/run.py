@@ -1,7 +1,7 @@
 """Work off a benchmark: collect once per domain, then train, export and evaluate each job. Killed anywhere, it goes on.
 
 Everything lies in one folder, and what lies there is not done again; an evaluation.json of an earlier schema is written
-anew from the episodes beside it, with only those driven that the measures of today need::
+anew from the episodes beside it::
 
     <domain>/dataset/                           collected once, for all trainings
     <domain>/calibration/                       and for all thresholds, where the plan says so

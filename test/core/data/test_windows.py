@@ -85,13 +85,13 @@ def longer(navigation, tmp_path_factory) -> Dataset:
 
 def test_windows_longer_than_a_dataset_can_give_are_drawn_from_the_others(dataset, longer):
     middle = longer.subset([1])
-    sampler = WindowSampler([dataset, longer, middle], batch=2000, length=(10, 60), weights=[2, 1, 1])
+    sampler = WindowSampler([dataset, longer, middle], batch=500, length=(10, 60), weights=[2, 1, 1])
     assert sampler.length == (10, 50)
     shares = {}
     for _ in range(200):
         windows = sampler.sample()
         assert windows.valid.all()
-        shares.setdefault(windows.action.shape[1], np.bincount(windows.dataset, minlength=3) / 2000)
+        shares.setdefault(windows.action.shape[1], np.bincount(windows.dataset, minlength=3) / 500)
     for size, expected in ((20, [0.5, 0.25, 0.25]), (26, [0, 0.5, 0.5]), (27, [0, 1, 0]), (50, [0, 1, 0])):
         np.testing.assert_allclose(shares[size], expected, atol=0.06)
 

@@ -80,43 +80,6 @@ def test_the_planner_is_probed_and_perturbed(planner):
     assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
 
 
-def test_probes_of_an_earlier_kind_are_made_again_and_nothing_else(planner, tmp_path, capsys):
-    log = tmp_path / "episodes.jsonl"
-    asked = Suite(episodes=1, probes=3, candidates=4)
-    first = evaluate(planner, asked, log, progress=False)
-    assert first.truths and suites.remaining(planner, asked, log) == []
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    older = [r for r in records if r.get("key", "").startswith("probes") and r["result"] is not None]
-    for record in older:
-        del record["result"]["reached"]
-        record["result"]["foretold"] = [[7.0] * 4] * 2
-    log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert suites.remaining(planner, asked, log) == [(None, record["result"]["seed"]) for record in older]
-    again = evaluate(planner, asked, log, progress=False)
-    told = capsys.readouterr().out
-    assert f"episodes.jsonl: {len(older)} probes lack 'reached', which is measured today: they are made again" in told
-    assert again.episodes == first.episodes and suites.remaining(planner, asked, log) == []
-    for one, other in zip(first.truths, again.truths, strict=True):
-        assert one.margins == other.margins
-        np.testing.assert_array_equal(one.foretold, other.foretold)
-
-
-def test_episodes_driven_before_latencies_were_kept_are_kept_without(tmp_path):
-    log = tmp_path / "episodes.jsonl"
-    asked = Suite(episodes=2, probes=0)
-    first = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    del records[1]["result"]["latencies"]
-    records[1]["result"] |= {"latency_p50": 1.0, "latency_p99": 2.0}
-    log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    again = evaluate(EXPERT, asked, log, progress=False).episodes[HOME]
-    assert timeless(again) == timeless(first)
-    assert [e.latencies for e in again] == [None, first[1].latencies]
-    assert main(["evaluate", "--driver", "expert", "--episodes", "2", "--output", str(tmp_path), "--quiet"]) == 0
-    content = json.loads((tmp_path / "evaluation.json").read_text())
-    assert content["cost"]["latency_p99_ms"] is None and "latencies" not in content["episodes"][HOME][0]
-
-
 def test_asking_what_is_left_takes_nothing_from_who_is_at_it(tmp_path):
     log = tmp_path / "episodes.jsonl"
     evaluate(EXPERT, Suite(episodes=1, probes=0), log, progress=False)
