@@ -14,6 +14,8 @@ EXAMPLES = """\
     --factor-episodes 50 --perturbed-episodes 50 (OOD retention and robustness; after a kill, the same command resumes)
   tc-mmwm evaluate --factors wording composition --factor-episodes 100 --json beyond.json --figure beyond.png
   tc-mmwm evaluate --driver expert --episodes 20        (a scripted driver instead, for comparison)
+  tc-mmwm evaluate --driver heedless --episodes 20      (knows the way to every goal, and heeds no rule)
+  tc-mmwm evaluate --screen heedless --episodes 20      (the same, with the planner between it and the motors)
 """
 
 
@@ -28,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="planner",
         help="who drives: planner; policy (the bundle's own proposal, unscreened); random; or one of the domain's "
         "scripted drivers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--screen",
+        metavar="DRIVER",
+        help="have the planner screen what this scripted driver is about to do, as another policy's candidates: the "
+        "best accepted one is executed, the planner's own are the fallback",
     )
     parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=900_000, help="seed of the first layout (default: %(default)s)")
@@ -92,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         planner = planner.model_copy(update={"proposals": proposals})
     if args.threshold is not None:
         planner = planner.model_copy(update={"threshold": args.threshold})
-    contestant = Contestant(args.domain, args.driver, bundle, planner)
+    contestant = Contestant(args.domain, args.driver, bundle, planner, args.screen)
     amounts = {
         "seed": args.seed,
         "episodes": args.episodes,

@@ -123,7 +123,7 @@ class Domain(Protocol):
         ...
 
     def drivers(self) -> dict[str, float]:
-        """Kinds of driver, and the share of episodes that each collects."""
+        """Kinds of driver, and the share of episodes that each collects; 0: it is there to be driven and screened."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Who drives in a domain: the planner, a bundle's policy alone, a scripted driver, chance."""
+"""Who drives in a domain: the planner, by itself or screening another; a bundle's policy; a scripted driver; chance."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.domains.base import Domain, Driver
 from tc_mmwm_core.interface.stream import Step
+from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.limits import limit_sequence
 from tc_mmwm_core.runtime.planner import SECOND, Decision, Planner, PlannerState
 
 PLANNER, POLICY, RANDOM = "planner", "policy", "random"  # beside each domain's own drivers
 
 Controller = Callable[[dict[str, np.ndarray], dict[str, Any]], tuple[np.ndarray, Decision | None]]
+Policy = Callable[[dict[str, Any]], np.ndarray]  # of info, candidates [N, K, A] in units
 
 
 def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
@@ -24,8 +26,11 @@ def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
     return Step(stamp_ns, images, observation["sensor"], {})
 
 
-def planner_controller(planner: Planner) -> Controller:
-    """The planner from a fresh start, with a clock of control periods."""
+def planner_controller(planner: Planner, policy: Policy | None = None) -> Controller:
+    """The planner from a fresh start, with a clock of control periods.
+
+    ``policy``: another one, whose candidates it screens beside its own, as of the topic ``candidate_actions``.
+    """
     planner.reset()
     period = round(SECOND / planner.interface.rate)
     tick = 0
@@ -33,7 +38,9 @@ def planner_controller(planner: Planner) -> Controller:
     def control(observation: dict[str, np.ndarray], info: dict[str, Any]) -> tuple[np.ndarray, Decision]:
         nonlocal tick
         tick += 1
-        decision = planner.decide(step_of(observation, tick * period), planner.screener.instruct(info["instruction"]))
+        step, instruction = step_of(observation, tick * period), planner.screener.instruct(info["instruction"])
+        theirs = ExternalCandidates("policy", step.stamp_ns, policy(info)) if policy else None
+        decision = planner.decide(step, instruction, theirs)
         return decision.action, decision
 
     return control
@@ -63,6 +70,24 @@ def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, see
     """One of the domain's scripted drivers, which read the simulator's truth."""
     drive = domain.driver(kind, np.random.default_rng(seed))
     return lambda _, info: (drive(environment, info), None)
+
+
+def intention(drive: Driver, environment: gymnasium.Env, ahead: gymnasium.Env, horizon: int, frame_skip: int) -> Policy:
+    """What ``drive`` is about to do, as one candidate of ``horizon`` latent steps, as a policy of action chunks has it.
+
+    It drives on in ``ahead``, a second environment (it need not render) that is in the same episode.
+    """
+
+    def foresee(info: dict[str, Any]) -> np.ndarray:
+        ahead.unwrapped.restore(environment.unwrapped.save())
+        actions = []
+        for _ in range(horizon):
+            actions.append(drive(ahead, info))
+            for _ in range(frame_skip):
+                info = ahead.step(actions[-1])[-1]
+        return np.stack(actions)[None]
+
+    return foresee
 
 
 def random_controller(environment: gymnasium.Env, seed: int) -> Controller:

@@ -28,6 +28,7 @@ class Episode:
         broken: those that were broken, in words.
         stopped: decisions where every candidate was rejected.
         rejected: mean share of candidates rejected.
+        followed: share of decisions that executed another policy's candidate; None where there is no other policy.
         contributions: mean α of each modality in each of :data:`PHASES`; None for a phase without a decision.
         latencies: ms that each decision took, to 0.01.
     """
@@ -43,6 +44,7 @@ class Episode:
     broken: list[str]
     stopped: int
     rejected: float
+    followed: float | None
     contributions: list[list[float] | None]
     latencies: list[float]
 
@@ -54,6 +56,7 @@ def run_episode(
     observation, info = environment.reset(seed=seed, options=options or {})
     named = info.get("named_rules", [])
     states, weights, latencies, rejected, broken = [info["state"]], [], [], [], []
+    followed: list[bool] = []
     violations = stopped = 0
     done = False
     while not done:
@@ -66,6 +69,8 @@ def run_episode(
                 weights.append(decision.scene.weights[0])
             if decision.screening is not None:
                 rejected.append(1 - decision.screening.accepted / len(decision.screening.verdict))
+                if decision.screening.preferred:
+                    followed.append(decision.screening.chosen in decision.screening.preferred)
         observation, _, terminated, truncated, info = environment.step(action)
         violations += bool(info["violation"])
         broken += info["rules"]
@@ -84,6 +89,7 @@ def run_episode(
         broken=list(dict.fromkeys(broken)),
         stopped=stopped,
         rejected=float(np.mean(rejected)) if rejected else 0.0,
+        followed=float(np.mean(followed)) if followed else None,
         contributions=_by_phase(cost[:-1], weights),
         latencies=latencies,
     )

@@ -87,11 +87,13 @@ def foresight(records: Records) -> dict[str, Measure]:
 def cost(records: Records) -> dict[str, float]:
     """What decisions cost in distribution (percentiles over all of them), and how often none was accepted."""
     home = records.episodes[HOME]
+    followed = [e.followed for e in home if e.followed is not None]
     p50, p99 = np.percentile(np.concatenate([e.latencies for e in home]), [50, 99])
     return {
         "steps": float(np.mean([e.steps for e in home])),
         "candidates_rejected": 100 * float(np.mean([e.rejected for e in home])),
         "stopped_decisions": float(np.mean([e.stopped for e in home])),
+        **({"other_policy_followed": 100 * float(np.mean(followed))} if followed else {}),
         "latency_p50_ms": float(p50),
         "latency_p99_ms": float(p99),
     }

@@ -57,6 +57,8 @@ def report(contestant: Contestant, suite: Suite, records: Records, prediction: O
         bundle = Bundle.load(contestant.bundle)
         who |= {"bundle": bundle.identity, "modalities": bundle.manifest.modalities, "threshold": records.threshold}
         who["planner"] = contestant.planner.model_dump(mode="json")
+    if contestant.screens is not None:
+        who["screens"] = contestant.screens
     return Report(
         driver=who,
         suite=suite.model_dump(mode="json"),

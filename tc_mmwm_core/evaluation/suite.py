@@ -60,12 +60,14 @@ class Contestant:
     """Who drives in which domain.
 
     ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, or one of the domain's drivers.
+    ``screens``: one of those drivers, whose intentions the planner screens as it does another policy's candidates.
     """
 
     domain: str
     kind: str = PLANNER
     bundle: Path | None = None
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    screens: str | None = None
 
     @property
     def learned(self) -> bool:
@@ -120,14 +122,21 @@ def jobs(contestant: Contestant, suite: Suite) -> list[Job]:
         EvaluationError: it has no such driver or factor.
     """
     domain = load_domain(contestant.domain)
-    kinds = (PLANNER, POLICY, RANDOM, *domain.drivers())
-    if contestant.kind not in kinds:
-        known = f"{domain.name} has {', '.join(kinds)}"
-        raise EvaluationError(f"driver {contestant.kind!r}: {known}{did_you_mean(contestant.kind, kinds)}")
+    drivers = tuple(domain.drivers())
+    _check_driver(contestant.kind, (PLANNER, POLICY, RANDOM, *drivers), domain)
+    if contestant.screens is not None:
+        _check_driver(contestant.screens, drivers, domain)
+        if contestant.kind != PLANNER:
+            raise EvaluationError(f"driver {contestant.kind!r} screens nobody, {PLANNER} does")
     found: list[Job] = [(c, suite.seed + i) for c in conditions(suite, domain, contestant) for i in range(c.episodes)]
     if contestant.kind == PLANNER:
         found += [(None, suite.seed + i) for i in range(suite.probes)]
     return found
+
+
+def _check_driver(name: str, known: Sequence[str], domain: Domain) -> None:
+    if name not in known:
+        raise EvaluationError(f"driver {name!r}: {domain.name} has {', '.join(known)}{did_you_mean(name, known)}")
 
 
 class Bench:
@@ -143,15 +152,20 @@ class Bench:
             self.planner = Planner(Screener(bundle), interface, contestant.planner)
             self.planner.warm_up()
         self.environment = self.domain.environment()
+        self.ahead = self.domain.environment(render=False) if contestant.screens else None
 
     def close(self) -> None:
-        """Free the environment."""
+        """Free the environments."""
         self.environment.close()
+        if self.ahead is not None:
+            self.ahead.close()
 
     def episode(self, condition: Condition, seed: int) -> Episode:
         """Drive in the layout of ``seed``."""
         environment = self._environment(condition)
         options = {"factors": condition.factors}
+        if self.ahead is not None:
+            self.ahead.reset(seed=seed, options=options)
         return closed_loop.run_episode(self.domain, environment, self._controller(environment, seed), seed, options)
 
     def probe(self, seed: int) -> Truth | None:
@@ -168,12 +182,19 @@ class Bench:
     def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
         match self.contestant.kind:
             case "planner":
-                return controllers.planner_controller(self.planner)
+                return controllers.planner_controller(self.planner, self._policy(environment, seed))
             case "policy":
                 return controllers.policy_controller(self.planner)
             case "random":
                 return controllers.random_controller(environment, seed)
         return controllers.driver_controller(self.domain, environment, self.contestant.kind, seed)
+
+    def _policy(self, environment: gymnasium.Env, seed: int) -> controllers.Policy | None:
+        if self.contestant.screens is None:
+            return None
+        drive = self.domain.driver(self.contestant.screens, np.random.default_rng(seed))
+        manifest = self.planner.screener.bundle.manifest
+        return controllers.intention(drive, environment, self.ahead, manifest.horizon, manifest.frame_skip)
 
 
 def evaluate(
@@ -269,6 +290,7 @@ def _identity(contestant: Contestant, suite: Suite) -> dict[str, Any]:
         "records": RECORDS,
         "domain": contestant.domain,
         "driver": contestant.kind,
+        "screens": contestant.screens,
         "bundle": Bundle.load(contestant.bundle).identity if contestant.learned else None,
         "planner": contestant.planner.model_dump(mode="json") if contestant.learned else None,
         **suite.model_dump(mode="json", include={"seed", "candidates", "perturbations"}),

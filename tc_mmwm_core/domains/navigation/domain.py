@@ -69,6 +69,8 @@ class Navigation(Domain):
                 return expert.expert(rng)
             case "noisy":
                 return expert.expert(rng, noise=float(rng.uniform(0.1, 0.5)))
+            case "heedless":
+                return expert.heedless(rng)
             case "wanderer":
                 return wanderer(rng, ACTION_LOW, ACTION_HIGH, change=0.15)
             case "visitor":
@@ -78,7 +80,7 @@ class Navigation(Domain):
 
     def drivers(self) -> dict[str, float]:
         """See :class:`Domain`."""
-        return dict.fromkeys(("expert", "noisy", "wanderer", "visitor"), 0.25)
+        return dict.fromkeys(("expert", "noisy", "wanderer", "visitor"), 0.25) | {"heedless": 0.0}
 
 
 @lru_cache(maxsize=1)

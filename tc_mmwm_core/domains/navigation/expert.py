@@ -1,8 +1,9 @@
-"""Scripted drivers: an expert with graded noise, and an adversary that heads for what is forbidden."""
+"""Scripted drivers: an expert with graded noise, one that heeds no rule, an adversary that heads for the forbidden."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -46,6 +47,23 @@ def expert(rng: np.random.Generator, noise: float = 0.0) -> Driver:
         disturbance = 0.8 * disturbance + 0.6 * noise * rng.normal(size=2)
         action = steer(state, math.atan2(way[1], way[0]), speed) + disturbance * (ACTION_HIGH - ACTION_LOW) / 2
         return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+    return drive
+
+
+def heedless(rng: np.random.Generator) -> Driver:
+    """The expert on the cheapest way to the goal as if no rule had been given."""
+    told, field = None, None
+    speed = rng.uniform(0.45, 0.7)
+
+    def drive(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
+        env: NavigationEnv = environment.unwrapped
+        nonlocal told, field
+        if told is not env.instruction:
+            told = env.instruction
+            field = oracle.cost_field(env.scene, replace(told, keep_out=(), slow=False, clear=False))
+        way = oracle.GRID.descent(field, info["state"][None, :2])[0]
+        return steer(info["state"], math.atan2(way[1], way[0]), speed)
 
     return drive
 

@@ -66,6 +66,7 @@ class Variant(Config):
     switch: str | None = Field(None, description="of config/ablate/default.yaml, e.g. sigreg")
     change: dict[str, Any] = Field({}, description="merged into the training configuration, after the switch")
     driver: str = Field(PLANNER, description="planner, policy, random, or one of the domain's scripted drivers")
+    screens: str | None = Field(None, description="a scripted driver whose candidates the planner screens")
     threshold: float | None = Field(None, description="tau in place of the calibrated one; a large one accepts all")
 
     @property
@@ -177,7 +178,7 @@ class Plan:
         exclude = dict.fromkeys(idle, True) | {"again": True if again is None else {"train"}}
         parts = [
             domain.model_dump(mode="json", exclude_defaults=True, exclude=exclude),
-            variant.model_dump(mode="json", exclude_defaults=True, include={"driver", "threshold"}),
+            variant.model_dump(mode="json", exclude_defaults=True, include={"driver", "screens", "threshold"}),
             self.config.suites[job.suite].model_dump(mode="json", exclude_defaults=True),
             self.training_of(job).model_dump(mode="json", exclude_defaults=True) if variant.trained else None,
         ]

@@ -154,7 +154,7 @@ class Benchmark:
         planner = plan.planner
         if variant.threshold is not None:
             planner = planner.model_copy(update={"threshold": variant.threshold})
-        return Contestant(plan.domain, variant.driver, bundle, planner)
+        return Contestant(plan.domain, variant.driver, bundle, planner, variant.screens)
 
     def _run(self, job: Job) -> Path:
         trained = self.plan.config.variants[job.variant].trained

@@ -21,6 +21,7 @@ def episode(seed: int, success: bool = True, **fields: object) -> Episode:
         "broken": [],
         "stopped": 0,
         "rejected": 0.0,
+        "followed": None,
         "latencies": [1.0],
         "contributions": [None] * 5,
     }

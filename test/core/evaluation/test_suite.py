@@ -1,6 +1,7 @@
 """Putting real drivers through a small suite in the real simulator."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tc_mmwm_core.cli import main
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.evaluation import suite as suites
 from tc_mmwm_core.evaluation.journal import JournalError
+from tc_mmwm_core.evaluation.measures import cost
 from tc_mmwm_core.evaluation.suite import HOME, Contestant, EvaluationError, Suite, conditions, evaluate
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import PlannerConfig
@@ -78,6 +80,21 @@ def test_the_planner_is_probed_and_perturbed(planner):
     assert found.truths and all(len(row) == 6 for truth in found.truths for row in (*truth.foretold, *truth.broken))
     assert all(len(e.latencies) == e.steps and min(e.latencies) > 0 for e in found.episodes[HOME])
     assert found.threshold == Bundle.load(planner.bundle).manifest.threshold
+
+
+def test_another_policy_is_screened_and_followed_where_it_is_accepted(planner):
+    asked = Suite(episodes=2, probes=0)
+    [heedless, screened] = (
+        evaluate(replace(planner, kind=kind, screens=screens), asked, progress=False)
+        for kind, screens in (("heedless", None), ("planner", "heedless"))
+    )
+    assert {e.followed for e in heedless.episodes[HOME]} == {None}
+    assert all(0 < e.followed <= 1 for e in screened.episodes[HOME])
+    assert 0 < cost(screened)["other_policy_followed"] <= 100 and "other_policy_followed" not in cost(heedless)
+    with pytest.raises(EvaluationError, match=r"driver 'headless': navigation has expert.*did you mean 'heedless'"):
+        evaluate(replace(planner, screens="headless"), asked)
+    with pytest.raises(EvaluationError, match="driver 'expert' screens nobody, planner does"):
+        evaluate(Contestant("navigation", "expert", screens="heedless"), asked)
 
 
 def test_asking_what_is_left_takes_nothing_from_who_is_at_it(tmp_path):

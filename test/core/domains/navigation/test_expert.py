@@ -48,6 +48,12 @@ def test_following_advice_reaches_without_violation(environment):
     assert successes >= 11
 
 
+def test_heedless_reaches_every_goal_and_breaks_rules(environment):
+    outcomes = list(episodes(environment, "heedless", range(12)))
+    assert all(reached for reached, _ in outcomes)
+    assert sum(violations > 0 for _, violations in outcomes) >= 3
+
+
 def test_visitor_breaks_rules(environment):
     outcomes = list(episodes(environment, "visitor", range(15)))
     assert sum(violations > 0 for _, violations in outcomes) >= 5

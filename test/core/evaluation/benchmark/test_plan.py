@@ -26,7 +26,7 @@ def test_the_shipped_plans_hold_what_they_schedule_and_train_no_two_alike(shippe
     for (domain, name), config in shipped.training.items():
         assert config.data.domain == shipped.config.domains[domain].domain
         alone = all(config != other for (d, v), other in shipped.training.items() if d == domain and v != name)
-        assert alone or name in ("full", "no_calibration", "no_rejection", "no_screening")
+        assert alone or name in ("full", "heedless_screened", "no_calibration", "no_rejection", "no_screening")
 
 
 def test_layouts_of_training_and_evaluation_never_meet(shipped):
