@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from tc_mmwm_core.config import did_you_mean
+
 
 class ResourceError(FileNotFoundError):
     """A shipped file is not where any installation puts it."""
@@ -26,6 +28,17 @@ def resource(*parts: str) -> Path:
     raise ResourceError(f"{'/'.join(parts)} not found; looked at: {', '.join(map(str, candidates))}")
 
 
-def robot_file(name: str) -> Path:
-    """A shipped robot interface, by file name."""
-    return resource("config", "robots", name)
+def robot_file(name: str | Path) -> Path:
+    """A robot interface: the file of that name or path, else the shipped one called so, with or without ``.yaml``.
+
+    Raises:
+        ResourceError: there is neither; names the shipped ones.
+    """
+    path, shipped = Path(name), resource("config", "robots")
+    if path.is_file():
+        return path
+    if path.parent == Path() and (found := shipped / f"{path.name.removesuffix('.yaml')}.yaml").exists():
+        return found
+    known = sorted(file.stem for file in shipped.glob("*.yaml"))
+    told = f"robot interface {name}: no such file; shipped are {', '.join(known)}"
+    raise ResourceError(told + did_you_mean(path.stem, known))

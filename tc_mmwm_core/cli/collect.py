@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"was to be seen and what was done in the end: {', '.join(KINDS)} (default: nothing)",
     )
     planner_settings(parser)
-    parser.add_argument("--robot", type=Path, help="robot interface YAML (default: the bundle's, else the domain's)")
+    parser.add_argument(
+        "--robot",
+        type=Path,
+        help="robot interface YAML or the name of a shipped one (default: the bundle's, else the domain's)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument(
         "--episodes",
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.resources import ResourceError, robot_file
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
-    on_policy, robot = None, args.robot
+    on_policy, robot = None, args.robot and robot_file(args.robot)
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
         robot = robot or args.bundle / "robot.yaml"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 HELP = "turn ROS 2 bags into a dataset as the planner would have seen them; read and write LeRobotDataset v3.0"
 EXAMPLES = """\
-  tc-mmwm convert rosbag2_2025_06_01-12_00_00 --robot config/robots/navigation.yaml --output data/mine
+  tc-mmwm convert rosbag2_2025_06_01-12_00_00 --robot navigation --output data/mine
   tc-mmwm convert monday/*.mcap --robot my_robot.yaml --output data/mine --instruction "bring the cup to the table"
   tc-mmwm convert data/mine --to lerobot --output lerobot/mine
   tc-mmwm convert lerobot/pusht --from lerobot --robot pusht.yaml --output data/pusht
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="origin", choices=["bag", "lerobot"], default="bag", help="what the inputs are")
     parser.add_argument("--to", choices=["dataset", "lerobot"], default="dataset", help="lerobot: input is a dataset")
-    parser.add_argument("--robot", type=Path, help="robot interface YAML, or the file name of a shipped one")
+    parser.add_argument("--robot", type=Path, help="robot interface YAML, or the name of a shipped one")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
     parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
     parser.add_argument("--instruction", help="what the robot was told, for bags and episodes that do not hold it")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.robot is None:
         raise ConversionError("--robot is missing: the robot interface says which topics or features are which fields")
-    interface = RobotInterface.load(args.robot if args.robot.exists() else robot_file(str(args.robot)))
+    interface = RobotInterface.load(robot_file(args.robot))
     several = len(args.inputs) > 1
     became: Counter[str] = Counter()
     reports: list[ConversionReport] = []
