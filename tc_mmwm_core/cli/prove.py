@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm prove``."""
     parser.add_argument("what", choices=WHAT, help="what to show")
     parser.add_argument("--config", type=Path, help="YAML of the full training (default: the shipped train/proof.yaml)")
-    parser.add_argument("--robot", type=Path, help="robot interface YAML or the name of a shipped one (default: the domain's)")
+    parser.add_argument("--robot", type=Path, help="robot interface YAML, or a shipped one's name (default: domain's)")
     parser.add_argument("--variants", type=Path, help="YAML of the variants (default: the shipped ablate/<what>.yaml)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/proof"), help="folder for runs and data (default: %(default)s)"
