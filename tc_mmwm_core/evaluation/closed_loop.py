@@ -69,8 +69,8 @@ def run_episode(
                 weights.append(decision.scene.weights[0])
             if decision.screening is not None:
                 rejected.append(1 - decision.screening.accepted / len(decision.screening.verdict))
-                if decision.screening.preferred:
-                    followed.append(decision.screening.chosen in decision.screening.preferred)
+                if decision.screening.external:
+                    followed.append(decision.screening.chosen in decision.screening.external)
         observation, _, terminated, truncated, info = environment.step(action)
         violations += bool(info["violation"])
         broken += info["rules"]

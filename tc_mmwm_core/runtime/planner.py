@@ -72,6 +72,12 @@ class PlannerConfig(Config):
         description="execute the best accepted external candidate, and the planner's own only if none of them is "
         "accepted. False: all compete, and trust also counts how far external ones stray from the bundle's policy",
     )
+    external_pause: float = Field(
+        0.0,
+        ge=0,
+        description="s; once no external candidate was accepted, they are not preferred for that long: policies that "
+        "would pass a zone on different sides undo each other's work",
+    )
     seed: int = Field(0, ge=0, description="seed of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(
         True,
@@ -128,9 +134,9 @@ class Planner:
     """Decides, once per control period.
 
     Remembers the last action (for the rate limit), the last plan (to shift it), how long it was held up (to trust the
-    policy less) and what was seen (for where the view is hidden); without an observation for as long as a plan lasts,
-    what was seen is forgotten. The noise of a decision is drawn from the seed and the step's stamp alone: the same
-    steps give the same decisions.
+    policy less), when it last overruled another policy and what was seen (for where the view is hidden); without an
+    observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is drawn from the seed
+    and the step's stamp alone: the same steps give the same decisions.
     """
 
     def __init__(self, screener: Screener, interface: RobotInterface, config: PlannerConfig | None = None) -> None:
@@ -170,6 +176,7 @@ class Planner:
         self._instruction = instruction
         self._held_up = 0.0  # s
         self._furthest, self._since_gain = -np.inf, 0.0  # progress; s
+        self._overruled_ns: int | None = None  # stamp of the last step at which no external candidate was accepted
 
     def _halt(self) -> None:
         """Forget the last action and plan: the robot stands still."""
@@ -221,7 +228,7 @@ class Planner:
         can't be used, no acceptable candidate and no better place to retreat to. What was wrong is a value here, not an
         exception, so that every stop takes this one path. ``external`` candidates are shifted by the time gone by since
         the observation that they were made for; that they are fresh enough is for the caller to see to. With
-        ``prefer_external`` our own are executed only where none of them is accepted.
+        ``prefer_external`` our own are executed only where none of them is accepted, or was not ``external_pause`` ago.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
@@ -246,13 +253,16 @@ class Planner:
             own, sources = proposals.propose(
                 self.config.proposals, scene.proposal[0], shifted, self._safe, self._motions, rng
             )
-            actions, preferred = self.interface.denormalise_action(own), range(0)
+            actions, theirs_at = self.interface.denormalise_action(own), range(0)
             if external is not None:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
-                preferred = range(len(own), len(actions)) if self.config.prefer_external else preferred
-        screening = self._screen(scene, actions, sources, timings, safe=1, preferred=preferred)
+                theirs_at = range(len(own), len(actions))
+        preferred = theirs_at if self.config.prefer_external and not self._overruled(step) else range(0)
+        screening = self._screen(scene, actions, sources, timings, safe=1, external=theirs_at, preferred=preferred)
+        if theirs_at and not (screening.verdict[theirs_at] == Verdict.ACCEPTED).any():
+            self._overruled_ns = step.stamp_ns
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
@@ -325,6 +335,12 @@ class Planner:
         periods = round((step.stamp_ns - stamp_ns) / SECOND * self.interface.rate)
         return periods / self.screener.bundle.manifest.frame_skip
 
+    def _overruled(self, step: Step) -> bool:
+        """Whether external candidates were all rejected less than ``external_pause`` ago."""
+        if self._overruled_ns is None:
+            return False
+        return 0 <= step.stamp_ns - self._overruled_ns < round(self.config.external_pause * SECOND)
+
     def _remembered(self, step: Step) -> np.ndarray | None:
         """What was seen until now; None where that is too long ago or the clock was set back."""
         fresh = 0 <= self._steps_since(self._seen_ns, step) < self.screener.bundle.manifest.horizon
@@ -344,12 +360,14 @@ class Planner:
         sources: tuple[tuple[str, int], ...],
         timings: dict[str, float],
         safe: int = 0,
+        external: range = range(0),
         preferred: range = range(0),
     ) -> Screening:
         """Screen ``actions`` [N, K, A] (units) as the limits would let the robot execute them.
 
         The first ``safe`` of them stop the robot, and are as exempt from the rate limit as :meth:`stop` is. The
-        ``preferred`` ones are another policy's: how far they stray from our own says nothing against them.
+        ``external`` ones are another policy's. Where they are ``preferred``, how far they stray from our own says
+        nothing against them.
         """
         interface = self.interface
         previous = self.safe_action() if self._last_action is None else self._last_action
@@ -383,6 +401,7 @@ class Planner:
                 limits=interface.action_limits,
                 chosen=-1,
                 sources=sources,
+                external=external,
                 preferred=preferred,
             )
 

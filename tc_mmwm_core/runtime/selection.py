@@ -45,6 +45,7 @@ class Screening:
     limits: np.ndarray  # float32 [A, 2], units
     chosen: int  # index of the executed candidate, -1 where it was none: the safe action, at once
     sources: tuple[tuple[str, int], ...]  # who proposed them: (source, how many), in order
+    external: range = range(0)  # another policy's candidates
     preferred: range = range(0)  # candidates that come before all others where any of them is accepted
 
     @property
