@@ -77,7 +77,8 @@ class Domain(Protocol):
         ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
         of the rules that the instruction gives, in the same words (for compliance by rule).
         An episode must end by itself, terminated or truncated within its usual length: an evaluation drives it to its
-        end. The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact.
+        end. The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact, also in another
+        environment that is in the same episode.
         """
         ...
 

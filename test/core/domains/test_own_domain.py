@@ -79,5 +79,6 @@ def test_it_is_collected_from_trained_on_and_driven(folder, repo_root):
     tc_mmwm(folder, "train", "--config", "reacher_train.yaml", "--data", "data", "--output", "run", "--quiet")
     tc_mmwm(folder, "export", "run", "--data", "data", "--output", "bundle", "--threshold", 0, "--quiet")
     amounts = ("--episodes", 1, "--probes", 1, "--open-loop", 4, "--candidates", 8, "--quiet")
-    said = tc_mmwm(folder, "evaluate", "--domain", DOMAIN, "--bundle", "bundle", *amounts)
-    assert all(word in said for word in ("task_success", "counterfactual", "open-loop error")), said
+    said = tc_mmwm(folder, "evaluate", "--domain", DOMAIN, "--bundle", "bundle", "--screen", "expert", *amounts)
+    told = ("task_success", "other_policy_followed", "counterfactual", "open-loop error")
+    assert all(word in said for word in told), said
