@@ -485,6 +485,7 @@ class PlannerNode(LifecycleNode):
             actions=_floats(screening.actions),
             violation=_floats(screening.violation),
             progress=_floats(screening.progress),
+            source=[source for source, proposed in screening.sources for _ in range(proposed)],
             verdict=array.array("B", screening.verdict.tobytes()),
             reason=[screening.reason(index) for index in range(count)],
             chosen=screening.chosen,
