@@ -28,17 +28,20 @@ def resource(*parts: str) -> Path:
     raise ResourceError(f"{'/'.join(parts)} not found; looked at: {', '.join(map(str, candidates))}")
 
 
-def robot_file(name: str | Path) -> Path:
-    """A robot interface: the file of that name or path, else the shipped one called so, with or without ``.yaml``.
+def robot_file(name: str) -> Path:
+    """A shipped robot interface, by its name, with or without ``.yaml``.
 
     Raises:
-        ResourceError: there is neither; names the shipped ones.
+        ResourceError: there is none; names those that there are.
     """
-    path, shipped = Path(name), resource("config", "robots")
-    if path.is_file():
-        return path
-    if path.parent == Path() and (found := shipped / f"{path.name.removesuffix('.yaml')}.yaml").exists():
-        return found
-    known = sorted(file.stem for file in shipped.glob("*.yaml"))
-    told = f"robot interface {name}: no such file; shipped are {', '.join(known)}"
-    raise ResourceError(told + did_you_mean(path.stem, known))
+    folder = resource("config", "robots")
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if (stem := name.removesuffix(".yaml")) in shipped:
+        return shipped[stem]
+    told = f"robot interface {name}: no such file; shipped are {', '.join(shipped)}"
+    raise ResourceError(told + did_you_mean(Path(stem).name, shipped))
+
+
+def robot_given(path: Path) -> Path:
+    """The robot interface that a user means: a file, else a shipped one by its name. Raises as :func:`robot_file`."""
+    return path if path.is_file() else robot_file(str(path))

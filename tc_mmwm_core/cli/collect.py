@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.dataset import Dataset, DatasetError
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.domains.collect import OnPolicy, collect
-    from tc_mmwm_core.resources import ResourceError, robot_file
+    from tc_mmwm_core.resources import ResourceError, robot_file, robot_given
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
-    on_policy, robot = None, args.robot and robot_file(args.robot)
+    on_policy, robot = None, args.robot and robot_given(args.robot)
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
         robot = robot or args.bundle / "robot.yaml"

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetError
     from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
     from tc_mmwm_core.interface.robot import RobotInterface
-    from tc_mmwm_core.resources import robot_file
+    from tc_mmwm_core.resources import robot_given
 
     _refuse_what_does_not_apply(args)
     if args.to == "lerobot":
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.robot is None:
         raise ConversionError("--robot is missing: the robot interface says which topics or features are which fields")
-    interface = RobotInterface.load(robot_file(args.robot))
+    interface = RobotInterface.load(robot_given(args.robot))
     several = len(args.inputs) > 1
     became: Counter[str] = Counter()
     reports: list[ConversionReport] = []

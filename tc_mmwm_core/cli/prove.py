@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.domains.base import load_domain
     from tc_mmwm_core.evaluation.proofs import figures, proofs
-    from tc_mmwm_core.resources import resource, robot_file
+    from tc_mmwm_core.resources import resource, robot_file, robot_given
     from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.run import METRICS, read_metrics
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     file = args.variants or resource("config", "ablate", f"{args.what}.yaml")
     switches = load(file, Switches)
     configs = variants(base, switches, str(file))
-    args.robot = robot_file(args.robot or domain.robot)
+    args.robot = robot_given(args.robot) if args.robot else robot_file(domain.robot)
     if args.what in ("constraint", "interventions"):
         args.bundle = args.bundle or resource("bundles", domain.name)
         _refuse_other_horizons(args.bundle, base.model)  # before hours of training
