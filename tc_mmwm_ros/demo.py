@@ -189,8 +189,8 @@ def tc_mmwm(*arguments: object) -> None:
     """Run a ``tc-mmwm`` command in the foreground. CalledProcessError: it failed, and said why."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ tc-mmwm {' '.join(words)}", flush=True)
-    # Whoever tries the demo has other things running: threads that wait for one another by spinning, as libgomp's do for
-    # milliseconds by default, then take 15 s a step in place of 0.5 s.
+    # Whoever tries the demo has other things running. Threads that wait for one another by spinning, as libgomp's do
+    # for milliseconds, then take 15 s a step in place of 0.5 s.
     environment = {"GOMP_SPINCOUNT": "1000", **os.environ}
     command = [sys.executable, "-m", "tc_mmwm_core", *words]
     process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)

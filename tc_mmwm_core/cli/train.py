@@ -16,8 +16,8 @@ EXAMPLES = """\
     --data data/manipulation data/again data/again  (what a bundle drove itself, twice; see tc-mmwm collect --bundle)
   torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim --output runs/4 \
     --device cuda
-  GOMP_SPINCOUNT=1000 tc-mmwm train ...  (on CPU cores that other processes use too: libgomp's threads wait for one another
-    by spinning, on 2 cores beside one other process 15 s a step in place of 0.5 s; alone it costs a fifth)
+  GOMP_SPINCOUNT=1000 tc-mmwm train ...  (on CPU cores that other processes use too: libgomp's threads spin while they
+    wait for one another, on 2 cores beside one other process for 15 s a step in place of 0.5; alone it costs a fifth)
 """
 
 
