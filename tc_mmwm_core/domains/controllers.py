@@ -39,7 +39,7 @@ def planner_controller(planner: Planner, policy: Policy | None = None) -> Contro
         nonlocal tick
         tick += 1
         step, instruction = step_of(observation, tick * period), planner.screener.instruct(info["instruction"])
-        theirs = ExternalCandidates("policy", step.stamp_ns, policy(info)) if policy else None
+        theirs = ExternalCandidates("other policy", step.stamp_ns, policy(info)) if policy else None
         decision = planner.decide(step, instruction, theirs)
         return decision.action, decision
 

@@ -182,14 +182,15 @@ class Bench:
     def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
         match self.contestant.kind:
             case "planner":
-                return controllers.planner_controller(self.planner, self._policy(environment, seed))
+                return controllers.planner_controller(self.planner, self._screened(environment, seed))
             case "policy":
                 return controllers.policy_controller(self.planner)
             case "random":
                 return controllers.random_controller(environment, seed)
         return controllers.driver_controller(self.domain, environment, self.contestant.kind, seed)
 
-    def _policy(self, environment: gymnasium.Env, seed: int) -> controllers.Policy | None:
+    def _screened(self, environment: gymnasium.Env, seed: int) -> controllers.Policy | None:
+        """What the planner screens beside its own candidates."""
         if self.contestant.screens is None:
             return None
         drive = self.domain.driver(self.contestant.screens, np.random.default_rng(seed))
