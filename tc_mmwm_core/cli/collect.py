@@ -16,6 +16,7 @@ HELP = "drive a simulated domain with scripted drivers, or with a bundle, and re
 EXAMPLES = """\
   tc-mmwm collect --domain navigation --episodes 200 --output data/navigation
   tc-mmwm collect --domain my_robot.world:make --robot my_robot.yaml --episodes 1000 --output data/mine --workers 8
+  tc-mmwm collect --domain manipulation --driver fumbler --steps 100 --seed 210000 --output data/fumbled
   tc-mmwm collect --domain manipulation --bundle bundles/manipulation --disturb occlusion action_noise --steps 160 \\
     --episodes 400 --output data/on_policy   (what the model gets itself into, to be trained on as well)
 """
@@ -30,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         type=Path,
         help="model bundle that drives, through the planner (default: the domain's scripted drivers)",
+    )
+    parser.add_argument(
+        "--driver",
+        help="the one of the domain's scripted drivers that drives (default: drawn anew for each episode, with the "
+        "shares that the domain gives them)",
     )
     parser.add_argument(
         "--disturb",
@@ -76,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
     on_policy, robot = None, args.robot and robot_given(args.robot)
+    if args.bundle and args.driver:
+        raise DatasetError("--driver is of the domain's scripted drivers, and --bundle drives in their place: give one")
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
         robot = robot or args.bundle / "robot.yaml"
@@ -89,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     seed = args.seed if args.seed is not None else LATER_ROUND if args.bundle else FIRST_ROUND
     amounts = args.episodes, args.steps, seed, args.workers
     start = time.monotonic()
-    collected = collect(args.domain, robot, args.output, *amounts, on_policy=on_policy)
+    collected = collect(args.domain, robot, args.output, *amounts, on_policy=on_policy, driver=args.driver)
     elapsed = time.monotonic() - start
     dataset = Dataset.open(args.output).tell_skipped()
     successes = sum(bool(info.success) for info in dataset.trajectories)

@@ -124,7 +124,7 @@ class Domain(Protocol):
         ...
 
     def drivers(self) -> dict[str, float]:
-        """Kinds of driver, and the share of episodes that each collects; 0: it is there to be driven and screened."""
+        """Kinds of driver, and the share of episodes that each collects; 0: only where it is asked for."""
         ...
 
 

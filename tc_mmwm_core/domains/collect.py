@@ -38,6 +38,8 @@ from tc_mmwm_core.runtime.screener import Screener
 EPISODES_A_SHARD = 50  # at most: a kill loses what is not yet a shard
 SHARDS = 32  # at least, of enough episodes: for every core a part. Not as many as workers, whom the data must not tell
 
+DRAWN = "drawn"  # by the shares that the domain gives its drivers
+
 LOOK = 0.2  # s between two looks at how far the workers are
 
 _stop: Event  # of a worker process, set in the process that waits for it
@@ -70,28 +72,37 @@ def collect(
     workers: int,
     progress: bool = True,
     on_policy: OnPolicy | None = None,
+    driver: str | None = None,
 ) -> int:
     """Collect ``episodes`` episodes of at most ``steps`` control steps into the dataset at ``output``.
 
     Episode ``i`` depends on ``seed + i`` alone, so the data are the same for any number of workers. Episodes that the
     dataset already holds are not collected again. Returns the number collected.
 
+    Args:
+        on_policy: drives in place of the domain's scripted drivers.
+        driver: the only one of these that drives; None: each episode draws one, see :meth:`Domain.drivers`.
+
     On an error or Ctrl-C each process ends the episode that it is in and keeps those that it has.
 
     Raises:
         DatasetError: an episode that the dataset holds is of another domain, driver, length or robot interface, or an
             episode collected does not fit the robot interface; names its seed.
+        DomainError: the domain has no such ``driver``.
         BundleError: the bundle that is to drive cannot be loaded, or is of another robot.
     """
     bundle = Bundle.load(on_policy.bundle) if on_policy else None
     interface = RobotInterface.load(robot)
     if bundle is not None:
         bundle.check(interface)
+    world = load_domain(domain)
+    if driver is not None:
+        world.driver(driver, np.random.default_rng())
     DatasetWriter(output, interface)
     held = Dataset.open(output).trajectories
     have = {info.provenance.get("seed") for info in held}
     asked = range(seed, seed + episodes)
-    check_settings(held, asked, load_domain(domain).name, steps, on_policy)
+    check_settings(held, asked, world.name, steps, on_policy, driver)
     wanted = [s for s in asked if s not in have]
     size = min(EPISODES_A_SHARD, max(1, -(-len(wanted) // SHARDS)))
     chunks = [wanted[i : i + size] for i in range(0, len(wanted), size)]
@@ -101,7 +112,8 @@ def collect(
     stop, driven = context.Event(), context.Value("q", 0)
     with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop, driven)) as pool:
         try:
-            running = {pool.submit(_collect_shard, domain, robot, output, chunk, steps, on_policy) for chunk in chunks}
+            settings = steps, on_policy, driver
+            running = {pool.submit(_collect_shard, domain, robot, output, chunk, *settings) for chunk in chunks}
             while running:
                 done, running = wait(running, LOOK, FIRST_COMPLETED)
                 for future in done:
@@ -115,7 +127,12 @@ def collect(
 
 
 def check_settings(
-    held: Sequence[TrajectoryInfo], seeds: range, domain: str, steps: int, on_policy: OnPolicy | None = None
+    held: Sequence[TrajectoryInfo],
+    seeds: range,
+    domain: str,
+    steps: int,
+    on_policy: OnPolicy | None = None,
+    driver: str | None = None,
 ) -> None:
     """Refuse to take ``held`` episodes of ``seeds`` for those that would be collected in ``domain`` over ``steps``.
 
@@ -125,8 +142,9 @@ def check_settings(
     Raises:
         DatasetError: names the folder, the episode, what it was collected with and what is asked for.
     """
-    scripted = dict.fromkeys(("bundle", "perturbations"), "none")  # what an episode does not say that no bundle drove
-    who = _who(on_policy, Bundle.load(on_policy.bundle)) if on_policy else scripted
+    # What an episode does not say: that no bundle drove, and that its driver was drawn.
+    scripted = dict.fromkeys(("bundle", "perturbations"), "none") | {"drivers": DRAWN}
+    who = _who(on_policy, Bundle.load(on_policy.bundle)) if on_policy else scripted | {"drivers": driver or DRAWN}
     asked = {"domain": domain, "steps": steps} | who
     for info in (info for info in held if info.provenance.get("seed") in seeds):
         made = asked | scripted | {name: info.provenance[name] for name in asked if name in info.provenance}
@@ -150,7 +168,13 @@ def _start_worker(stop: Event, driven: Synchronized) -> None:
 
 
 def _collect_shard(
-    domain: str, robot: Path, output: Path, seeds: list[int], steps: int, on_policy: OnPolicy | None
+    domain: str,
+    robot: Path,
+    output: Path,
+    seeds: list[int],
+    steps: int,
+    on_policy: OnPolicy | None,
+    driver: str | None,
 ) -> None:
     world, interface = load_domain(domain), RobotInterface.load(robot)
     planner = None
@@ -163,7 +187,7 @@ def _collect_shard(
         for seed in seeds:
             if _stop.is_set():
                 break
-            trajectory = run_episode(world, environment, seed, steps, on_policy, planner)
+            trajectory = run_episode(world, environment, seed, steps, on_policy, planner, driver)
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
@@ -182,6 +206,7 @@ def run_episode(
     steps: int,
     on_policy: OnPolicy | None = None,
     planner: Planner | None = None,
+    driver: str | None = None,
 ) -> Trajectory:
     """One episode: scene, instruction, driver, its noise and what disturbs it all follow from ``seed``.
 
@@ -191,13 +216,15 @@ def run_episode(
 
     Args:
         on_policy: drives, by the ``planner`` made of it, in place of one of the domain's drivers.
+        driver: which of these drives; None: it is drawn.
     """
     rng = np.random.default_rng([seed, 0xC011EC7])
     recording = world = _Recording(environment)
     made = {"domain": domain.name, "seed": seed, "steps": steps}
     control: Controller
     if on_policy is None:
-        made["driver"] = drawn(domain.drivers(), rng)
+        made["driver"] = drawn({driver: 1.0} if driver else domain.drivers(), rng)
+        made |= {"drivers": driver} if driver else {}
         drive = domain.driver(made["driver"], rng)
         control = lambda _, info: (drive(environment, info), None)  # noqa: E731
     else:

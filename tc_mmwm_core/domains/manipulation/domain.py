@@ -75,6 +75,8 @@ class Manipulation(Domain):
                 return expert.expert(rng, noise=float(rng.uniform(0.1, 0.4)))
             case "explorer":
                 return expert.explorer(rng)
+            case "fumbler":
+                return expert.fumbler(rng)
             case "misled":
                 return expert.misled(rng)
             case "heedless":
@@ -89,7 +91,7 @@ class Manipulation(Domain):
     def drivers(self) -> dict[str, float]:
         """See :class:`Domain`."""
         shares = {"expert": 0.15, "noisy": 0.1, "explorer": 0.3, "misled": 0.2}
-        return shares | {"heedless": 0.05, "wanderer": 0.05, "visitor": 0.15}
+        return shares | {"heedless": 0.05, "wanderer": 0.05, "visitor": 0.15, "fumbler": 0.0}
 
 
 @lru_cache(maxsize=1)

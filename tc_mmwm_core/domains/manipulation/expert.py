@@ -3,6 +3,7 @@ and an adversary that heads for what is forbidden."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -28,6 +29,7 @@ POLICIES = {
     "pick-place-wall": SawyerPickPlaceWallV3Policy,
 }
 GRIP = {"reach": 0.0, "push": 0.6, "place": 0.9}  # what Meta-World's policies close with
+AT_PUCK = 0.12  # m from hand to puck, where the fumbler fumbles
 GAIN = 8.0  # 1/s, metres to metres a second: theirs, of 10 hundredths a step
 
 
@@ -62,15 +64,39 @@ def explorer(rng: np.random.Generator) -> Driver:
     A planner asks of every state what comes of actions that no expert would take there. Without recordings of them the
     world model is wrong where candidates differ most, and the best-looking candidate is the one it is most wrong about.
     """
-    drive = expert(rng, noise=0.1)
+    return _exploring(expert(rng, noise=0.1), rng, lambda state: 0.06, lengths=(4, 16), about=0.5)
+
+
+def fumbler(rng: np.random.Generator) -> Driver:
+    """The :func:`explorer`, mostly where hand and puck meet: what slips or is pushed away takes the most to learn."""
+    drive, often = expert(rng, noise=0.1), rng.uniform(0.1, 0.35)
+
+    def likely(state: np.ndarray) -> float:
+        return often if np.linalg.norm(state[oracle.HAND] - state[oracle.PUCK]) < AT_PUCK else 0.03
+
+    return _exploring(drive, rng, likely, lengths=(6, 13), about=0.3)
+
+
+def _exploring(
+    drive: Driver,
+    rng: np.random.Generator,
+    likely: Callable[[np.ndarray], float],
+    lengths: tuple[int, int],
+    about: float,
+) -> Driver:
+    """``drive``, and at each step, with the probability ``likely`` in its state, an action held for a while.
+
+    ``lengths``: control steps, from the first to below the second; ``about``: how often the action is one near to what
+    ``drive`` does, and not any.
+    """
     held, left = np.zeros(4), 0
 
     def explore(environment: gymnasium.Env, info: dict[str, Any]) -> np.ndarray:
         nonlocal held, left
         action = drive(environment, info)
-        if left == 0 and rng.random() < 0.06:
-            left = int(rng.integers(4, 16))
-            around, spread = (action, 0.4) if rng.random() < 0.5 else (np.zeros(4), 1.0)
+        if left == 0 and rng.random() < likely(info["state"]):
+            left = int(rng.integers(*lengths))
+            around, spread = (action, 0.4) if rng.random() < about else (np.zeros(4), 1.0)
             noise = rng.normal(size=4) if spread < 1 else rng.uniform(-1, 1, 4)
             held = np.clip(around + spread * noise * ACTION_HIGH, ACTION_LOW, ACTION_HIGH).astype(np.float32)
         if left == 0:

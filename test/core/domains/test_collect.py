@@ -159,6 +159,20 @@ def test_episodes_of_one_driver_are_not_taken_for_those_of_another(folder, on_po
     assert collect("navigation", ROBOT, on_policy, 6, 10, 5, **settings, on_policy=DISTURBED) == 0
 
 
+def test_one_of_the_drivers_may_be_asked_for(tmp_path, capsys):
+    command = ["collect", "--episodes", "2", "--steps", "3", "--workers", "1", "--output", str(tmp_path / "d")]
+    assert main([*command, "--driver", "chauffeur"]) == 2
+    assert "driver 'chauffeur': known are expert" in capsys.readouterr().err and not (tmp_path / "d").exists()
+    assert main([*command, "--driver", "heedless"]) == 0  # of which none is drawn
+    made = [info.provenance for info in Dataset.open(tmp_path / "d").trajectories]
+    assert [(each["driver"], each["drivers"]) for each in made] == [("heedless", "heedless")] * 2
+    assert main([*command, "--driver", "heedless"]) == 0
+    assert main(command) == 2
+    assert "was collected with drivers heedless, asked for is drawn" in capsys.readouterr().err
+    assert main([*command, "--driver", "heedless", "--bundle", str(BUNDLE)]) == 2
+    assert "--driver is of the domain's scripted drivers" in capsys.readouterr().err
+
+
 def test_episodes_that_do_not_say_how_the_planner_was_set_are_taken_as_they_are(navigation, tmp_path):
     """As those collected before it was kept."""
     who = {"driver": "planner", "bundle": Bundle.load(BUNDLE).identity, "perturbations": []}

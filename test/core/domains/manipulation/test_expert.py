@@ -48,6 +48,26 @@ def test_a_rule_that_the_heedless_policy_breaks_is_kept_by_the_expert(dark, rule
         assert any(outcome("heedless", seed)[1] for seed in seeds)
 
 
+def test_the_fumbler_holds_what_no_expert_would_do_and_begins_it_mostly_at_the_puck(dark):
+    """An expert with noise never does the same twice: what is done twice on end is held."""
+    domain, counts = load_domain("manipulation"), np.zeros((2, 2), int)
+    for seed in range(60, 66):
+        scene = draw_scene(seed, "push")
+        options = {"scene": scene, "instruction": f"push the puck to the {scene.marks[0].colour} mark"}
+        _, info = dark.reset(seed=seed, options=options)
+        driver, before, held, near = domain.driver("fumbler", np.random.default_rng(seed)), np.zeros(4), False, False
+        for _ in range(100):
+            action, was_held = driver(dark, info), held
+            held = np.array_equal(action, before)
+            counts[int(near)] += not was_held, held and not was_held  # begun a step ago
+            near = np.linalg.norm(info["state"][oracle.HAND] - info["state"][oracle.PUCK]) < expert.AT_PUCK
+            *_, terminated, truncated, info = dark.step(before := action)
+            if terminated or truncated:
+                break
+    (far, begun_far), (near, begun_near) = counts
+    assert min(far, near) > 80 and begun_near / near > 2 * begun_far / far > 0, counts
+
+
 def test_meta_worlds_own_policies_work_at_the_control_rate(dark):
     """But for pick-place-wall's, which closes its fingers too early for the speed limit."""
     ends = []
