@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,9 +100,19 @@ class Rows:
         return type(self)(*(x[rows] for x in self._values()))
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """All rows of ``parts``."""
-        return cls(*map(torch.cat, zip(*(part._values() for part in parts), strict=True)))
+    def joined(cls, parts: Iterable[Self], most: int) -> tuple[Self, int]:
+        """All rows of ``parts``, ``most`` at most, and how many the largest part has.
+
+        Each part is copied to its place as it comes, and can be let go: concatenated in the end, they would take as
+        much memory again. Of what is set aside, the system gives only what is written to.
+        """
+        values, count, largest = [], 0, 0
+        for part in parts:
+            values = values or [x.new_empty(most, *x.shape[1:]) for x in part._values()]
+            for value, x in zip(values, part._values(), strict=True):
+                value[count : count + len(part)] = x
+            count, largest = count + len(part), max(largest, len(part))
+        return cls(*(value[:count] for value in values)), largest
 
     def _values(self) -> list[Tensor]:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]

@@ -96,9 +96,11 @@ class LatentStage(Stage):
         return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
 
     def _joined(self) -> tuple[Rows, int]:
-        """All rows that are learnt from, and the most that a batch gave; joined, the batches themselves are let go."""
-        encoded = list(tqdm(self._encoded(), "encode", self.steps // self.stage.passes, disable=not self.show))
-        return ENCODED[self.stage.name][0].joined(encoded), max(map(len, encoded))
+        """All rows that are learnt from, and the most that a batch gave."""
+        batches, stage = self.steps // self.stage.passes, self.stage
+        encoded = tqdm(self._encoded(), "encode", batches, disable=not self.show)
+        most = batches * stage.trajectories * stage.starts * stage.instructions
+        return ENCODED[stage.name][0].joined(encoded, most)
 
     def _encoded(self) -> Iterator[Rows]:
         """Every process encodes all of them: a batch is the same for any number of processes."""

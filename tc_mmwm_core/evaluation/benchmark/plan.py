@@ -23,6 +23,15 @@ from tc_mmwm_core.training.curriculum import shortened, stage_steps
 CALIBRATING = {"calibration", "alpha", "delta"}  # what of a DomainPlan the threshold alone rests on
 
 
+class Explored(Config):
+    """Episodes of one scripted driver, which tries out what none of the first round did often enough."""
+
+    driver: str = Field(description="one of the domain's scripted drivers")
+    episodes: int = Field(ge=1, description="episodes that it drives")
+    steps: int = Field(ge=1, description="longest of them, control steps")
+    seed: int = Field(210_000, ge=0, description="layout of the first of them")
+
+
 class SecondRound(Config):
     """What the bundle of the first round gets itself into, to be trained on beside what that was trained on."""
 
@@ -31,7 +40,13 @@ class SecondRound(Config):
     seed: int = Field(200_000, ge=0, description="layout of the first of them")
     disturb: tuple[Kind, ...] = Field((), description="perturbations; each episode has one of them, or none")
     times: int = Field(1, ge=1, description="how often they are given to training, each time under other instructions")
+    explored: Explored | None = Field(None, description="trained on as well; all variants and seeds share it")
     train: str = Field(description="YAML of the second training, which goes on from the first; relative to this file")
+
+    def trained_on(self, config: TrainConfig) -> int:
+        """Episodes that are trained on beside those of the first round, each as often as it is given."""
+        explored = kept(self.explored.episodes, config) if self.explored else 0
+        return explored + self.times * kept(self.episodes, config)
 
 
 class DomainPlan(Config):
@@ -158,8 +173,8 @@ class Plan:
         config, domain = self.again[job.domain, job.variant], self.config.domains[job.domain]
         stages = config.stages
         if domain.stage_steps:
-            trained_on = kept(domain.episodes, config) + domain.again.times * kept(domain.again.episodes, config)
-            stages = tuple(shortened(stage, domain.stage_steps, trained_on) for stage in stages)
+            used = kept(domain.episodes, config) + domain.again.trained_on(config)
+            stages = tuple(shortened(stage, domain.stage_steps, used) for stage in stages)
         return config.model_copy(update={"seed": job.seed, "stages": stages})
 
     def settings(self, job: Job) -> str:
@@ -194,7 +209,9 @@ class Plan:
             idle.add("calibration")
         if not second:
             idle |= {"again", "planner"}
-        exclude = dict.fromkeys(idle, True) | ({"again": {"train"}} if second else {})
+        # What a plan says nothing of is not told: those that were carried out before it could be said go on.
+        unsaid = {"explored"} if second and domain.again.explored is None else set()
+        exclude = dict.fromkeys(idle, True) | ({"again": {"train"} | unsaid} if second else {})
         return domain.model_dump(mode="json", exclude=exclude)
 
     def training_steps(self, job: Job) -> tuple[int, ...]:
@@ -203,7 +220,7 @@ class Plan:
         used = kept(domain.episodes if job.size is None else job.size, config)
         rounds = [(config, used)]
         if (again := self.again_of(job)) is not None:
-            rounds.append((again, used + domain.again.times * kept(domain.again.episodes, again)))
+            rounds.append((again, used + domain.again.trained_on(again)))
         return tuple(sum(stage_steps(stage, used) for stage in config.stages) for config, used in rounds)
 
     def trained_as(self, job: Job) -> str:

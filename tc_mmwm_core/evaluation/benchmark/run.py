@@ -5,6 +5,7 @@ anew from the episodes beside it::
 
     <domain>/dataset/                           collected once, for all trainings
     <domain>/calibration/                       and for all thresholds, where the plan says so
+    <domain>/explored/                          what a driver tried out for second rounds, where the plan says so
     <domain>/long/                              long episodes, for the error of prediction
     <domain>/<variant>/seed-<n>/                a run folder of tc-mmwm train, and in it
         first/, on_policy/, again/              where there is a second round: the bundle of the first, its own motions,
@@ -138,10 +139,13 @@ class Benchmark:
             needed = {self._dataset_folder(job): plan.episodes}
             if fresh := self._fresh_episodes(job):
                 needed[self._calibration_folder(job)] = fresh
+            again = plan.again if self.plan.again_of(job) else None
+            if again and again.explored:
+                needed[self._explored_folder(job)] = again.explored.episodes
             if missing := {folder: n for folder, n in needed.items() if not (folder.exists() or folder in seen)}:
                 yield Part(job.domain, "collect", sum(missing.values()))
-            if self.plan.again_of(job) and not (run / ON_POLICY).exists():
-                yield Part(job.domain, "collect planner", plan.again.episodes)
+            if again and not (run / ON_POLICY).exists():
+                yield Part(job.domain, "collect planner", again.episodes)
             done = _steps_done(run) + _steps_done(run / AGAIN)
             yield Part(job.domain, "train", sum(self.plan.training_steps(job)) - done)
             seen |= {run, *needed}
@@ -178,8 +182,8 @@ class Benchmark:
         trained, datasets = run, [dataset]
         if again is not None:
             trained, own = run / AGAIN, self._on_policy(job, run, dataset)
+            data = [dataset, *self._explored(job), *[own] * self.plan.config.domains[job.domain].again.times]
             with self._training(job, trained, 1):
-                data = [dataset, *[own] * self.plan.config.domains[job.domain].again.times]
                 train(again, data, trained, read_weights(run / FIRST), self.device, self.progress)
             datasets.append(own)
         write_atomically(run / DATA, (json.dumps(self.plan.data_of(job), indent=2) + "\n").encode())
@@ -222,6 +226,14 @@ class Benchmark:
             collect(plan.domain, self._robot(job.domain), folder, *amounts, on_policy=who)
         return Dataset.open(folder).tell_skipped()
 
+    def _explored(self, job: Job) -> list[Dataset]:
+        """What one scripted driver tried out, where the plan has a second round train on it."""
+        explored = self.plan.config.domains[job.domain].again.explored
+        if explored is None:
+            return []
+        amounts = explored.seed, explored.episodes, explored.steps
+        return [self._collected(job.domain, self._explored_folder(job), *amounts, explored.driver)]
+
     def _export(self, job: Job, run: Path, bundle: Path, datasets: Sequence[Dataset]) -> Path:
         """Export ``run``, calibrated on what it held out of ``datasets``, and on fresh episodes if there are any."""
         plan = self.plan.config.domains[job.domain]
@@ -239,7 +251,7 @@ class Benchmark:
     def _dataset(self, job: Job) -> Dataset:
         """What ``job`` is trained on: the dataset, or its first ``job.size`` episodes by layout."""
         plan = self.plan.config.domains[job.domain]
-        dataset = self._collected(job.domain, self._dataset_folder(job), plan.seed, plan.episodes)
+        dataset = self._collected(job.domain, self._dataset_folder(job), plan.seed, plan.episodes, plan.steps)
         if job.size is None:
             return dataset
         return dataset.subset(sorted(range(len(dataset)), key=lambda i: _layout(dataset, i))[: job.size])
@@ -249,9 +261,12 @@ class Benchmark:
         plan, episodes = self.plan.config.domains[job.domain], self._fresh_episodes(job)
         if not episodes:
             return []
-        return [self._collected(job.domain, self._calibration_folder(job), plan.seed + plan.episodes, episodes)]
+        amounts = plan.seed + plan.episodes, episodes, plan.steps
+        return [self._collected(job.domain, self._calibration_folder(job), *amounts)]
 
-    def _collected(self, name: str, folder: Path, seed: int, episodes: int) -> Dataset:
+    def _collected(
+        self, name: str, folder: Path, seed: int, episodes: int, steps: int, driver: str | None = None
+    ) -> Dataset:
         """``episodes`` of domain ``name`` in the layouts from ``seed`` on; those that are there are not made again."""
         if folder not in self._datasets:
             plan = self.plan.config.domains[name]
@@ -261,7 +276,8 @@ class Benchmark:
                 claim(folder.parent, wait=True),
                 self.clock.time(Part(name, "collect", 0 if folder.exists() else episodes), folder.name),
             ):
-                collect(plan.domain, robot, folder, episodes, plan.steps, seed, self.workers, self.progress)
+                amounts = episodes, steps, seed, self.workers, self.progress
+                collect(plan.domain, robot, folder, *amounts, driver=driver)
             self._datasets[folder] = Dataset.open(folder).tell_skipped()
         return self._datasets[folder]
 
@@ -272,6 +288,9 @@ class Benchmark:
 
     def _dataset_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "dataset"
+
+    def _explored_folder(self, job: Job) -> Path:
+        return self.folder / job.domain / "explored"
 
     def _calibration_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "calibration"

@@ -40,7 +40,10 @@ PLAN = {
         "navigation": {
             **{"domain": "navigation", "episodes": 8, "steps": 24, "seed": 100000, "train": "train.yaml"},
             **{"calibration": 3},
-            "again": {"episodes": 3, "steps": 12, "disturb": ["occlusion"], "times": 2, "train": "again.yaml"},
+            "again": {
+                **{"episodes": 3, "steps": 12, "disturb": ["occlusion"], "times": 2, "train": "again.yaml"},
+                "explored": {"driver": "heedless", "episodes": 2, "steps": 9},
+            },
             **{"planner": PLANNER},
         }
     },
@@ -128,7 +131,11 @@ def test_a_second_round_goes_on_from_the_first_with_what_its_bundle_did(finished
     assert [s["name"] for s in yaml.safe_load(bundle.manifest.training.config)["stages"]] == ["policy"]
     before, after = (load_file(b.path / "weights.safetensors") for b in (first, bundle))
     assert {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])} == {"policy"}
-    assert len(read_weights(run / "bundle").trained_on) > len(read_weights(run / "first").trained_on)
+    explored = Dataset.open(finished / "out" / "navigation" / "explored").trajectories
+    assert [t.provenance["seed"] for t in explored] == [210000, 210001]
+    assert {t.provenance["driver"] for t in explored} == {"heedless"}
+    seen = [len(read_weights(run / name).trained_on) for name in ("first", "bundle")]
+    assert seen[1] > seen[0] + 2  # some of what its own bundle did, and some of what was explored; the rest is held out
     assert not list((finished / "out" / "navigation").glob("*/seed-0/again/again"))
     assert not (finished / "out" / "navigation" / "full-6" / "seed-0" / "on_policy").exists()
 
@@ -175,13 +182,13 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     assert main([*command, str(finished / "new")]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith(
-        "collect 11 (? min), collect planner 3 (? min), train 10 (? min), evaluate planner 6 (? min)"
+        "collect 13 (? min), collect planner 3 (? min), train 10 (? min), evaluate planner 6 (? min)"
     )
     assert told[2].split("seed 0")[1].split() == ["evaluate", "policy", "1", "(?", "min)"]  # its training is full's
     assert "0 of 4 evaluations done, 2 trainings to do" in told[-1] and "parts not timed so far" in told[-1]
     (finished / "new" / "navigation" / "dataset").mkdir()
     assert main([*command, str(finished / "new")]) == 0
-    assert "seed 0 collect 3 (" in " ".join(capsys.readouterr().out.splitlines()[0].split())  # to calibrate on
+    assert "seed 0 collect 5 (" in " ".join(capsys.readouterr().out.splitlines()[0].split())  # calibration, explored
     (finished / "new" / "navigation" / "dataset").rmdir()
     (finished / "new" / "times.jsonl").write_text((finished / "out" / "times.jsonl").read_text())
     assert main([*command, str(finished / "new")]) == 0
@@ -234,6 +241,7 @@ def test_a_bundle_of_another_training_is_refused(finished):
         ({"episodes": 9}, "episodes was 8, is 9"),
         ({"steps": 25}, "steps was 24, is 25"),
         ({"again": {"episodes": 4}}, "again was .*'episodes': 3.*, is .*'episodes': 4"),
+        ({"again": {"explored": None}}, "again was .*'explored': {'driver': 'heedless'.*, is .*"),
     ],
 )
 def test_a_bundle_made_under_another_plan_is_refused(finished, change, told):
@@ -274,7 +282,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypat
         raise TrainingError("step 3: loss state is not finite")
 
     monkeypatch.setattr(running, "run_ablations", broken)
-    monkeypatch.setattr(running, "collect", lambda *_: None)
+    monkeypatch.setattr(running, "collect", lambda *_, **__: None)
     there = Dataset.open(finished / "out" / "navigation" / "dataset")
     monkeypatch.setattr(running.Dataset, "open", lambda folder: there)
     found = {job.variant: error for job, error in benchmark.work_off(benchmark.plan.jobs[:2])}
