@@ -4,7 +4,7 @@ import re
 import sys
 
 import numpy as np
-from tc_mmwm_ros.msg import Screening
+from tc_mmwm_ros.msg import CandidateActions, Screening
 
 from tc_mmwm_core.domains.navigation.scene import draw_scene
 from tc_mmwm_ros.loop import SENSOR, Loop, find_layouts
@@ -20,10 +20,12 @@ def test_the_policy_of_the_page_is_followed_except_through_the_zone(repo_root, s
     [seed] = find_layouts(1, 850_000, [TEXT])
     pad = draw_scene(seed).pad("green")
     heard: list[Screening] = []
+    proposed: list[CandidateActions] = []
     with Loop(share / "bundles" / "navigation", tmp_path / "logs") as loop, Processes(tmp_path / "policy") as others:
         loop._node.create_subscription(Screening, "planner/screening", heard.append, SENSOR)
+        loop._node.create_subscription(CandidateActions, "candidate_actions", proposed.append, 1)
         process = others.start("go_to", [sys.executable, policy, pad.x, pad.y])
-        loop._wait(lambda: loop._node.count_publishers("candidate_actions"), 30, "the policy")
+        loop._wait(lambda: proposed, 30, "the policy")  # it is there before it has found the robot's odometry
         record = loop.run(seed, TEXT)
         assert process.poll() is None, others.tail("go_to")
     theirs = [message for message in heard if message.source[-1] == "go_to"]
