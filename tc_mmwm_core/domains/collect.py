@@ -79,11 +79,11 @@ def collect(
     Episode ``i`` depends on ``seed + i`` alone, so the data are the same for any number of workers. Episodes that the
     dataset already holds are not collected again. Returns the number collected.
 
+    On an error or Ctrl-C each process ends the episode that it is in and keeps those that it has.
+
     Args:
         on_policy: drives in place of the domain's scripted drivers.
         driver: the only one of these that drives; None: each episode draws one, see :meth:`Domain.drivers`.
-
-    On an error or Ctrl-C each process ends the episode that it is in and keeps those that it has.
 
     Raises:
         DatasetError: an episode that the dataset holds is of another domain, driver, length or robot interface, or an
