@@ -54,6 +54,11 @@ class Suite(Config):
     open_loop: int = Field(0, ge=0, description="long episodes for the error of prediction at k = 1..50; 0: none")
     candidates: int = Field(48, ge=2, description="action sequences replayed from each of these states")
 
+    def layouts(self) -> range:
+        """All layouts that something is driven or probed in."""
+        most = max(self.episodes, self.factor_episodes, self.perturbed_episodes, self.probes, self.open_loop)
+        return range(self.seed, self.seed + most)
+
 
 @dataclass(frozen=True)
 class Contestant:

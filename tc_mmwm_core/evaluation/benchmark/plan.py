@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from tc_mmwm_core.config import Config, ConfigError, load
+from tc_mmwm_core.config import Config, ConfigError, did_you_mean, load
+from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.domains.perturbations import Kind
 from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Suite
 from tc_mmwm_core.resources import resource
@@ -73,6 +75,15 @@ class DomainPlan(Config):
     again: SecondRound | None = Field(
         None, description="train once more, on a bundle's own motions; not what is trained on some of the episodes"
     )
+
+    def layouts(self) -> dict[str, range]:
+        """What is collected in which layouts, by the fields that say so."""
+        collected = {"episodes, calibration": range(self.seed, self.seed + self.episodes + self.calibration)}
+        if second := self.again:
+            collected["again"] = range(second.seed, second.seed + second.episodes)
+            if tried := second.explored:
+                collected["again.explored"] = range(tried.seed, tried.seed + tried.episodes)
+        return collected
 
 
 class Variant(Config):
@@ -238,6 +249,7 @@ def read_plan(path: Path) -> Plan:
 
     Raises:
         ConfigError: names the file and the field.
+        DomainError: a domain whose drivers it names cannot be loaded.
     """
     config = load(path, BenchmarkConfig)
     if isinstance(config.variants, str):
@@ -284,6 +296,19 @@ def _problems(config: BenchmarkConfig) -> Iterator[str]:
             yield f"schedule.{index}: size {max(entry.sizes)} is not below the {least} episodes of all"
     if config.variants.get(FULL) != Variant():
         yield f"variants: '{FULL}: {{}}' is needed, what all others are compared with"
+    for name, domain in config.domains.items():
+        suites = dict.fromkeys(entry.suite for entry in config.schedule if name in entry.domains)
+        evaluated = {f"suites.{suite}": config.suites[suite].layouts() for suite in suites}
+        collected = {f"domains.{name}: {field}": layouts for field, layouts in domain.layouts().items()}
+        for (one, layouts), (other, others) in combinations((collected | evaluated).items(), 2):
+            shared = range(max(layouts.start, others.start), min(layouts.stop, others.stop))
+            if shared and one in collected:  # what is evaluated is so in the same layouts for all
+                yield f"{one}: layouts {shared.start} to {shared.stop - 1} are those of {other} as well; change a seed"
+        if domain.again and (explored := domain.again.explored):
+            known = load_domain(domain.domain).drivers()
+            if explored.driver not in known:
+                told = f"{', '.join(known)}{did_you_mean(explored.driver, known)}"
+                yield f"domains.{name}: again.explored: driver {explored.driver!r}; {domain.domain} has {told}"
 
 
 def selected(plan: Plan, only: Sequence[str] | None, seeds: Sequence[int] | None = None) -> list[Job]:

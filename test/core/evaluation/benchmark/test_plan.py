@@ -103,6 +103,12 @@ def test_a_part_of_the_schedule_can_be_chosen():
         selected(plan, ["navigation/fool"])
 
 
+TRAIN = str(resource("config", "train", "navigation.yaml"))
+NAVIGATION = {"domain": "navigation", "episodes": 9, "steps": 9, "train": TRAIN}
+AGAIN = {"episodes": 5, "steps": 9, "train": TRAIN}
+EXPLORED = {"driver": "heedless", "episodes": 5, "steps": 9}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -119,18 +125,27 @@ def test_a_part_of_the_schedule_can_be_chosen():
             "size 9 is not below the 9 episodes",
         ),
         ({"schedule": [{"variants": ["full"], "domains": ["x"], "suite": "s"}]}, "x not among the domains navigation"),
+        (
+            {"suites": {"s": {"seed": 99990, "episodes": 1, "probes": 12}}},
+            "navigation: episodes, calibration: layouts 100000 to 100001 are those of suites.s as well",
+        ),
+        (
+            {"domains": {"navigation": NAVIGATION | {"again": AGAIN | {"seed": 100008}}}},
+            "navigation: episodes, calibration: layouts 100008 to 100008 are those of .*: again as well",
+        ),
+        (
+            {"domains": {"navigation": NAVIGATION | {"again": AGAIN | {"explored": EXPLORED | {"seed": 200004}}}}},
+            "navigation: again: layouts 200004 to 200004 are those of .*again.explored as well",
+        ),
+        (
+            {"domains": {"navigation": NAVIGATION | {"again": AGAIN | {"explored": EXPLORED | {"driver": "heedles"}}}}},
+            "navigation: again.explored: driver 'heedles'; navigation has .*heedless.*did you mean 'heedless'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, change, message):
     content = {
-        "domains": {
-            "navigation": {
-                "domain": "navigation",
-                "episodes": 9,
-                "steps": 9,
-                "train": str(resource("config", "train", "navigation.yaml")),
-            }
-        },
+        "domains": {"navigation": NAVIGATION},
         "suites": {"s": {"episodes": 1}},
         "variants": {"full": {}},
         "schedule": [{"variants": ["full"], "domains": ["navigation"], "suite": "s"}],
