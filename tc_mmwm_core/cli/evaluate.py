@@ -16,6 +16,7 @@ EXAMPLES = """\
   tc-mmwm evaluate --driver expert --episodes 20        (a scripted driver instead, for comparison)
   tc-mmwm evaluate --driver heedless --episodes 20      (knows the way to every goal, and heeds no rule)
   tc-mmwm evaluate --screen heedless --episodes 20      (the same, with the planner between it and the motors)
+  tc-mmwm evaluate --screen my_policy:make              (a policy of your own, e.g. of LeRobot's: docs/own_policy.md)
 """
 
 
@@ -28,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--driver",
         default="planner",
-        help="who drives: planner; policy (the bundle's own proposal, unscreened); random; or one of the domain's "
-        "scripted drivers (default: %(default)s)",
+        help="who drives: planner; policy (the bundle's own proposal, unscreened); random; one of the domain's "
+        "scripted drivers; or a policy of yours as module:factory (docs/own_policy.md) (default: %(default)s)",
     )
     parser.add_argument(
         "--screen",
         metavar="DRIVER",
-        help="have the planner screen what this scripted driver is about to do, as another policy's candidates: the "
-        "best accepted one is executed, the planner's own are the fallback",
+        help="have the planner screen what this scripted driver, or policy of yours (module:factory), is about to do: "
+        "the best accepted one of its candidates is executed, the planner's own are the fallback",
     )
     parser.add_argument("--episodes", type=int, default=50, help="layouts to drive in (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=900_000, help="seed of the first layout (default: %(default)s)")

@@ -128,6 +128,12 @@ class Domain(Protocol):
         ...
 
 
+def imported(target: str) -> Callable[[], Any]:
+    """The factory that ``module:factory`` names. ImportError, AttributeError: there is none."""
+    module, _, factory = target.partition(":")
+    return getattr(importlib.import_module(module), factory)
+
+
 def load_domain(name: str) -> Domain:
     """Find a domain by name or as ``module:factory``.
 
@@ -135,11 +141,10 @@ def load_domain(name: str) -> Domain:
         DomainError: no such domain, module or factory.
     """
     target = DOMAINS.get(name, name)
-    module_name, _, factory = target.partition(":")
-    if not (module_name and factory):
+    if not all(target.partition(":")):
         known = f"known are {', '.join(DOMAINS)}, or your own as module:factory"
         raise DomainError(f"domain {name!r}: {known}{did_you_mean(name, DOMAINS)}")
     try:
-        return getattr(importlib.import_module(module_name), factory)()
+        return imported(target)()
     except (ImportError, AttributeError) as error:
         raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""Who drives in a domain: the planner, by itself or screening another; a bundle's policy; a scripted driver; chance."""
+"""Who drives in a domain: the planner, by itself or screening another; a policy; a scripted driver; chance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from tc_mmwm_core.domains.base import Domain, Driver
+from tc_mmwm_core.domains.policies import Proposals
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.candidates import ExternalCandidates
 from tc_mmwm_core.runtime.limits import limit_sequence
@@ -17,7 +18,6 @@ from tc_mmwm_core.runtime.planner import SECOND, Decision, Planner, PlannerState
 PLANNER, POLICY, RANDOM = "planner", "policy", "random"  # beside each domain's own drivers
 
 Controller = Callable[[dict[str, np.ndarray], dict[str, Any]], tuple[np.ndarray, Decision | None]]
-Policy = Callable[[dict[str, Any]], np.ndarray]  # of info, candidates [N, K, A] in units
 
 
 def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
@@ -26,10 +26,10 @@ def step_of(observation: dict[str, np.ndarray], stamp_ns: int) -> Step:
     return Step(stamp_ns, images, observation["sensor"], {})
 
 
-def planner_controller(planner: Planner, policy: Policy | None = None) -> Controller:
+def planner_controller(planner: Planner, proposals: Proposals | None = None) -> Controller:
     """The planner from a fresh start, with a clock of control periods.
 
-    ``policy``: another one, whose candidates it screens beside its own, as of the topic ``candidate_actions``.
+    ``proposals``: of another policy, which it screens beside its own, as of the topic ``candidate_actions``.
     """
     planner.reset()
     period = round(SECOND / planner.interface.rate)
@@ -39,7 +39,7 @@ def planner_controller(planner: Planner, policy: Policy | None = None) -> Contro
         nonlocal tick
         tick += 1
         step, instruction = step_of(observation, tick * period), planner.screener.instruct(info["instruction"])
-        theirs = ExternalCandidates("other policy", step.stamp_ns, policy(info)) if policy else None
+        theirs = ExternalCandidates("other policy", step.stamp_ns, proposals(observation, info)) if proposals else None
         decision = planner.decide(step, instruction, theirs)
         return decision.action, decision
 
@@ -66,19 +66,26 @@ def policy_controller(planner: Planner) -> Controller:
     return control
 
 
+def unscreened_controller(proposals: Proposals) -> Controller:
+    """The first action of what a policy from elsewhere wants most, anew at every control step."""
+    return lambda observation, info: (proposals(observation, info)[0, 0], None)
+
+
 def driver_controller(domain: Domain, environment: gymnasium.Env, kind: str, seed: int) -> Controller:
     """One of the domain's scripted drivers, which read the simulator's truth."""
     drive = domain.driver(kind, np.random.default_rng(seed))
     return lambda _, info: (drive(environment, info), None)
 
 
-def intention(drive: Driver, environment: gymnasium.Env, ahead: gymnasium.Env, horizon: int, frame_skip: int) -> Policy:
+def intention(
+    drive: Driver, environment: gymnasium.Env, ahead: gymnasium.Env, horizon: int, frame_skip: int
+) -> Proposals:
     """What ``drive`` is about to do, as one candidate of ``horizon`` latent steps, as a policy of action chunks has it.
 
     It drives on in ``ahead``, a second environment (it need not render) that is in the same episode.
     """
 
-    def foresee(info: dict[str, Any]) -> np.ndarray:
+    def foresee(_: dict[str, np.ndarray], info: dict[str, Any]) -> np.ndarray:
         ahead.unwrapped.restore(environment.unwrapped.save())
         actions = []
         for _ in range(horizon):

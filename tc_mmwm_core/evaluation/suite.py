@@ -23,6 +23,7 @@ from tc_mmwm_core.domains import controllers, perturbations
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, RANDOM, Controller
 from tc_mmwm_core.domains.perturbations import Perturbations
+from tc_mmwm_core.domains.policies import Proposals, is_foreign, load_policy, proposals
 from tc_mmwm_core.evaluation import closed_loop, counterfactual
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
@@ -64,8 +65,9 @@ class Suite(Config):
 class Contestant:
     """Who drives in which domain.
 
-    ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, or one of the domain's drivers.
-    ``screens``: one of those drivers, whose intentions the planner screens as it does another policy's candidates.
+    ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, one of the domain's drivers, or
+    a policy from elsewhere as ``module:factory``.
+    ``screens``: one of the last two, whose intentions the planner screens as another policy's candidates.
     """
 
     domain: str
@@ -140,8 +142,9 @@ def jobs(contestant: Contestant, suite: Suite) -> list[Job]:
 
 
 def _check_driver(name: str, known: Sequence[str], domain: Domain) -> None:
-    if name not in known:
-        raise EvaluationError(f"driver {name!r}: {domain.name} has {', '.join(known)}{did_you_mean(name, known)}")
+    if name not in known and not is_foreign(name):
+        told = f"{domain.name} has {', '.join(known)}{did_you_mean(name, known)}"
+        raise EvaluationError(f"driver {name!r}: {told}; or a policy of yours as module:factory")
 
 
 class Bench:
@@ -156,8 +159,11 @@ class Bench:
             interface = RobotInterface.load(bundle.path / "robot.yaml")
             self.planner = Planner(Screener(bundle), interface, contestant.planner)
             self.planner.warm_up()
+        name = contestant.screens or contestant.kind
+        self.foreign = load_policy(name) if is_foreign(name) else None
         self.environment = self.domain.environment()
-        self.ahead = self.domain.environment(render=False) if contestant.screens else None
+        foreseen = contestant.screens is not None and self.foreign is None
+        self.ahead = self.domain.environment(render=False) if foreseen else None
 
     def close(self) -> None:
         """Free the environments."""
@@ -192,14 +198,20 @@ class Bench:
                 return controllers.policy_controller(self.planner)
             case "random":
                 return controllers.random_controller(environment, seed)
+        if self.foreign is not None:
+            wanted = proposals(self.foreign, self.contestant.kind, environment.action_space.shape[0])
+            return controllers.unscreened_controller(wanted)
         return controllers.driver_controller(self.domain, environment, self.contestant.kind, seed)
 
-    def _screened(self, environment: gymnasium.Env, seed: int) -> controllers.Policy | None:
+    def _screened(self, environment: gymnasium.Env, seed: int) -> Proposals | None:
         """What the planner screens beside its own candidates."""
         if self.contestant.screens is None:
             return None
-        drive = self.domain.driver(self.contestant.screens, np.random.default_rng(seed))
         manifest = self.planner.screener.bundle.manifest
+        if self.foreign is not None:
+            actions = self.planner.interface.action_size
+            return proposals(self.foreign, self.contestant.screens, actions, manifest.horizon)
+        drive = self.domain.driver(self.contestant.screens, np.random.default_rng(seed))
         return controllers.intention(drive, environment, self.ahead, manifest.horizon, manifest.frame_skip)
 
 

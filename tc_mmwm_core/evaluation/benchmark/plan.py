@@ -91,8 +91,8 @@ class Variant(Config):
 
     switch: str | None = Field(None, description="of config/ablate/default.yaml, e.g. sigreg")
     change: dict[str, Any] = Field({}, description="merged into the training configuration, after the switch")
-    driver: str = Field(PLANNER, description="planner, policy, random, or one of the domain's scripted drivers")
-    screens: str | None = Field(None, description="a scripted driver whose candidates the planner screens")
+    driver: str = Field(PLANNER, description="planner, policy, random, a scripted driver, or module:factory")
+    screens: str | None = Field(None, description="a scripted driver, or module:factory, that the planner screens")
     threshold: float | None = Field(None, description="tau in place of the calibrated one; a large one accepts all")
 
     @property

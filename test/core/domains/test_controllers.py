@@ -16,7 +16,7 @@ def test_an_intention_is_what_the_driver_does_next_and_leaves_the_world_as_it_wa
     drive = domain.driver("expert", np.random.default_rng(0))
     for _ in range(10):
         *_, info = environment.step(drive(environment, info))
-    [foreseen] = intention(drive, environment, ahead, horizon=4, frame_skip=2)(info)
+    [foreseen] = intention(drive, environment, ahead, horizon=4, frame_skip=2)({}, info)
     assert foreseen.shape == (4, *environment.action_space.shape) and np.ptp(foreseen, axis=0).max() > 0
     for action in foreseen:
         np.testing.assert_array_equal(drive(environment, info), action)

@@ -1,0 +1,115 @@
+"""A policy from elsewhere in the evaluation: alone, screened, and refused where it proposes no candidates."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tc_mmwm_core.cli import main
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.policies import PolicyError, load_policy, proposals
+
+POLICIES = '''
+import numpy as np
+
+
+class Straight:
+    """Full speed ahead, for as many latent steps as it is told."""
+
+    def __init__(self, horizon):
+        self.horizon, self.begun = horizon, 0
+
+    def reset(self):
+        self.begun += 1
+
+    def propose(self, observation, instruction):
+        assert observation["image.overhead"].dtype == np.uint8 and observation["sensor"].shape == (31,) and instruction
+        assert self.begun
+        return np.tile([0.6, 0.0], (3, self.horizon, 1))
+
+
+def make():
+    return Straight(5)
+
+
+def short():
+    return Straight(4)
+
+
+def nothing():
+    return object()
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    (tmp_path / "straight_policy.py").write_text(POLICIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("straight_policy", None)
+
+
+def evaluate(*arguments: str) -> int:
+    return main(["evaluate", "--episodes", "1", "--probes", "0", "--open-loop", "0", "--quiet", *arguments])
+
+
+def test_it_drives_alone_and_is_screened(tmp_path):
+    assert evaluate("--driver", "straight_policy:make", "--json", str(tmp_path / "alone.json")) == 0
+    alone = json.loads((tmp_path / "alone.json").read_text())
+    assert alone["driver"]["kind"] == "straight_policy:make" and "other_policy_followed" not in alone["cost"]
+    few = "--candidates", "16"
+    assert evaluate("--screen", "straight_policy:make", *few, "--json", str(tmp_path / "screened.json")) == 0
+    screened = json.loads((tmp_path / "screened.json").read_text())
+    assert screened["driver"]["screens"] == "straight_policy:make" and screened["cost"]["other_policy_followed"] > 0
+
+
+def test_what_it_proposes_is_checked(capsys):
+    assert evaluate("--screen", "straight_policy:short", "--candidates", "16") == 2
+    message = "policy 'straight_policy:short' proposes [3, 4, 2], needed are [N, 5, 2]: N candidates of K steps"
+    assert message in capsys.readouterr().err
+    any_horizon = proposals(load_policy("straight_policy:short"), "short", actions=2)
+    observation = {"image.overhead": np.zeros((64, 64, 3), np.uint8), "sensor": np.zeros(31, np.float32)}
+    assert any_horizon(observation, {"instruction": "go"}).shape == (3, 4, 2)
+    with pytest.raises(PolicyError, match=r"proposes \[3, 4, 2\], needed are \[N, K, 3\]"):
+        proposals(load_policy("straight_policy:short"), "short", actions=3)(observation, {"instruction": "go"})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:make", "policy 'nowhere:make' cannot be loaded: No module named 'nowhere'"),
+        (
+            "straight_policy:mak",
+            "'straight_policy:mak' cannot be loaded: module 'straight_policy' has no attribute 'mak'",
+        ),
+        ("straight_policy:nothing", "'straight_policy:nothing' is a object without reset and propose"),
+    ],
+)
+def test_what_is_no_policy_is_named(name, message):
+    with pytest.raises(PolicyError, match=message):
+        load_policy(name)
+
+
+def test_the_learned_policy_of_the_page_learns_and_drives(repo_root, tmp_path, monkeypatch):
+    data, weights = tmp_path / "heedless", tmp_path / "weights.pt"
+    collect = ["collect", "--driver", "heedless", "--episodes", "6", "--seed", "850000"]
+    assert main([*collect, "--output", str(data)]) == 0
+    script = repo_root / "docs" / "pixel_policy.py"
+    subprocess.run([sys.executable, script, data, "--output", weights, "--steps", "60"], check=True, timeout=300)
+    monkeypatch.setenv("PIXEL_POLICY", str(weights))
+    monkeypatch.syspath_prepend(script.parent)
+    policy, dataset = load_policy("pixel_policy:make"), Dataset.open(data)
+    ahead = np.arange(0, 10, 2)
+    errors = []
+    for trajectory in (dataset[i] for i in range(len(dataset))):
+        mean = trajectory.action.mean(0)
+        for t in range(0, len(trajectory) - 10, 5):
+            seen = {"image.overhead": trajectory.images["overhead"][t], "sensor": trajectory.sensor[t]}
+            told, true = policy.propose(seen, trajectory.instruction), trajectory.action[t + ahead]
+            assert told.shape == (1, 5, 2)
+            errors.append([np.abs(told[0] - true).mean(), np.abs(mean - true).mean()])
+    learned, constant = np.mean(errors, 0)
+    assert learned < 0.7 * constant
+    assert evaluate("--driver", "pixel_policy:make") == 0
