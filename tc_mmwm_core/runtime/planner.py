@@ -72,11 +72,11 @@ class PlannerConfig(Config):
         description="execute the best accepted external candidate, and the planner's own only if none of them is "
         "accepted. False: all compete, and trust also counts how far external ones stray from the bundle's policy",
     )
-    external_pause: float = Field(
-        0.0,
+    external_patience: float = Field(
+        2.0,
         ge=0,
-        description="s; once no external candidate was accepted, they are not preferred for that long: policies that "
-        "would pass a zone on different sides undo each other's work",
+        description="s; external candidates are not preferred once the robot has got no nearer for that long, until it "
+        "has: their policy is stuck, or undoes what is done where it is rejected. 0: they always are",
     )
     seed: int = Field(0, ge=0, description="seed of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(
@@ -176,7 +176,6 @@ class Planner:
         self._instruction = instruction
         self._held_up = 0.0  # s
         self._furthest, self._since_gain = -np.inf, 0.0  # progress; s
-        self._overruled_ns: int | None = None  # stamp of the last step at which no external candidate was accepted
 
     def _halt(self) -> None:
         """Forget the last action and plan: the robot stands still."""
@@ -228,7 +227,7 @@ class Planner:
         can't be used, no acceptable candidate and no better place to retreat to. What was wrong is a value here, not an
         exception, so that every stop takes this one path. ``external`` candidates are shifted by the time gone by since
         the observation that they were made for; that they are fresh enough is for the caller to see to. With
-        ``prefer_external`` our own are executed only where none of them is accepted, or was not ``external_pause`` ago.
+        ``prefer_external`` our own are executed only where none of them is accepted, or ``external_patience`` is over.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
@@ -259,10 +258,8 @@ class Planner:
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
                 theirs_at = range(len(own), len(actions))
-        preferred = theirs_at if self.config.prefer_external and not self._overruled(step) else range(0)
+        preferred = theirs_at if self._prefers_external else range(0)
         screening = self._screen(scene, actions, sources, timings, safe=1, external=theirs_at, preferred=preferred)
-        if theirs_at and not (screening.verdict[theirs_at] == Verdict.ACCEPTED).any():
-            self._overruled_ns = step.stamp_ns
         for iteration in range(1, self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
@@ -326,6 +323,12 @@ class Planner:
         return self.config.trust * 2 ** -(self._held_up / patience) if patience else self.config.trust
 
     @property
+    def _prefers_external(self) -> bool:
+        """Whether the best accepted external candidate comes first."""
+        patience = self.config.external_patience
+        return self.config.prefer_external and (not patience or self._since_gain < patience)
+
+    @property
     def _rounds(self) -> int:
         refinement = self.config.proposals.refinement
         return 0 if refinement.method == "none" else refinement.iterations
@@ -334,12 +337,6 @@ class Planner:
         """Latent steps between ``stamp_ns`` and ``step``. Time is counted in whole control periods: ticks jitter."""
         periods = round((step.stamp_ns - stamp_ns) / SECOND * self.interface.rate)
         return periods / self.screener.bundle.manifest.frame_skip
-
-    def _overruled(self, step: Step) -> bool:
-        """Whether external candidates were all rejected less than ``external_pause`` ago."""
-        if self._overruled_ns is None:
-            return False
-        return 0 <= step.stamp_ns - self._overruled_ns < round(self.config.external_pause * SECOND)
 
     def _remembered(self, step: Step) -> np.ndarray | None:
         """What was seen until now; None where that is too long ago or the clock was set back."""

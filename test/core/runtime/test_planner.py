@@ -296,22 +296,21 @@ def test_candidates_from_outside_come_first_and_our_own_are_the_fallback(screene
     assert rejected.verdict[rejected.chosen] == Verdict.ACCEPTED
 
 
-def test_who_was_overruled_waits_before_it_comes_first_again(screener, navigation, make_step):
-    planner = Planner(screener, navigation, PlannerConfig(external_pause=0.3, trust=50.0))
+def test_who_leads_nowhere_comes_no_longer_first_until_the_robot_has_got_nearer(screener, navigation, make_step):
+    planner = Planner(screener, navigation, PlannerConfig(external_patience=0.3, trust=50.0))
     instruction = screener.instruct("drive slow")
 
-    def followed(at, forward):
-        actions = np.tile(np.float32([forward, 2.0]), (1, 3, 1))
+    def followed(at):
+        actions = np.tile(np.float32([0.1, 2.0]), (1, 3, 1))
         found = planner.decide(make_step(at), instruction, ExternalCandidates("other", round(at * 1e9), actions))
         assert found.screening.external == range(256, 257)
         return found.screening.chosen in found.screening.external
 
-    assert followed(0.0, 0.1)
-    assert not followed(0.1, 0.4)  # normalised 0.4 is above tau = 0.25
-    assert [followed(at, 0.1) for at in (0.2, 0.3, 0.4, 0.5)] == [False, False, True, True]
-    assert not followed(0.6, 0.4)
+    assert [followed(at / 10) for at in range(5)] == [True, True, True, True, False]  # the first is nearer than nothing
+    planner._furthest -= 1.0  # and now it gets nearer
+    assert [followed(0.5), followed(0.6)] == [False, True]
     planner.begin_episode()
-    assert followed(0.7, 0.1)
+    assert followed(0.7)
 
 
 def test_stopping_is_screened_as_it_is_executed_whatever_the_rate_limit(planner, screener, make_step):
