@@ -33,13 +33,15 @@ bundle: bundle-navigation bundle-manipulation ## retrain the shipped bundles fro
 bundle-navigation: LENGTH := --steps 50
 bundle-navigation: BOUND := --alpha 0.02
 bundle-manipulation: LENGTH := --steps 80
-# manipulation's bundle is trained a second time, on what the first one gets itself into as well
+# manipulation's bundle is trained a second time, on what the first one gets itself into as well, and on what is tried at the puck
 bundle-manipulation: ROUND_2 = \
 	  [ -e runs/$*_first/bundle.json ] || tc-mmwm export runs/$* --data data/$* data/$*_calibration --output runs/$*_first; \
 	  tc-mmwm collect --domain $* --bundle runs/$*_first $(DRIVEN) --disturb occlusion action_noise --episodes 600 --steps 160 \
 	    --seed 200000 --output data/$*_again --workers $$(nproc); \
+	  tc-mmwm collect --domain $* --driver fumbler --episodes 2000 --steps 100 --seed 210000 --output data/$*_explored \
+	    --workers $$(nproc); \
 	  tc-mmwm train --config config/train/$*_again.yaml --init runs/$*_first --output runs/$*_again \
-	    --data data/$* data/$*_again data/$*_again data/$*_again;
+	    --data data/$* data/$*_explored data/$*_again data/$*_again data/$*_again;
 bundle-manipulation: LAST := _again
 DRIVEN = $(patsubst %,--planner %,$(wildcard config/planner/$*.yaml))
 bundle-%: build
