@@ -621,7 +621,7 @@ def _level(state: PlannerState, reason: str) -> bytes:
             return DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK  # the reason why it refuses to go on
         case PlannerState.PLANNING:
             return DiagnosticStatus.OK
-        case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING:
+        case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING | PlannerState.GOAL_NOT_FOUND:
             return DiagnosticStatus.WARN
     return DiagnosticStatus.ERROR
 

@@ -3,7 +3,8 @@
 Real ONNX graphs and a real tokenizer, for the navigation robot. Latent state: [bumper, forward speed, mean brightness,
 brightest before]; the memory is the brightest so far. Context: z_l and the bumper. Words switch rules on: after "slow",
 normalised forward speed is the violation; after "right", the normalised turn; "never" and a pressed bumper forbid
-everything. Progress is the sum of normalised forward speed, less a tenth of each squared turn.
+everything. Progress is the sum of normalised forward speed, less a tenth of each squared turn. The goal is in view
+where it is bright: progress in the best place is the mean brightness less 127.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def _encode() -> onnx.ModelProto:
             helper.make_node("Identity", ["thirds"], ["weights"]),
             helper.make_node("Identity", ["still"], ["proposal"]),
             helper.make_node("Max", ["remembered", "brightest"], ["memory"]),
+            helper.make_node("Sub", ["mean", "grey"], ["goal"]),
         ],
         [
             helper.make_tensor_value_info("image.overhead", TensorProto.UINT8, (1, 64, 64, 3)),
@@ -140,12 +142,14 @@ def _encode() -> onnx.ModelProto:
             _float("weights", 1, 3),
             _float("proposal", 1, HORIZON, ACTIONS),
             _float("memory", 1, 1, 1),
+            _float("goal", 1),
         ],
         {
             "pick": pick,
             "start": np.array([0], np.int64),
             "end": np.array([1], np.int64),
             "last": np.array([1], np.int64),
+            "grey": np.array([127], np.float32),
             "thirds": np.full((1, 3), 1 / 3, np.float32),
             "still": np.zeros((1, HORIZON, ACTIONS), np.float32),
         },

@@ -233,6 +233,7 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
         f"  latent      {manifest.latent} numbers, context {manifest.context}",
         f"  imagines    {manifest.horizon} steps of {bundle.step_duration:g} s",
         f"  threshold   {manifest.threshold:g}: {_promise(manifest.calibration)}",
+        f"  goal        {_goal(manifest.goal_threshold, manifest.goal_calibration)}",
         f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
         f"  files       {sizes}",
         "every file has the sha256 that bundle.json names",
@@ -255,6 +256,16 @@ def _promise(calibration: Calibration | None) -> str:
     if calibration.empirical_false_alarm is not None:
         rests_on.append(f"{calibration.empirical_false_alarm:.1%} of complying ones rejected")
     return f"{told} ({', '.join(rests_on)})"
+
+
+def _goal(threshold: float | None, calibration: Calibration | None) -> str:
+    if threshold is None or calibration is None:
+        return "not told whether it is in view"
+    return (
+        f"in view where the best place's progress is above {threshold:g}: of a trajectory's sequences whose goal is "
+        f"there, on average over trajectories, at most {calibration.alpha:.1%} begin where it is not seen, with "
+        f"confidence {1 - calibration.delta:.0%} ({calibration.method}, {calibration.n_trajectories} trajectories)"
+    )
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:

@@ -95,6 +95,13 @@ class Domain(Protocol):
         """An instruction that can be carried out in ``scene``; ``factors`` are those taken beyond training."""
         ...
 
+    def absent_goal(self, scene: dict[str, Any], rng: np.random.Generator) -> str | None:
+        """An instruction like those drawn, but whose goal ``scene`` does not have; None, the default: there is none.
+
+        What a planner makes of it is measured: it should say so, and stay where it is.
+        """
+        return None
+
     def rules(self, text: str) -> tuple[str, ...]:
         """Kinds of rule that an instruction asks for, e.g. ("zone", "speed"); none: (), the default."""
         return ()

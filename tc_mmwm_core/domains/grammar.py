@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -31,7 +31,7 @@ def unusual_pair(goal: str, keep_out: Collection[str]) -> bool:
     return any((order.index(goal) - order.index(zone)) % len(order) == 4 for zone in keep_out)
 
 
-def pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+def pick(options: Sequence[str], rng: np.random.Generator) -> str:
     """One of ``options``."""
     return options[rng.integers(len(options))]
 

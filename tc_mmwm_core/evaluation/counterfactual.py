@@ -41,6 +41,9 @@ class Truth:
     progress: np.ndarray  # [N], at step K, under instruction 0
     outcome: np.ndarray  # [N], minus the cost to go after K steps, under instruction 0
     start: float  # minus the cost to go in the state itself
+    # Progress of the best place in view under instruction 0, and under one whose goal is not there; None: not asked.
+    goal_there: float | None = None
+    goal_absent: float | None = None
 
     @property
     def broken(self) -> list[np.ndarray]:
@@ -112,17 +115,24 @@ def probe(
     futures = [replay(environment, saved, sequence, manifest.frame_skip) for sequence in actions]
     foretold, reached, here = [], [], []
     for text in texts:
-        rollouts = screener.screen(screener.encode(step, screener.instruct(text), memory), normalised)
+        scene = screener.encode(step, screener.instruct(text), memory)
+        rollouts = screener.screen(scene, normalised)
         foretold.append(rollouts.violation.max(1))
         judged = domain.judge(info["scene"], np.concatenate(futures), text)
         reached.append(judged.margin.reshape(candidates, -1).max(1))
         if text == texts[0]:
+            there = scene.goal
             progress = rollouts.progress[:, -1]
             outcome = -judged.cost.reshape(candidates, -1)[:, -1]
         here.append(domain.judge(info["scene"], info["state"][None], text))
     margins, start = [float(judged.margin[0]) for judged in here], -float(here[0].cost[0])
     rules = [", ".join(sorted(domain.rules(text))) for text in texts]
-    return Truth(seed, margins, rules, foretold, reached, progress, outcome, start)
+    goals = {}
+    absent = domain.absent_goal(info["scene"], np.random.default_rng([seed, 0xAB5E]))
+    if there is not None and absent is not None:
+        scene = screener.encode(step, screener.instruct(absent), memory)
+        goals = {"goal_there": float(there[0]), "goal_absent": float(scene.goal[0])}
+    return Truth(seed, margins, rules, foretold, reached, progress, outcome, start, **goals)
 
 
 def watched(screener: Screener, observations: Sequence[dict[str, np.ndarray]], text: str) -> np.ndarray | None:

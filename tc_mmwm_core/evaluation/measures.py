@@ -15,6 +15,7 @@ import numpy as np
 from tc_mmwm_core.domains.perturbations import KINDS
 from tc_mmwm_core.evaluation import counterfactual, intervals
 from tc_mmwm_core.evaluation.closed_loop import Episode
+from tc_mmwm_core.evaluation.counterfactual import Truth
 from tc_mmwm_core.evaluation.intervals import clustered, share
 from tc_mmwm_core.evaluation.suite import HOME, Records
 from tc_mmwm_core.training.validation import area_under_curve
@@ -65,6 +66,7 @@ def foresight(records: Records) -> dict[str, Measure]:
     are those that were driven, though, and these are drawn at random.
     """
     truths, tau = records.truths, records.threshold
+    known = [truth for truth in truths if truth.goal_there is not None and records.goal_threshold is not None]
     begun = [truth for truth in truths if any(truth.complies)]
     turns = [counterfactual.turned(truth, tau) for truth in truths if all(truth.complies)]
     sequences = counterfactual.sequences(truths)
@@ -81,6 +83,17 @@ def foresight(records: Records) -> dict[str, Measure]:
         "miss_rate_by_state": intervals.mean(by_state),
         "false_alarm_rate": clustered([counterfactual.alarmed(truth, tau) for truth in begun]),
         "screening_auroc": {"mean": area_under_curve(*sequences), "n_episodes": len(begun)},
+        **_goals_told(known, records.goal_threshold),
+    }
+
+
+def _goals_told(truths: Sequence[Truth], threshold: float | None) -> dict[str, Measure]:
+    """Of goals that are not there, the share that is told; of those that are, the share that is not seen."""
+    if not truths:
+        return {}
+    return {
+        "absent_goal_told": share([truth.goal_absent <= threshold for truth in truths]),
+        "goal_overlooked": share([truth.goal_there <= threshold for truth in truths]),
     }
 
 

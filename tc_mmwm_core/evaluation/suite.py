@@ -102,6 +102,7 @@ class Records:
     threshold: float | None = None  # τ in use
     episodes: dict[str, list[Episode]] = field(default_factory=dict)  # by condition, ordered by seed
     truths: list[Truth] = field(default_factory=list)
+    goal_threshold: float | None = None  # the bundle's
 
 
 def conditions(suite: Suite, domain: Domain, contestant: Contestant) -> list[Condition]:
@@ -299,6 +300,8 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
         "progress": truth.progress.tolist(),
         "outcome": truth.outcome.tolist(),
         "start": truth.start,
+        "goal_there": truth.goal_there,
+        "goal_absent": truth.goal_absent,
     }
 
 
@@ -324,8 +327,9 @@ def _records(
 ) -> Records:
     records = Records()
     if contestant.learned:
-        own = Bundle.load(contestant.bundle).manifest.threshold
-        records.threshold = own if contestant.planner.threshold is None else contestant.planner.threshold
+        manifest = Bundle.load(contestant.bundle).manifest
+        records.goal_threshold = manifest.goal_threshold
+        records.threshold = manifest.threshold if contestant.planner.threshold is None else contestant.planner.threshold
     for condition, result in zip(whats, results, strict=True):
         if condition is not None:
             records.episodes.setdefault(condition.name, []).append(Episode(**result))
@@ -334,5 +338,6 @@ def _records(
             reached = [np.array(row) for row in result["reached"]]
             progress, outcome = np.array(result["progress"]), np.array(result["outcome"])
             told = {name: result[name] for name in ("seed", "margins", "rules", "start")}
+            told |= {name: result.get(name) for name in ("goal_there", "goal_absent")}  # asked since they can be told
             records.truths.append(Truth(**told, foretold=foretold, reached=reached, progress=progress, outcome=outcome))
     return records

@@ -177,6 +177,11 @@ class WorldModel(nn.Module):
         """The instruction's field over the first camera's view, [..., F, H, W]."""
         return context[..., self.summary_size :].unflatten(-1, (-1, *self.field.shape))
 
+    def goal(self, context: Tensor) -> Tensor:
+        """Progress of the best place in the first camera's view, [...]: near 0 where the goal is in it."""
+        first = context[..., self.summary_size : self.summary_size + math.prod(self.field.shape)]
+        return first.amax(-1)
+
     def compose(self, z_v: Tensor, z_l: Tensor, z_s: Tensor) -> tuple[Tensor, Tensor]:
         """z_t [..., D] and the weights α [..., 3] of vision, language and sensors."""
         return self.composition(z_v, z_l, z_s)

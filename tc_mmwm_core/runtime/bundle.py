@@ -30,7 +30,7 @@ class BundleError(ValueError):
 
 
 class Calibration(config.Config):
-    """What the threshold rests on; see :mod:`tc_mmwm_core.training.calibration`."""
+    """What a threshold rests on; see :mod:`tc_mmwm_core.training.calibration`."""
 
     alpha: float = Field(gt=0, lt=1)  # of a trajectory's violating sequences, on average over trajectories, at most
     delta: float = Field(gt=0, lt=1)  # this share is accepted, with confidence 1 - delta
@@ -75,6 +75,9 @@ class BundleManifest(config.Config):
     modalities: list[str] = Field(["vision", "language", "sensor"])  # in the order of encode.onnx's weights
     threshold: float = Field(allow_inf_nan=False)  # tau: accepted while max over k of violation <= tau
     calibration: Calibration | None = None  # None: the threshold was set, not calibrated
+    # The goal counts as in view where the best place's progress is above it; None: nobody knows.
+    goal_threshold: float | None = Field(None, allow_inf_nan=False)
+    goal_calibration: Calibration | None = None  # of sequences whose goal is there, at most alpha are taken for without
     normalisation: SensorNormalisation | None = None
     training: Training
     versions: dict[str, str] = Field({})  # packages that made it

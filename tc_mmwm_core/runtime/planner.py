@@ -48,6 +48,7 @@ class PlannerState(IntEnum):
     DEADLINE_MISSED = 7
     FAILED = 8
     RETREATING = 9
+    GOAL_NOT_FOUND = 10
 
 
 class PlannerConfig(Config):
@@ -82,6 +83,11 @@ class PlannerConfig(Config):
     retreat: bool = Field(
         True,
         description="if no candidate is acceptable, execute one that is predicted to lead out; false: stop",
+    )
+    require_goal: bool = Field(
+        True,
+        description="stop until the goal is seen, unless another policy proposes; with bundles that know whether it is "
+        "(goal_threshold). False: drive to what resembles it most",
     )
     threshold: float | None = Field(
         None, description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one"
@@ -134,9 +140,9 @@ class Planner:
     """Decides, once per control period.
 
     Remembers the last action (for the rate limit), the last plan (to shift it), how long it was held up (to trust the
-    policy less), when it last overruled another policy and what was seen (for where the view is hidden); without an
-    observation for as long as a plan lasts, what was seen is forgotten. The noise of a decision is drawn from the seed
-    and the step's stamp alone: the same steps give the same decisions.
+    policy less), when it last overruled another policy, whether it has seen the goal, and what was seen (for where the
+    view is hidden); without an observation for as long as a plan lasts, what was seen is forgotten. The noise of a
+    decision is drawn from the seed and the step's stamp alone: the same steps give the same decisions.
     """
 
     def __init__(self, screener: Screener, interface: RobotInterface, config: PlannerConfig | None = None) -> None:
@@ -176,6 +182,7 @@ class Planner:
         self._instruction = instruction
         self._held_up = 0.0  # s
         self._furthest, self._since_gain = -np.inf, 0.0  # progress; s
+        self._goal_seen = not self.config.require_goal or self.screener.bundle.manifest.goal_threshold is None
 
     def _halt(self) -> None:
         """Forget the last action and plan: the robot stands still."""
@@ -206,6 +213,8 @@ class Planner:
     def warm_up(self, decisions: int = 5) -> None:
         """Decide on blank input, so that the first real decision is as fast as the rest; nothing of it is kept."""
         step, instruction = self.screener.blank()
+        self._instructed(instruction)
+        self._goal_seen = True
         for _ in range(decisions):
             self.decide(step, instruction)
         self.reset()
@@ -224,10 +233,11 @@ class Planner:
         """The action of this control period.
 
         The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that
-        can't be used, no acceptable candidate and no better place to retreat to. What was wrong is a value here, not an
-        exception, so that every stop takes this one path. ``external`` candidates are shifted by the time gone by since
-        the observation that they were made for; that they are fresh enough is for the caller to see to. With
-        ``prefer_external`` our own are executed only where none of them is accepted, or ``external_patience`` is over.
+        can't be used, a goal that was not seen so far, no acceptable candidate and no better place to retreat to. What
+        was wrong is a value here, not an exception, so that every stop takes this one path. ``external`` candidates are
+        shifted by the time gone by since the observation that they were made for; that they are fresh enough is for the
+        caller to see to. With ``prefer_external`` our own are executed only where none of them is accepted, or
+        ``external_patience`` is over. Whose policy proposes is taken to know where its goal is.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
@@ -246,6 +256,10 @@ class Planner:
         with _timed(timings, "encode"):
             scene = self.screener.encode(step, instruction, self._remembered(step))
             self._memory, self._seen_ns = scene.memory, step.stamp_ns
+        if not self._sees_goal(scene) and external is None:
+            return self.stop(
+                PlannerState.GOAL_NOT_FOUND, self._in_vain(scene, instruction), scene=scene, timings=timings
+            )
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             shifted = self._shifted_plan(step)
@@ -278,6 +292,20 @@ class Planner:
         self._last_action = screening.actions[chosen, 0].copy()
         self._rest = self._last_action if chosen == STOPPING else None
         return Decision(self._last_action, state, reason, screening, scene, timings)
+
+    def _sees_goal(self, scene: Scene) -> bool:
+        """Whether the goal is in view or was since it was told: the robot itself may come to hide it."""
+        if not self._goal_seen:
+            self._goal_seen = float(scene.goal[0]) > self.screener.bundle.manifest.goal_threshold
+        return self._goal_seen
+
+    def _in_vain(self, scene: Scene, instruction: Instruction) -> str:
+        """What was found in place of the goal."""
+        needed = self.screener.bundle.manifest.goal_threshold
+        return (
+            f"goal: nothing in view is what {instruction.text!r} asks for: progress is {scene.goal[0]:.3f} in the best "
+            f"place, more than {needed:.3f} is needed"
+        )
 
     def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
         """The candidate to execute (-1: the safe action), what that means, and why."""

@@ -8,7 +8,8 @@ computed once per decision inside ``screen.onnx``, and the instruction once per 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,10 @@ class Scene:
     weights: np.ndarray  # float32 [1, M], α of each modality, in the order of the bundle's `modalities`
     proposal: np.ndarray  # float32 [1, K, A], the policy's own sequence, normalised
     memory: np.ndarray  # float32 [1, P, F], the view as remembered after this observation
+    goal: np.ndarray | None = None  # float32 [1], progress of the best place in view; None: an older bundle's
+
+
+SCENE = tuple(field.name for field in fields(Scene))  # outputs of encode.onnx
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +124,11 @@ class Screener:
                 "weights": ("float", (1, len(manifest.modalities))),
                 "proposal": ("float", (1, steps, actions)),
                 "memory": memory,
+                "goal": ("float", (1,)),
             },
+            optional=("goal",) if manifest.goal_threshold is None else (),
         )
+        self._scene = [name for name in SCENE if name in {node.name for node in self._encode.get_outputs()}]
         self._check(
             "screen.onnx",
             self._screen,
@@ -166,7 +174,7 @@ class Screener:
         inputs |= {"sensor": step.sensor[None], "words": instruction.words}
         inputs |= {"mask": instruction.mask, "z_l": instruction.z_l}
         inputs["remembered"] = self._nothing_seen if memory is None else memory
-        return Scene(*self._encode.run(["latent", "context", "weights", "proposal", "memory"], inputs))
+        return Scene(**dict(zip(self._scene, self._encode.run(self._scene, inputs), strict=True)))
 
     def screen(self, scene: Scene, actions: np.ndarray) -> Rollouts:
         """Imagine normalised ``actions`` [N, K, A] from ``scene``, all at once."""
@@ -215,15 +223,25 @@ class Screener:
             )
         return session
 
-    def _check(self, name: str, session: onnxruntime.InferenceSession, inputs: dict, outputs: dict) -> None:
-        """Compare a graph's inputs and outputs, by name, type and shape, with what the manifest makes of them."""
+    def _check(
+        self,
+        name: str,
+        session: onnxruntime.InferenceSession,
+        inputs: dict,
+        outputs: dict,
+        optional: Collection[str] = (),
+    ) -> None:
+        """Compare a graph's inputs and outputs, by name, type and shape, with what the manifest makes of them.
+
+        Those named ``optional`` may be missing.
+        """
         problems = []
         for kind, expected, found in (
             ("input", inputs, session.get_inputs()),
             ("output", outputs, session.get_outputs()),
         ):
             named = {node.name: node for node in found}
-            problems += [f"{kind} '{missing}' is missing" for missing in expected if missing not in named]
+            problems += [f"{kind} '{missing}' is missing" for missing in expected if missing not in (*named, *optional)]
             problems += [f"{kind} '{extra}' is unknown" for extra in named if extra not in expected]
             for key in (key for key in expected if key in named):
                 dtype, shape = expected[key]

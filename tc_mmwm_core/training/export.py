@@ -8,8 +8,10 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +28,7 @@ from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.models.vocabulary import tokenizer_file
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.runtime import bundle as bundles
-from tc_mmwm_core.training.calibration import CalibrationError, calibrate
+from tc_mmwm_core.training.calibration import CalibrationError, Threshold, calibrate, trajectories_needed
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
@@ -37,6 +39,8 @@ from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
 BY_HAND = "threshold set by hand"
+ENCODE = "encode.onnx"
+OVERLOOKED = 0.005  # of a trajectory's sequences whose goal is there, the planner may miss it in at most this share
 
 
 class LanguageGraph(nn.Module):
@@ -64,7 +68,7 @@ class LanguageGraph(nn.Module):
 class EncodeGraph(nn.Module):
     """encode.onnx: once a decision."""
 
-    outputs = ("latent", "context", "weights", "proposal", "memory")
+    outputs = ("latent", "context", "weights", "proposal", "memory", "goal")
 
     def __init__(self, model: WorldModel, images: list[str]) -> None:
         super().__init__()
@@ -77,7 +81,8 @@ class EncodeGraph(nn.Module):
         seen = self.model.encode([image[:, None] for image in images], sensor[:, None], memory)
         context = self.model.ground(seen.features[:, 0], words, mask, z_l, seen.told[:, 0])
         latent, weights = self.model.compose(seen.z_v[:, 0], z_l, seen.z_s[:, 0])
-        return latent, context, weights, self.model.propose(latent, context, sensor), seen.memory
+        proposal = self.model.propose(latent, context, sensor)
+        return latent, context, weights, proposal, seen.memory, self.model.goal(context)
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the exported shapes."""
@@ -123,9 +128,56 @@ def graphs(model: WorldModel, interface: RobotInterface) -> dict[str, nn.Module]
     """The graphs of a bundle by file name."""
     return {
         "language.onnx": LanguageGraph(model),
-        "encode.onnx": EncodeGraph(model, [image.name for image in interface.images]),
+        ENCODE: EncodeGraph(model, [image.name for image in interface.images]),
         "screen.onnx": ScreenGraph(model),
     }
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a bundle's verdicts are drawn at: that on violations, and where known, that on goals."""
+
+    violation: float
+    calibration: bundles.Calibration | None = None  # None: set by hand
+    goal: float | None = None
+    goal_calibration: bundles.Calibration | None = None
+    words: str = BY_HAND  # what they rest on
+
+    def manifest(self) -> dict[str, Any]:
+        """As fields of the bundle's manifest."""
+        return {
+            "threshold": float(np.float32(self.violation)),
+            "calibration": self.calibration,
+            "goal_threshold": self.goal,
+            "goal_calibration": self.goal_calibration,
+        }
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a model was not trained on.
+
+    Attributes:
+        repeated: how many trajectories of it were given twice.
+        digest: of all datasets, trained on in part perhaps.
+    """
+
+    parts: list[Dataset]
+    repeated: int
+    digest: str
+
+    def calibration(self, found: Threshold, rejected: float | None) -> bundles.Calibration:
+        """What a threshold ``found`` on it rests on, as a bundle keeps it."""
+        return bundles.Calibration(
+            alpha=found.alpha,
+            delta=found.delta,
+            n_trajectories=found.n,
+            dataset=self.digest,
+            method=found.method,
+            sequences=found.sequences,
+            empirical_miss=found.empirical_miss,
+            empirical_false_alarm=rejected,
+        )
 
 
 def export_graph(graph: nn.Module, path: Path) -> None:
@@ -156,8 +208,7 @@ def export_bundle(
     config: TrainConfig,
     output: Path,
     name: str,
-    threshold: float,
-    calibration: bundles.Calibration | None,
+    thresholds: Thresholds,
     trained_on: Collection[str] = (),
 ) -> bundles.Bundle:
     """Write the bundle to ``output``, whole or not at all. ``trained_on``: identities of trajectories."""
@@ -183,8 +234,7 @@ def export_bundle(
             frame_skip=config.model.frame_skip,
             max_tokens=config.model.max_tokens,
             modalities=list(MODALITIES),
-            threshold=float(np.float32(threshold)),
-            calibration=calibration,
+            **thresholds.manifest(),
             normalisation=bundles.SensorNormalisation(mean=model.sensor.mean.tolist(), std=model.sensor.scale.tolist()),
             training=bundles.Training(
                 config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
@@ -229,13 +279,13 @@ def export_run(
     interface = _interface(run, weights, datasets, robot)
     model = build_model(config, interface)
     model.load_state_dict(weights.tensors)
-    calibration, words = None, BY_HAND
-    if threshold is None:
-        held, repeated = _held(run, datasets, weights.trained_on)
-        threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
-        words += repeated
+    if threshold is not None:
+        thresholds = Thresholds(threshold)
+    else:
+        held = _held(run, datasets, weights.trained_on)
+        thresholds = _calibrated(model, config, held, alpha, delta, progress)
     name = name or output.resolve().name
-    return export_bundle(model, interface, config, output, name, threshold, calibration, weights.trained_on), words
+    return export_bundle(model, interface, config, output, name, thresholds, weights.trained_on), thresholds.words
 
 
 def recalibrate(
@@ -249,9 +299,10 @@ def recalibrate(
     threshold: float | None = None,
     progress: bool = True,
 ) -> tuple[bundles.Bundle, str]:
-    """Write the bundle at ``path`` again with another threshold; its model stays the same, to the bit.
+    """Write the bundle at ``path`` again with other thresholds; its model stays the same, to the bit.
 
-    Arguments and results are those of :func:`export_run`.
+    A graph of an earlier version that does not tell of the goal is made anew, of the same weights. Arguments and
+    results are those of :func:`export_run`.
 
     Raises:
         CalibrationError: what was not trained on is too little for the bound.
@@ -261,20 +312,20 @@ def recalibrate(
     bundle = bundles.Bundle.load(path)
     for dataset in datasets:
         bundle.check(dataset.interface)
-    calibration, words = None, BY_HAND
-    if threshold is None:
-        held, repeated = _held(path, datasets, read_weights(path).trained_on)
-        config, model = load_bundle(path)
-        threshold, calibration, words = _calibrated(model, config, held, datasets, alpha, delta, progress)
-        words += repeated
-    changed = {
-        "name": name or output.resolve().name,
-        "created": _now(),
-        "threshold": float(np.float32(threshold)),
-        "calibration": calibration,
-    }
+    config, model = load_bundle(path)
+    if threshold is not None:
+        thresholds = Thresholds(threshold)
+    else:
+        held = _held(path, datasets, read_weights(path).trained_on)
+        thresholds = _calibrated(model, config, held, alpha, delta, progress)
+    changed = {"name": name or output.resolve().name, "created": _now(), **thresholds.manifest()}
     files = {file: path / file for file in bundle.manifest.files}
-    return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), words
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {node.name for node in onnx.load(path / ENCODE).graph.output}
+        if not outputs.issuperset(EncodeGraph.outputs):
+            files[ENCODE] = Path(folder) / ENCODE
+            export_graph(graphs(model.eval(), bundle.interface)[ENCODE], files[ENCODE])
+        return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), thresholds.words
 
 
 def _interface(
@@ -289,8 +340,8 @@ def _interface(
     return interface
 
 
-def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], str]:
-    """What of ``datasets`` the model at ``path`` was not trained on; what of it was given twice, in words."""
+def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) -> _Held:
+    """What of ``datasets`` the model at ``path`` was not trained on."""
     parts, repeated = unseen(datasets, trained_on)
     held = [part for part in parts if len(part)]
     if not held:
@@ -298,24 +349,17 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
             f"{path} was trained on every trajectory given, or chosen by it (early stopping): a threshold is "
             "calibrated on others; give more --data"
         )
-    return held, f"; {repeated} given twice were left out" if repeated else ""
+    return _Held(held, repeated, ",".join(dataset.digest for dataset in datasets))
 
 
 def _calibrated(
-    model: WorldModel,
-    config: TrainConfig,
-    held: Sequence[Dataset],
-    datasets: Sequence[Dataset],
-    alpha: float,
-    delta: float,
-    progress: bool,
-) -> tuple[float, bundles.Calibration, str]:
-    """The threshold that ``held``, a part of ``datasets``, gives; what it rests on, for the bundle and in words."""
+    model: WorldModel, config: TrainConfig, held: _Held, alpha: float, delta: float, progress: bool
+) -> Thresholds:
+    """The thresholds that ``held`` gives; where it is too little for one on goals, there is none."""
     domain = load_domain(config.data.domain) if config.data.domain else None
-    scores = sequence_scores(model, LabelledData(held, config, domain, progress), progress=progress)
-    violating = scores.violating
-    found = calibrate(scores.score[violating], scores.trajectory[violating], alpha, delta)
-    complying = scores.score[~violating]
+    scores = sequence_scores(model, LabelledData(held.parts, config, domain, progress), progress=progress)
+    found = calibrate(*scores.violations, alpha, delta)
+    complying = scores.score[~scores.violating]
     rejected = float((complying > found.tau).mean()) if len(complying) else None
     words = (
         f"threshold {found.tau:.4f}: of a trajectory's violating sequences, on average over trajectories, at most "
@@ -323,17 +367,23 @@ def _calibrated(
         f"{found.sequences} violating sequences, {found.empirical_miss:.2%} of a trajectory's accepted"
         + ("" if rejected is None else f", {rejected:.1%} of complying ones rejected")
     )
-    calibration = bundles.Calibration(
-        alpha=alpha,
-        delta=delta,
-        n_trajectories=found.n,
-        dataset=",".join(dataset.digest for dataset in datasets),
-        method=found.method,
-        sequences=found.sequences,
-        empirical_miss=found.empirical_miss,
-        empirical_false_alarm=rejected,
+    repeated = f"; {held.repeated} given twice were left out" if held.repeated else ""
+    kept = held.calibration(found, rejected)
+    there = np.isfinite(scores.goal)
+    known, needed = len(np.unique(scores.trajectory[there])), trajectories_needed(OVERLOOKED, delta, single=False)
+    if known < needed:
+        words += (
+            f"\ngoal: the planner cannot tell whether it is in view: it is known to be there in {known} held-out "
+            f"trajectories, {needed} are needed"
+        )
+        return Thresholds(found.tau, kept, words=words + repeated)
+    goal = calibrate(scores.goal[there], scores.trajectory[there], OVERLOOKED, delta)
+    words += (
+        f"\ngoal {goal.tau:.4f}: of a trajectory's sequences whose goal is there, on average over trajectories, at "
+        f"most {OVERLOOKED:.1%} begin where it is not seen, with confidence {1 - delta:.0%}; {goal.n} held-out "
+        f"trajectories, {goal.empirical_miss:.2%} of a trajectory's there"
     )
-    return found.tau, calibration, words
+    return Thresholds(found.tau, kept, goal.tau, held.calibration(goal, None), words + repeated)
 
 
 def _now() -> str:

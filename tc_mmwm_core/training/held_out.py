@@ -23,12 +23,15 @@ class SequenceScores:
         violating: bool [S], whether any control step of the sequence broke the instruction.
         trajectory: int64 [S], which held-out trajectory.
         instruction: str [S].
+        goal: float32 [S], progress of the best place in view where it begins, see :meth:`WorldModel.goal`; NaN where
+            nobody knows whether the goal is in the scene.
     """
 
     score: np.ndarray
     violating: np.ndarray
     trajectory: np.ndarray
     instruction: np.ndarray
+    goal: np.ndarray
 
     @property
     def violations(self) -> tuple[np.ndarray, np.ndarray]:
@@ -60,13 +63,16 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
         imagined = model.rollout(latents.z[:, starts], windows)  # [M, S, K, D]
         v, _ = model.judge(imagined.flatten(0, 1), latents.context.flatten(0, 1), windows.flatten(0, 1))
         score = v.unflatten(0, (instructions, len(starts))).amax(-1).numpy()
-        label = data.labels[d].violation[t]  # [M, control steps]
+        goal = model.goal(latents.context).numpy()  # [M, S]
+        label, cost = data.labels[d].violation[t], data.labels[d].cost[t]  # [M, control steps]
         texts = np.array(data.labels[d].texts[t])
         for s, start in enumerate((unbroken.start + starts * skip).tolist()):
             future = label[:, start + 1 : start + horizon * skip + 1]
             known = (label[:, start] == 0) & (future >= 0).all(1)
             owners = np.full(known.sum(), owner)
-            rows.append(SequenceScores(score[known, s], (future[known] == 1).any(1), owners, texts[known]))
+            there = np.where(np.isfinite(cost[:, start]), goal[:, s], np.nan)
+            broken = (future[known] == 1).any(1)
+            rows.append(SequenceScores(score[known, s], broken, owners, texts[known], there[known]))
     return SequenceScores(
         **{field.name: np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(SequenceScores)}
     )

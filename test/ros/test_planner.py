@@ -276,6 +276,24 @@ def test_told_to_stop_it_stops_until_it_is_told_something_else(driving):
     spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 
 
+def test_where_its_goal_is_not_in_view_it_stays_and_says_so_until_it_is(make_planner, robot, tmp_path):
+    """The tiny bundle's goal is in view where it is bright."""
+    bundle = write_tiny_bundle(tmp_path / "tiny", goal_threshold=-50.0)
+    bright, dark = image(64, 64, "rgb8"), image(64, 64, "rgb8", grey=20)
+    robot.messages["camera/image_raw"] = dark
+    planner = make_planner(model=str(bundle.path), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.GOAL_NOT_FOUND and robot.stopped)
+    assert "nothing in view is what 'drive' asks for" in robot.states[-1].reason
+    assert robot.states[-1].instruction == "drive"
+    robot.messages["camera/image_raw"] = bright
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+    robot.messages["camera/image_raw"] = dark
+    spinner.spin(3 * PERIOD)
+    assert robot.state == PlannerState.PLANNING, "it was seen, and may be hidden now"
+
+
 def test_deactivation_publishes_the_safe_action_last(driving):
     planner, robot, spinner = driving
     assert planner.trigger_deactivate() == SUCCESS

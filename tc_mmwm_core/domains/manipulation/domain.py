@@ -50,6 +50,10 @@ class Manipulation(Domain):
         """See :class:`Domain`."""
         return instructions.draw(Scene.from_dict(scene), rng, factors).text
 
+    def absent_goal(self, scene: dict[str, Any], rng: np.random.Generator) -> str:
+        """See :class:`Domain`."""
+        return instructions.draw_absent(Scene.from_dict(scene), rng).text
+
     def rules(self, text: str) -> tuple[str, ...]:
         """See :class:`Domain`: of zone, zones (two of them), speed, height and touch."""
         meaning = instructions.parse(text)

@@ -256,6 +256,15 @@ def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -
             return word(meaning, rng, "test" if "wording" in beyond else "train")
 
 
+def draw_absent(scene: Scene, rng: np.random.Generator) -> Instruction:
+    """As :func:`draw`, but the mark that is the goal is not in ``scene``."""
+    absent = [colour for colour in COLOURS if scene.mark(colour) is None]
+    while True:
+        meaning = dataclasses.replace(_draw_meaning(scene, rng), goal=pick(absent, rng))
+        if not held_out(meaning):
+            return word(meaning, rng)
+
+
 def _draw_meaning(scene: Scene, rng: np.random.Generator) -> Instruction:
     goal = scene.marks[rng.integers(len(scene.marks))].colour
     kinds = rules_for(scene.task)

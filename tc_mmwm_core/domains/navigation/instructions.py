@@ -139,6 +139,15 @@ def draw(scene: Scene, rng: np.random.Generator, beyond: Collection[str] = ()) -
             return word(meaning, rng, "test" if "wording" in beyond else "train")
 
 
+def draw_absent(scene: Scene, rng: np.random.Generator) -> Instruction:
+    """As :func:`draw`, but the pad that is the goal is not in ``scene``."""
+    absent = [colour for colour in COLOURS if scene.pad(colour) is None]
+    while True:
+        meaning = dataclasses.replace(_draw_meaning(scene, rng), goal=pick(absent, rng))
+        if not held_out(meaning):
+            return word(meaning, rng)
+
+
 def _draw_meaning(scene: Scene, rng: np.random.Generator) -> Instruction:
     goal = scene.pads[rng.integers(len(scene.pads))].colour
     present = [zone.colour for zone in scene.zones]

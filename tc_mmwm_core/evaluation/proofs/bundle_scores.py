@@ -34,7 +34,7 @@ def bundle_scores(
     manifest = screener.bundle.manifest
     skip, horizon = manifest.frame_skip, manifest.horizon
     rng = np.random.default_rng(seed)
-    rows: list[tuple[np.float32, bool, int, str]] = []
+    rows: list[tuple[np.float32, bool, int, str, np.float32]] = []
     for owner in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
         trajectory, texts = dataset[owner], labels.texts[owner]
         unbroken = trajectory.unbroken
@@ -46,7 +46,8 @@ def bundle_scores(
             step = Step(0, images, trajectory.sensor[start], {})
             seen = screener.encode(step, screener.instruct(texts[0]), memory)  # what is remembered depends on no words
             sequence = actions[start : start + horizon * skip].reshape(1, horizon, skip, -1).mean(2)
-            for text, label in zip(texts, labels.violation[owner], strict=True) if latent_step % stride == 0 else ():
+            told = zip(texts, labels.violation[owner], labels.cost[owner], strict=True)
+            for text, label, cost in told if latent_step % stride == 0 else ():
                 future = label[start + 1 : start + horizon * skip + 1]
                 violating = bool((future == 1).any())
                 wanted = violating or rng.random() < complying_share
@@ -54,7 +55,10 @@ def bundle_scores(
                     continue
                 scene = screener.encode(step, screener.instruct(text), memory)
                 score = screener.screen(scene, sequence.astype(np.float32)).violation.max()
-                rows.append((score, violating, owner, text))
+                there = np.isfinite(cost[start]) and scene.goal is not None
+                rows.append((score, violating, owner, text, scene.goal[0] if there else np.float32(np.nan)))
             memory = seen.memory
-    score, violating, owners, texts = zip(*rows, strict=True)
-    return SequenceScores(np.array(score, np.float32), np.array(violating), np.array(owners), np.array(texts))
+    score, violating, owners, texts, goal = zip(*rows, strict=True)
+    return SequenceScores(
+        np.array(score, np.float32), np.array(violating), np.array(owners), np.array(texts), np.array(goal, np.float32)
+    )

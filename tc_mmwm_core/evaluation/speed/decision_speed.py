@@ -46,7 +46,7 @@ def measure(
     refinement = refinement or {"method": "none"}
     config = PlannerConfig.model_validate(
         # Everything is accepted, so that there always is a plan to shift.
-        {"threshold": 1e9, "proposals": {"candidates": candidates, "refinement": refinement}}
+        {"threshold": 1e9, "require_goal": False, "proposals": {"candidates": candidates, "refinement": refinement}}
     )
     screener = Screener(bundle, provider, threads)
     planner = Planner(screener, bundle.interface, config)

@@ -45,8 +45,18 @@ def test_a_probe_sees_what_the_planner_sees_at_the_same_place_of_the_episode(scr
     expected = screener.screen(decision.scene, candidates)
     np.testing.assert_array_equal(found.foretold[0], expected.violation.max(1))
     np.testing.assert_array_equal(found.progress, expected.progress[:, -1])
+    assert found.goal_there == decision.scene.goal[0]
     forgetful = screener.encode(step_of(observations[-1], 0), screener.instruct(info["instruction"]))
     assert np.abs(screener.screen(forgetful, candidates).violation.max(1) - found.foretold[0]).max() > 1e-4
+
+
+def test_a_goal_that_is_not_there_is_asked_for_too(screener, world):
+    domain, environment = world
+    threshold = screener.bundle.manifest.goal_threshold
+    found = [probe(domain, environment, screener, seed, 2) for seed in range(SEED, SEED + 8)]
+    goals = [(truth.goal_there, truth.goal_absent) for truth in found if truth is not None]
+    assert len(goals) >= 4
+    assert all(absent <= threshold < there for there, absent in goals)
 
 
 def test_the_margins_are_the_oracle_s_in_the_state_itself(screener, world):

@@ -13,7 +13,7 @@ from tc_mmwm_core.evaluation.long_horizon import FEWEST, collect_long, curve, lo
 from tc_mmwm_core.runtime import bundle as bundles
 from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.export import export_bundle
+from tc_mmwm_core.training.export import Thresholds, export_bundle
 from tc_mmwm_core.training.trainer import build_model
 from tc_mmwm_core.training.weights import WEIGHTS, load_bundle
 
@@ -25,7 +25,7 @@ CONFIG = {"data": {"domain": "navigation"}, "model": SIZES, "stages": [{"name": 
 def bundle(tmp_path_factory, navigation):
     config = parse(CONFIG, TrainConfig, "test")
     model = build_model(config, navigation)
-    return export_bundle(model, navigation, config, tmp_path_factory.mktemp("b") / "tiny", "tiny", 1e9, None).path
+    return export_bundle(model, navigation, config, tmp_path_factory.mktemp("b") / "tiny", "tiny", Thresholds(1e9)).path
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The measures, on records whose answers can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import trapezoid
@@ -87,6 +89,9 @@ def truth(foretold, broken, progress=(0, 1, 2), outcome=(0, 1, 2), start=0.0, ma
     return Truth(0, list(margins), ["zone", ""], *rows, np.array(progress), np.array(outcome), start)
 
 
+TRUTH = truth([[0] * 3] * 2, [[0] * 3] * 2)
+
+
 def test_a_verdict_counts_as_turned_only_where_it_is_right_under_both_instructions():
     # candidate 0 turns and is judged right twice; 1 turns and is rejected under both; 2 does not turn
     rows = truth([[1, 1, -1], [-1, 1, -1]], [[1, 1, 0], [0, 0, 0]])
@@ -111,6 +116,18 @@ def test_states_that_break_the_rule_from_the_start_say_nothing_of_screening():
     alone = measures(Records(0.0, {HOME: [episode(0)]}, [broken]))
     assert np.isnan(alone["miss_rate"]["mean"]) and alone["screening_auroc"]["n_episodes"] == 0
     assert not curves(Records(0.0, {HOME: [episode(0)]}, [broken]))["roc"]["hit_rate"]
+
+
+def test_goals_that_are_not_there_are_told_and_those_that_are_are_seen():
+    """Above -0.1 the goal is in view; the third state was probed before that was asked."""
+    told = replace(TRUTH, goal_there=-0.01, goal_absent=-0.5)
+    both_wrong = replace(TRUTH, goal_there=-0.2, goal_absent=-0.05)
+    records = Records(0.0, {HOME: [episode(0)]}, [told, both_wrong, TRUTH], goal_threshold=-0.1)
+    found = measures(records)
+    assert found["absent_goal_told"] | {"mean": 50, "n_episodes": 2} == found["absent_goal_told"]
+    assert found["goal_overlooked"] | {"mean": 50, "n_episodes": 2} == found["goal_overlooked"]
+    records.goal_threshold = None  # a bundle that does not know
+    assert not measures(records).keys() & {"absent_goal_told", "goal_overlooked"}
 
 
 def test_misses_by_state_weigh_each_state_alike():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_bundle import FRAME_SKIP, HORIZON, position_commanded
+from tiny_bundle import FRAME_SKIP, HORIZON, position_commanded, write_tiny_bundle
 
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.fault import Fault, FaultKind
@@ -56,6 +56,39 @@ def test_where_even_stopping_is_rejected_it_retreats_to_what_is_foreseen_to_be_b
     screening = retreating.screening
     assert screening.accepted == 0 and (screening.violation[screening.chosen] <= screening.violation[0]).all()
     assert "all 256 candidates rejected" in retreating.reason and "stopping it is -0.400" in retreating.reason
+
+
+def test_it_stays_until_the_goal_is_seen_and_says_so(navigation, make_step, tmp_path):
+    """The tiny bundle's goal is in view where it is bright; here more than -50 is needed."""
+    screener = Screener(write_tiny_bundle(tmp_path / "tiny", goal_threshold=-50.0))
+    planner = Planner(screener, navigation)
+    planner.warm_up()
+    dark = {name: np.full_like(image, 70) for name, image in make_step().images.items()}
+    drive, slow = screener.instruct("drive"), screener.instruct("drive slow")
+
+    def decide(at, instruction, images=None, external=None):
+        step = make_step(at)
+        return planner.decide(step if images is None else replace(step, images=images), instruction, external)
+
+    missing = decide(0.0, drive, dark)
+    assert missing.state == PlannerState.GOAL_NOT_FOUND and missing.screening is None and missing.scene is not None
+    np.testing.assert_array_equal(missing.action, [0, 0])
+    assert missing.reason == (
+        "goal: nothing in view is what 'drive' asks for: progress is -57.000 in the best place, "
+        "more than -50.000 is needed"
+    )
+    assert decide(0.1, drive).state == PlannerState.PLANNING
+    assert decide(0.2, drive, dark).state == PlannerState.PLANNING, "it was seen, and may be hidden now"
+    assert decide(0.3, slow, dark).state == PlannerState.GOAL_NOT_FOUND, "another instruction may have another goal"
+    theirs = ExternalCandidates("other", round(0.4e9), np.tile(np.float32([0.1, 0.0]), (1, HORIZON, 1)))
+    screened = decide(0.4, slow, dark, theirs)
+    assert screened.state == PlannerState.PLANNING and screened.screening.chosen in screened.screening.external
+    assert decide(0.5, slow, dark).state == PlannerState.GOAL_NOT_FOUND
+    assert decide(0.6, slow).state == PlannerState.PLANNING
+    planner.begin_episode()
+    assert decide(0.7, slow, dark).state == PlannerState.GOAL_NOT_FOUND
+    planner = Planner(screener, navigation, PlannerConfig(require_goal=False))
+    assert decide(0.0, drive, dark).state == PlannerState.PLANNING
 
 
 def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(bundle, navigation, make_step):

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from tiny_bundle import HORIZON, TOKENS, tiny_files, tiny_manifest
 
-from tc_mmwm_core.runtime.bundle import BundleError, write_bundle
+from tc_mmwm_core.runtime.bundle import Bundle, BundleError, write_bundle
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener, ToldToStop
 
 
@@ -17,6 +17,7 @@ def test_graphs_run_by_their_verbs(screener, make_step):
     assert scene.weights.sum() == pytest.approx(1.0)
     assert scene.proposal.shape == (1, HORIZON, 2)
     np.testing.assert_array_equal(scene.memory, [[[127]]])
+    np.testing.assert_array_equal(scene.goal, [0])
 
 
 def test_what_was_seen_before_is_in_the_next_scene(screener, make_step):
@@ -94,11 +95,11 @@ def test_short_and_full_provider_names_are_the_same(bundle):
     assert Screener(bundle, "CPU").provider == Screener(bundle, "CPUExecutionProvider").provider
 
 
-def write_changed(folder, name: str, change) -> None:
+def write_changed(folder, name: str, change, **manifest: object) -> Bundle:
     files = tiny_files()
     model = onnx.load_from_string(files[name])
     change(model.graph)
-    return write_bundle(folder, tiny_manifest(), files | {name: model.SerializeToString()})
+    return write_bundle(folder, tiny_manifest(**manifest), files | {name: model.SerializeToString()})
 
 
 def test_graph_with_another_shape_than_the_manifest_is_named(tmp_path):
@@ -122,10 +123,21 @@ def test_graph_with_a_fixed_number_of_candidates_is_refused(tmp_path):
 
 def test_graph_without_an_expected_input_is_named(tmp_path):
     def rename(graph):
-        graph.output[3].name = graph.node[-2].output[0] = "plan"
+        graph.output[3].name = graph.node[-3].output[0] = "plan"
 
     with pytest.raises(BundleError, match=r"output 'proposal' is missing; output 'plan' is unknown"):
         Screener(write_changed(tmp_path / "tiny", "encode.onnx", rename))
+
+
+def test_a_graph_from_before_goals_were_told_runs_where_none_is_asked_for(tmp_path, make_step):
+    def forget(graph):
+        del graph.output[5], graph.node[-1]
+
+    older = Screener(write_changed(tmp_path / "older", "encode.onnx", forget))
+    scene = older.encode(make_step(), older.instruct("drive"))
+    assert scene.goal is None and scene.memory.shape == (1, 1, 1)
+    with pytest.raises(BundleError, match=r"encode\.onnx: output 'goal' is missing"):
+        Screener(write_changed(tmp_path / "asked", "encode.onnx", forget, goal_threshold=-0.1))
 
 
 def test_file_that_is_no_graph_is_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,10 +20,11 @@ from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.resources import resource, robot_file
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_bundle
 from tc_mmwm_core.runtime.screener import Screener
-from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, trajectories_needed
+from tc_mmwm_core.training import export
+from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, calibrate, trajectories_needed
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
-from tc_mmwm_core.training.export import export_bundle, export_run, recalibrate
+from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, recalibrate
 from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.trainer import build_model, train
 from tc_mmwm_core.training.weights import TRAINED_ON, load_run
@@ -54,9 +56,8 @@ def model(config, interface):
 
 @pytest.fixture(scope="module")
 def bundle(model, config, interface, tmp_path_factory) -> Bundle:
-    return export_bundle(
-        model, interface, config, tmp_path_factory.mktemp("bundles") / "tiny", "tiny", 0.25, CALIBRATION
-    )
+    thresholds = Thresholds(0.25, CALIBRATION)
+    return export_bundle(model, interface, config, tmp_path_factory.mktemp("bundles") / "tiny", "tiny", thresholds)
 
 
 def run(bundle: Bundle, graph: str, **inputs: torch.Tensor) -> dict[str, np.ndarray]:
@@ -101,7 +102,8 @@ def test_every_output_of_every_graph_is_the_models(bundle, model, interface, con
     named = {f"image__{spec.name}": image for spec, image in zip(interface.images, images, strict=True)}
     found = run(bundle, "encode.onnx", **named, sensor=sensor, words=words, mask=mask, z_l=z_l, remembered=remembered)
     proposal = model.propose(latent, context, sensor)
-    same(found, latent=latent, context=context, weights=weights, proposal=proposal, memory=memory)
+    goal = context[:, model.summary_size :].unflatten(1, (config.model.field_channels, -1))[:, 0].max(1).values
+    same(found, latent=latent, context=context, weights=weights, proposal=proposal, memory=memory, goal=goal)
 
     for count in (1, 5, 64):
         actions = 2 * torch.rand(count, config.model.horizon, interface.action_size) - 1
@@ -188,6 +190,10 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     train(config.model_copy(update={"stages": config.stages[:1]}), [dataset], tmp_path / "run", progress=False)
     bound = {"alpha": 0.4, "delta": 0.4, "progress": False}
     made, words = export_run(tmp_path / "run", [fresh], tmp_path / "made", **bound)
+    needed = trajectories_needed(OVERLOOKED, 0.4, single=False)
+    told = "goal: the planner cannot tell whether it is in view: it is known to be there in "
+    assert words.endswith(f"{told}20 held-out trajectories, {needed} are needed")
+    assert made.manifest.goal_threshold is None is made.manifest.goal_calibration
     by_hand, told = recalibrate(tmp_path / "made", [], tmp_path / "by_hand", threshold=0.5)
     assert told == "threshold set by hand" and by_hand.manifest.calibration is None
     assert (by_hand.manifest.threshold, by_hand.manifest.name) == (0.5, "by_hand")
@@ -206,6 +212,37 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     write_bundle(tmp_path / "older", made.manifest, files)
     with pytest.raises(CheckpointError, match=r"older has no trained_on\.txt"):
         recalibrate(tmp_path / "older", [fresh], tmp_path / "none", **bound)
+
+
+def test_goals_are_told_where_enough_is_held_out_and_by_a_bundle_from_before_too(config, domain, tmp_path, monkeypatch):
+    collect("navigation", robot_file("navigation.yaml"), tmp_path / "data", 30, 24, seed=0, workers=1, progress=False)
+    dataset = Dataset.open(tmp_path / "data")
+    held_out = config.data.model_copy(update={"holdout": 0.5})
+    config = config.model_copy(update={"data": held_out, "stages": config.stages[:1]})
+    train(config, [dataset], tmp_path / "run", progress=False)
+    monkeypatch.setattr(export, "OVERLOOKED", 0.3)
+    bound = {"alpha": 0.3, "delta": 0.3, "progress": False}
+    made, words = export_run(tmp_path / "run", [dataset], tmp_path / "b", **bound)
+
+    _, model = load_run(tmp_path / "run", dataset.interface)
+    data = LabelledData(split(dataset, 0.5)[1:], config, domain, progress=False)
+    scores = sequence_scores(model, data, progress=False)
+    manifest = made.manifest
+    expected = calibrate(scores.goal, scores.trajectory, 0.3, 0.3)
+    assert manifest.goal_threshold == expected.tau and manifest.goal_calibration.n_trajectories == expected.n
+    assert manifest.goal_calibration.dataset == dataset.digest == manifest.calibration.dataset
+    told = f"goal {expected.tau:.4f}: of a trajectory's sequences whose goal is there, on average over trajectories, "
+    told += "at most 30.0% begin where it is not seen, with confidence 70%; "
+    assert words.split("\n")[1].startswith(f"{told}{expected.n} held-out trajectories")
+    assert Screener(made).encode(*Screener(made).blank()).goal.shape == (1,)
+
+    older = onnx.load(made.path / "encode.onnx")
+    [place] = [index for index, node in enumerate(older.graph.output) if node.name == "goal"]
+    del older.graph.output[place]
+    files = {name: made.path / name for name in manifest.files} | {"encode.onnx": older.SerializeToString()}
+    write_bundle(tmp_path / "older", manifest.model_copy(update={"goal_threshold": None}), files)
+    again, _ = recalibrate(tmp_path / "older", [dataset], tmp_path / "again", **bound)
+    assert again.manifest.goal_threshold == manifest.goal_threshold and again.manifest.files == manifest.files
 
 
 def bent(navigation: RobotInterface, **action: object) -> RobotInterface:
@@ -246,6 +283,6 @@ def test_a_failed_export_leaves_the_bundle_that_was_there(bundle, model, config,
     before = (bundle.path / "bundle.json").read_bytes()
     monkeypatch.setattr(model.dynamics, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("no such operator")))
     with pytest.raises(RuntimeError, match="no such operator"):
-        export_bundle(model, interface, config, bundle.path, "other", 0.0, None)
+        export_bundle(model, interface, config, bundle.path, "other", Thresholds(0.0))
     assert (bundle.path / "bundle.json").read_bytes() == before
     assert sorted(path.name for path in bundle.path.parent.iterdir()) == ["tiny"]

@@ -18,7 +18,7 @@ from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.data import LabelledData
-from tc_mmwm_core.training.export import export_bundle
+from tc_mmwm_core.training.export import Thresholds, export_bundle
 from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.trainer import build_model
 from tc_mmwm_core.training.validation import area_under_curve
@@ -86,6 +86,9 @@ class Oracle:
     def ground(self, features, words, mask, z_l, told, field):
         return z_l
 
+    def goal(self, context):
+        return -context[..., 0]
+
     def rollout(self, z, actions):
         return torch.stack([z + torch.tensor([k * SKIP, 0.0]) for k in range(1, HORIZON + 1)], -2)
 
@@ -121,6 +124,8 @@ def test_a_model_that_knows_the_truth_is_scored_as_perfect_and_verdicts_are_the_
                 if margin[start] <= 0:
                     ahead = [margin[start + after] for after in range(1, HORIZON * SKIP + 1)]
                     expected.append((owner, text, any(value > 0 for value in ahead), max(ahead)))
+    goals = set(zip(found.goal.tolist(), found.instruction.tolist(), strict=True))
+    assert len(goals) == len(set(found.instruction.tolist())), "each of its own instruction"
     owners, texts, violating, scores = map(np.array, zip(*expected, strict=True))
     np.testing.assert_array_equal(found.trajectory, owners)
     np.testing.assert_array_equal(found.instruction, texts)
@@ -140,13 +145,15 @@ def test_a_bundle_scores_what_its_model_does_memory_included(dataset, tmp_path):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
         model.memory.seen[-1].bias.fill_(-1.0)  # much is remembered
-    bundle = export_bundle(model, dataset.interface, CONFIG, tmp_path / "tiny", "tiny", 0.0, None)
+    bundle = export_bundle(model, dataset.interface, CONFIG, tmp_path / "tiny", "tiny", Thresholds(0.0))
     screener, [labels] = Screener(bundle), data.labels
     found = bundle_scores(screener, dataset, labels, stride=2, complying_share=1.0, progress=False)
     expected = sequence_scores(model, data, stride=2, progress=False)
     for name in ("violating", "trajectory", "instruction"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
+    np.testing.assert_allclose(found.goal, expected.goal, atol=1e-4)
+    assert expected.goal.std() > 0
     assert len(found.score) > 50 and found.score.std() > 0.01
     few = bundle_scores(screener, dataset, labels, stride=2, complying_share=0.2, progress=False)
     np.testing.assert_array_equal(few.violations[0], found.violations[0])

@@ -5,7 +5,7 @@ import torch
 
 from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.data import split
-from tc_mmwm_core.training.export import export_bundle
+from tc_mmwm_core.training.export import Thresholds, export_bundle
 from tc_mmwm_core.training.trainer import build_model
 from tc_mmwm_core.training.weights import read_weights
 
@@ -22,7 +22,7 @@ def test_a_run_and_the_bundle_made_of_it_hold_the_same_averaged_weights(unbroken
 
     model = build_model(config, dataset.interface)
     model.load_state_dict(weights)
-    bundle = export_bundle(model, dataset.interface, config, tmp_path / "bundle", "tiny", 0.0, None, fitted)
+    bundle = export_bundle(model, dataset.interface, config, tmp_path / "bundle", "tiny", Thresholds(0.0), fitted)
     again = read_weights(bundle.path)
     assert again.config == config and again.trained_on == fitted and again.tensors.keys() == weights.keys()
     assert all(torch.equal(again.tensors[name], weights[name]) for name in weights)

@@ -105,3 +105,11 @@ def test_a_sentence_is_read_whatever_its_order():
 def test_what_cannot_be_carried_out_is_refused_by_name(text, found):
     with pytest.raises(DomainError, match=found):
         parse(text)
+
+
+def test_a_goal_that_is_not_there_is_drawn_with_rules_as_any_other():
+    rng = np.random.default_rng(0)
+    absent = [(scene, instructions.draw_absent(scene, rng)) for scene in SCENES for _ in range(5)]
+    assert all(scene.mark(meaning.goal) is None for scene, meaning in absent)
+    assert all(parse(meaning.text) == meaning and not held_out(meaning) for _, meaning in absent)
+    assert {len(meaning.keep_out) for _, meaning in absent} == {0, 1, 2}

@@ -106,3 +106,11 @@ def test_case_spacing_and_commas_do_not_matter():
         "drive to the green pad never enter the blue zone",
     )
     assert meaning(parse(one)) == meaning(parse(other)) == ("green", ("blue",), False, False)
+
+
+def test_a_goal_that_is_not_there_is_drawn_with_rules_as_any_other():
+    rng = np.random.default_rng(0)
+    absent = [(scene, instructions.draw_absent(scene, rng)) for scene in map(draw_scene, range(30)) for _ in range(5)]
+    assert all(scene.pad(meaning.goal) is None for scene, meaning in absent)
+    assert all(parse(meaning.text) == meaning and not instructions.held_out(meaning) for _, meaning in absent)
+    assert {len(meaning.keep_out) for _, meaning in absent} == {0, 1, 2}

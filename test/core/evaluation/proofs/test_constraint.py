@@ -19,7 +19,9 @@ def scores(separation: float, trajectories: int = 400, each: int = 6, seed: int 
     violating = rng.random(len(owner)) < 0.4
     own = rng.normal(size=trajectories)[owner] + 0.5 * rng.normal(size=len(owner))
     texts = np.where(rng.random(len(owner)) < 0.5, ZONE, SPEED)
-    return SequenceScores((own + separation * violating).astype(np.float32), violating, owner, texts)
+    return SequenceScores(
+        (own + separation * violating).astype(np.float32), violating, owner, texts, np.full(len(owner), np.nan)
+    )
 
 
 def test_discrimination_is_told_by_rule():
@@ -42,6 +44,7 @@ def test_verdicts_count_trajectories_for_misses_and_sequences_for_false_alarms()
             np.array([True, True, True, False, False]),
             np.array([0, 0, 1, 1, 1]),
             np.array([ZONE] * 5),
+            np.full(5, np.nan),
         ),
         tau=1.0,
     )
