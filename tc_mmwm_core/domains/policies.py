@@ -50,7 +50,7 @@ def load_policy(name: str) -> Policy:
     except (ImportError, AttributeError) as error:
         raise PolicyError(f"policy {name!r} cannot be loaded: {error}") from error
     if missing := [method for method in ("reset", "propose") if not callable(getattr(policy, method, None))]:
-        raise PolicyError(f"policy {name!r} is a {type(policy).__name__} without {' and '.join(missing)}()")
+        raise PolicyError(f"policy {name!r} is of type {type(policy).__name__}, without {' and '.join(missing)}()")
     return policy
 
 

@@ -165,13 +165,18 @@ def test_inspect_a_bundle_says_what_its_threshold_promises(tmp_path, capsys):
     promise = "of a trajectory's violating sequences, on average over trajectories, at most 2.0% are accepted, with "
     assert f"{promise}confidence 95% (betting, 90 trajectories)\n" in capsys.readouterr().out
     found = {"sequences": 700, "empirical_miss": 0.0123, "empirical_false_alarm": 0.05}
-    write_tiny_bundle(tmp_path / "bundle", calibration=told | found)
+    goal = {"goal_threshold": -0.25, "goal_calibration": told | {"alpha": 0.005}}
+    write_tiny_bundle(tmp_path / "bundle", calibration=told | found, **goal)
     assert main(["inspect", str(tmp_path / "bundle")]) == 0
     rests_on = "700 violating sequences, 1.23% of a trajectory's accepted there, 5.0% of complying ones rejected)"
-    assert f"(betting, 90 trajectories, {rests_on}\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"(betting, 90 trajectories, {rests_on}\n" in out
+    assert "  goal        in view where the best place's progress is above -0.25: " in out
+    assert "at most 0.5% begin where it is not seen, with confidence 95% (betting, 90 trajectories)\n" in out
     write_tiny_bundle(tmp_path / "by_hand")
     assert main(["inspect", str(tmp_path / "by_hand")]) == 0
-    assert "set by hand, promises nothing" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "set by hand, promises nothing" in out and "  goal        not told whether it is in view\n" in out
 
 
 def test_inspect_something_else(tmp_path, capsys):

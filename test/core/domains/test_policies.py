@@ -84,7 +84,7 @@ def test_what_it_proposes_is_checked(capsys):
             "straight_policy:mak",
             "'straight_policy:mak' cannot be loaded: module 'straight_policy' has no attribute 'mak'",
         ),
-        ("straight_policy:nothing", "'straight_policy:nothing' is a object without reset and propose"),
+        ("straight_policy:nothing", "'straight_policy:nothing' is of type object, without reset and propose"),
     ],
 )
 def test_what_is_no_policy_is_named(name, message):
