@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the demo or an evaluation begins with)",
     )
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     seed = args.seed if args.seed is not None else LATER_ROUND if args.bundle else FIRST_ROUND
     amounts = args.episodes, args.steps, seed, args.workers
     start = time.monotonic()
-    collected = collect(args.domain, robot, args.output, *amounts, on_policy=on_policy, driver=args.driver)
+    who = {"on_policy": on_policy, "driver": args.driver}
+    collected = collect(args.domain, robot, args.output, *amounts, **who, progress=not args.quiet)
     elapsed = time.monotonic() - start
     dataset = Dataset.open(args.output).tell_skipped()
     successes = sum(bool(info.success) for info in dataset.trajectories)

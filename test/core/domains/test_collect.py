@@ -166,7 +166,9 @@ def test_one_of_the_drivers_may_be_asked_for(tmp_path, capsys):
     assert main([*command, "--driver", "heedless"]) == 0  # of which none is drawn
     made = [info.provenance for info in Dataset.open(tmp_path / "d").trajectories]
     assert [(each["driver"], each["drivers"]) for each in made] == [("heedless", "heedless")] * 2
-    assert main([*command, "--driver", "heedless"]) == 0
+    assert "collect: 100%" in capsys.readouterr().err
+    assert main([*command, "--driver", "heedless", "--episodes", "3", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
     assert main(command) == 2
     assert "was collected with drivers heedless, asked for is drawn" in capsys.readouterr().err
     assert main([*command, "--driver", "heedless", "--bundle", str(BUNDLE)]) == 2
