@@ -39,16 +39,17 @@ def is_foreign(name: str) -> bool:
     return ":" in name
 
 
-def load_policy(name: str) -> Policy:
-    """Make the policy ``module:factory``.
-
-    Raises:
-        PolicyError: no such module or factory, or what it makes is no policy.
-    """
+def find_policy(name: str) -> Callable[[], Any]:
+    """The factory that ``module:factory`` names. PolicyError: there is no such module, or it has no such factory."""
     try:
-        policy = imported(name)()
+        return imported(name)
     except (ImportError, AttributeError) as error:
         raise PolicyError(f"policy {name!r} cannot be loaded: {error}") from error
+
+
+def load_policy(name: str) -> Policy:
+    """Make the policy ``module:factory``. PolicyError: see :func:`find_policy`; or what it makes is no policy."""
+    policy = find_policy(name)()
     if missing := [method for method in ("reset", "propose") if not callable(getattr(policy, method, None))]:
         raise PolicyError(f"policy {name!r} is of type {type(policy).__name__}, without {' and '.join(missing)}()")
     return policy

@@ -23,7 +23,7 @@ from tc_mmwm_core.domains import controllers, perturbations
 from tc_mmwm_core.domains.base import Domain, load_domain
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, RANDOM, Controller
 from tc_mmwm_core.domains.perturbations import Perturbations
-from tc_mmwm_core.domains.policies import Proposals, is_foreign, load_policy, proposals
+from tc_mmwm_core.domains.policies import Proposals, find_policy, is_foreign, load_policy, proposals
 from tc_mmwm_core.evaluation import closed_loop, counterfactual
 from tc_mmwm_core.evaluation.closed_loop import Episode
 from tc_mmwm_core.evaluation.counterfactual import Truth
@@ -128,6 +128,7 @@ def jobs(contestant: Contestant, suite: Suite) -> list[Job]:
     Raises:
         DomainError: no such domain.
         EvaluationError: it has no such driver or factor.
+        PolicyError: there is no such policy as module:factory.
     """
     domain = load_domain(contestant.domain)
     drivers = tuple(domain.drivers())
@@ -143,7 +144,9 @@ def jobs(contestant: Contestant, suite: Suite) -> list[Job]:
 
 
 def _check_driver(name: str, known: Sequence[str], domain: Domain) -> None:
-    if name not in known and not is_foreign(name):
+    if is_foreign(name):
+        find_policy(name)
+    elif name not in known:
         told = f"{domain.name} has {', '.join(known)}{did_you_mean(name, known)}"
         raise EvaluationError(f"driver {name!r}: {told}; or a policy of yours as module:factory")
 

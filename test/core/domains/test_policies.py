@@ -10,6 +10,7 @@ import pytest
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.policies import PolicyError, load_policy, proposals
+from tc_mmwm_core.evaluation.suite import Contestant, Suite, jobs
 
 POLICIES = '''
 import numpy as np
@@ -90,6 +91,14 @@ def test_what_it_proposes_is_checked(capsys):
 def test_what_is_no_policy_is_named(name, message):
     with pytest.raises(PolicyError, match=message):
         load_policy(name)
+
+
+def test_a_policy_that_cannot_be_loaded_is_told_before_anything_is_driven():
+    suite = Suite(episodes=1)
+    with pytest.raises(PolicyError, match="'nowhere:make' cannot be loaded"):
+        jobs(Contestant("navigation", "nowhere:make"), suite)
+    with pytest.raises(PolicyError, match="has no attribute 'mak'"):
+        jobs(Contestant("navigation", screens="straight_policy:mak"), suite)
 
 
 def test_the_learned_policy_of_the_page_learns_and_drives(repo_root, tmp_path, monkeypatch):
