@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -301,8 +301,8 @@ def recalibrate(
 ) -> tuple[bundles.Bundle, str]:
     """Write the bundle at ``path`` again with other thresholds; its model stays the same, to the bit.
 
-    A graph of an earlier version that does not tell of the goal is made anew, of the same weights. Arguments and
-    results are those of :func:`export_run`.
+    What it knows of goals stays where the data are too few to know better. A graph of an earlier version that does not
+    tell of the goal is made anew, of the same weights. Arguments and results are those of :func:`export_run`.
 
     Raises:
         CalibrationError: what was not trained on is too little for the bound.
@@ -313,11 +313,13 @@ def recalibrate(
     for dataset in datasets:
         bundle.check(dataset.interface)
     config, model = load_bundle(path)
+    before = bundle.manifest
+    thresholds = Thresholds(before.threshold, None, before.goal_threshold, before.goal_calibration)
     if threshold is not None:
-        thresholds = Thresholds(threshold)
+        thresholds = replace(thresholds, violation=threshold)
     else:
         held = _held(path, datasets, read_weights(path).trained_on)
-        thresholds = _calibrated(model, config, held, alpha, delta, progress)
+        thresholds = _calibrated(model, config, held, alpha, delta, progress, thresholds)
     changed = {"name": name or output.resolve().name, "created": _now(), **thresholds.manifest()}
     files = {file: path / file for file in bundle.manifest.files}
     with tempfile.TemporaryDirectory() as folder:
@@ -353,9 +355,15 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
 
 
 def _calibrated(
-    model: WorldModel, config: TrainConfig, held: _Held, alpha: float, delta: float, progress: bool
+    model: WorldModel,
+    config: TrainConfig,
+    held: _Held,
+    alpha: float,
+    delta: float,
+    progress: bool,
+    before: Thresholds | None = None,
 ) -> Thresholds:
-    """The thresholds that ``held`` gives; where it is too little for one on goals, there is none."""
+    """The thresholds that ``held`` gives; where it is too little for one on goals, that of ``before``, if any."""
     domain = load_domain(config.data.domain) if config.data.domain else None
     scores = sequence_scores(model, LabelledData(held.parts, config, domain, progress), progress=progress)
     found = calibrate(*scores.violations, alpha, delta)
@@ -373,10 +381,13 @@ def _calibrated(
     known, needed = len(np.unique(scores.trajectory[there])), trajectories_needed(OVERLOOKED, delta, single=False)
     if known < needed:
         words += (
-            f"\ngoal: the planner cannot tell whether it is in view: it is known to be there in {known} held-out "
-            f"trajectories, {needed} are needed"
+            f"\ngoal: too little to calibrate on: it is known to be there in {known} held-out trajectories, {needed} "
+            "are needed; "
         )
-        return Thresholds(found.tau, kept, words=words + repeated)
+        if before is None or before.goal is None:
+            return Thresholds(found.tau, kept, words=f"{words}the planner will not ask whether it is in view{repeated}")
+        words += f"the bundle's own {before.goal:.4f} stays{repeated}"
+        return replace(before, violation=found.tau, calibration=kept, words=words)
     goal = calibrate(scores.goal[there], scores.trajectory[there], OVERLOOKED, delta)
     words += (
         f"\ngoal {goal.tau:.4f}: of a trajectory's sequences whose goal is there, on average over trajectories, at "

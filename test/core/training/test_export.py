@@ -191,8 +191,8 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     bound = {"alpha": 0.4, "delta": 0.4, "progress": False}
     made, words = export_run(tmp_path / "run", [fresh], tmp_path / "made", **bound)
     needed = trajectories_needed(OVERLOOKED, 0.4, single=False)
-    told = "goal: the planner cannot tell whether it is in view: it is known to be there in "
-    assert words.endswith(f"{told}20 held-out trajectories, {needed} are needed")
+    told = "goal: too little to calibrate on: it is known to be there in 20 held-out trajectories, "
+    assert words.endswith(f"{told}{needed} are needed; the planner will not ask whether it is in view")
     assert made.manifest.goal_threshold is None is made.manifest.goal_calibration
     by_hand, told = recalibrate(tmp_path / "made", [], tmp_path / "by_hand", threshold=0.5)
     assert told == "threshold set by hand" and by_hand.manifest.calibration is None
@@ -235,6 +235,16 @@ def test_goals_are_told_where_enough_is_held_out_and_by_a_bundle_from_before_too
     told += "at most 30.0% begin where it is not seen, with confidence 70%; "
     assert words.split("\n")[1].startswith(f"{told}{expected.n} held-out trajectories")
     assert Screener(made).encode(*Screener(made).blank()).goal.shape == (1,)
+
+    monkeypatch.setattr(
+        export, "OVERLOOKED", 0.001
+    )  # too little is held out: the model is the same, so is what it knows
+    kept, words = recalibrate(made.path, [dataset], tmp_path / "kept", **bound)
+    by_hand, _ = recalibrate(made.path, [], tmp_path / "by_hand", threshold=0.5)
+    for other in (kept.manifest, by_hand.manifest):
+        assert other.goal_threshold == expected.tau and other.goal_calibration == manifest.goal_calibration
+    assert words.endswith(f"the bundle's own {expected.tau:.4f} stays") and by_hand.manifest.calibration is None
+    monkeypatch.setattr(export, "OVERLOOKED", 0.3)
 
     older = onnx.load(made.path / "encode.onnx")
     [place] = [index for index, node in enumerate(older.graph.output) if node.name == "goal"]
