@@ -236,9 +236,7 @@ def test_goals_are_told_where_enough_is_held_out_and_by_a_bundle_from_before_too
     assert words.split("\n")[1].startswith(f"{told}{expected.n} held-out trajectories")
     assert Screener(made).encode(*Screener(made).blank()).goal.shape == (1,)
 
-    monkeypatch.setattr(
-        export, "OVERLOOKED", 0.001
-    )  # too little is held out: the model is the same, so is what it knows
+    monkeypatch.setattr(export, "OVERLOOKED", 0.001)  # too little is held out; what the same model knew stays
     kept, words = recalibrate(made.path, [dataset], tmp_path / "kept", **bound)
     by_hand, _ = recalibrate(made.path, [], tmp_path / "by_hand", threshold=0.5)
     for other in (kept.manifest, by_hand.manifest):
