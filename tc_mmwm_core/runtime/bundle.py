@@ -30,7 +30,11 @@ class BundleError(ValueError):
 
 
 class Calibration(config.Config):
-    """What a threshold rests on; see :mod:`tc_mmwm_core.training.calibration`."""
+    """What a threshold rests on; see :mod:`tc_mmwm_core.training.calibration`.
+
+    In the words of the threshold on violations; of that on goals, a sequence whose goal is there stands for a violating
+    one, and not to see it for accepting one.
+    """
 
     alpha: float = Field(gt=0, lt=1)  # of a trajectory's violating sequences, on average over trajectories, at most
     delta: float = Field(gt=0, lt=1)  # this share is accepted, with confidence 1 - delta
@@ -77,7 +81,8 @@ class BundleManifest(config.Config):
     calibration: Calibration | None = None  # None: the threshold was set, not calibrated
     # The goal counts as in view where the best place's progress is above it; None: nobody knows.
     goal_threshold: float | None = Field(None, allow_inf_nan=False)
-    goal_calibration: Calibration | None = None  # of sequences whose goal is there, at most alpha are taken for without
+    # Of a trajectory's sequences whose goal is there, at most alpha begin where it is not seen.
+    goal_calibration: Calibration | None = None
     normalisation: SensorNormalisation | None = None
     training: Training
     versions: dict[str, str] = Field({})  # packages that made it
