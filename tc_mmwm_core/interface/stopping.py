@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import re
 
-# What tells a robot to stop, if it is all that is said; without punctuation, in lower case, each word once.
+# What tells a robot to stop, if it is all that is said beside FILLERS; without punctuation, in lower case.
 STOPPING = frozenset(
-    {"stop", "stop now", "halt", "wait", "freeze", "pause", "cancel", "stay", "stand still", "do not move", "dont move"}
+    {"stop", "halt", "wait", "freeze", "pause", "cancel", "abort", "quit", "hold", "hold position", "stay", "stay put"}
+    | {f"{how} still" for how in ("stand", "stay", "keep", "hold", "be")}
+    | {f"{never} move" for never in ("do not", "dont", "never")}
+    | {"e stop", "estop"}
+)
+# What may be said with it and changes nothing: "please stop the robot now".
+FILLERS = frozenset(
+    {"please", "now", "immediately", "right", "at", "once", "the", "your", "this", "robot", "here", "there", "moving"}
+    | {"driving", "going", "motion", "movement", "everything", "all", "it", "ok", "okay", "hey", "emergency"}
 )
 
 
 def tells_to_stop(text: str) -> bool:
     """Whether all of ``text`` is one of :data:`STOPPING`, whatever its case and punctuation, or that repeated."""
-    return " ".join(dict.fromkeys(re.sub(r"[^\w\s]", "", text.lower()).split())) in STOPPING
+    words = re.sub(r"[^\w\s]", "", text.lower().replace("-", " ")).split()
+    return " ".join(dict.fromkeys(word for word in words if word not in FILLERS)) in STOPPING
