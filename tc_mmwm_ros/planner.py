@@ -69,7 +69,7 @@ from tc_mmwm_core.interface.stream import Step, StepStream
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
 from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
-from tc_mmwm_core.runtime.planner import Decision, Planner, PlannerConfig, PlannerState
+from tc_mmwm_core.runtime.planner import NOT_PARAMETERS, Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.instructions import Instructions
@@ -86,7 +86,6 @@ EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of e
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 POSITIONS = ("m", "rad")  # units of a command that may be a position
-NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
 REMEMBERED_LATENCIES = 200
 MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
@@ -254,6 +253,11 @@ class PlannerNode(LifecycleNode):
             f"{interface.rate:g} Hz, threshold {planner.threshold:g}"
             + ("" if bundle.manifest.calibration else " (not calibrated)")
         )
+        if not bundle.manifest.progress_taught:
+            self.get_logger().warning(
+                "nothing taught the model progress towards the goal: what it ranks accepted candidates by means "
+                "little. Raise 'trust', or have another policy propose them on candidate_actions"
+            )
         if places := [field.name for field in interface.action.fields if field.unit in POSITIONS and not field.hold]:
             self.get_logger().warning(
                 f"robot interface: action {', '.join(places)}: a command in {' or '.join(POSITIONS)}. If that is a "
@@ -446,6 +450,7 @@ class PlannerNode(LifecycleNode):
             self._phases.append(decision.timings)
             self._candidate_count = len(decision.screening.verdict)
             self._accepted_count = decision.screening.accepted
+            self._followed += decision.screening.chosen in decision.screening.external
         self._set_state(decision.state, decision.reason)
         if decision.screening is None:
             return
@@ -524,6 +529,7 @@ class PlannerNode(LifecycleNode):
                 latency_p99=p99,
                 candidates=self._candidate_count,
                 accepted=self._accepted_count,
+                followed=self._followed,
             )
         )
 
@@ -587,6 +593,7 @@ class PlannerNode(LifecycleNode):
             medians = {name: np.median([phases[name] for phases in self._phases]) for name in names}
             values |= {f"{name} p50 (ms)": f"{median:.2f}" for name, median in medians.items()}
         values |= {"candidates": str(self._candidate_count), "accepted": str(self._accepted_count)}
+        values["decisions that followed another policy"] = str(self._followed)
         ages = self._step.ages if isinstance(self._step, Step) else {}
         for topic in self._interface.observation_topics():
             values[f"{topic} rate (Hz)"] = f"{rates.get(topic, 0.0):.1f}"
@@ -601,7 +608,7 @@ class PlannerNode(LifecycleNode):
         self._deadline = Deadline(self.get_parameter("deadline").value or self._period)
         self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # ms, tick to command, where screened
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
-        self._decisions = self._candidate_count = self._accepted_count = 0
+        self._decisions = self._candidate_count = self._accepted_count = self._followed = 0
         self._ignored, self._ignored_why = 0, ""
         self._last_tick_ns = 0  # on the control timer's clock, as the next
         self._last_second_ns = -1

@@ -234,6 +234,7 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
         f"  imagines    {manifest.horizon} steps of {bundle.step_duration:g} s",
         f"  threshold   {manifest.threshold:g}: {_promise(manifest.calibration)}",
         f"  goal        {_goal(manifest.goal_threshold, manifest.goal_calibration)}",
+        f"  progress    {'taught by an oracle' if manifest.progress_taught else 'not taught: it ranks nothing'}",
         f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
         f"  files       {sizes}",
         "every file has the sha256 that bundle.json names",

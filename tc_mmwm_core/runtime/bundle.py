@@ -83,6 +83,7 @@ class BundleManifest(config.Config):
     goal_threshold: float | None = Field(None, allow_inf_nan=False)
     # Of a trajectory's sequences whose goal is there, at most alpha begin where it is not seen.
     goal_calibration: Calibration | None = None
+    progress_taught: bool = True  # False: no oracle told how far it is to the goal, so progress ranks nothing
     normalisation: SensorNormalisation | None = None
     training: Training
     versions: dict[str, str] = Field({})  # packages that made it

@@ -5,14 +5,13 @@ Free of ROS: the planner node, the evaluation and the benchmarks all decide thro
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, RootModel
@@ -29,6 +28,12 @@ from tc_mmwm_core.runtime.proposals import ProposalConfig
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, Scene, Screener, ToldToStop
 from tc_mmwm_core.runtime.selection import ProgressRule, Screening, Verdict
 
+NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the calibrated one
+NODE_PARAMETERS = frozenset(  # that the planner node has beside these settings
+    {"model", "robot", "provider", "threads", "deadline", "max_candidate_age", "max_external_candidates"}
+    | {"marker_candidates", "require_instruction", "instruction", "autostart"}
+    | {"use_sim_time", "start_type_description_service"}  # as every node has
+)
 STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
@@ -68,16 +73,24 @@ class PlannerConfig(Config):
         description="s; trust halves with each time that long for which the policy would move the robot but it stands "
         "still, or has got no nearer for a second, and returns as it does. 0: trust stays",
     )
-    prefer_external: bool = Field(
-        True,
-        description="execute the best accepted external candidate, and the planner's own only if none of them is "
-        "accepted. False: all compete, and trust also counts how far external ones stray from the bundle's policy",
+    external: Literal["preferred", "competing", "only"] = Field(
+        "preferred",
+        description="preferred: execute the best accepted external candidate, and the planner's own only if none of "
+        "them is accepted. competing: the best of all, and trust also counts how far external ones stray from the "
+        "bundle's policy. only: stop where none of them is accepted or none is fresh",
     )
     external_patience: float = Field(
         2.0,
         ge=0,
         description="s; external candidates are not preferred once the robot has got no nearer for that long, until it "
-        "has: their policy is stuck, or undoes what is done where it is rejected. 0: they always are",
+        "has: their policy is stuck, or undoes what is done where it is rejected. Not counted is the time for which "
+        "they would stand still, as they may at any time. 0: they always are",
+    )
+    speed: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of each velocity's limits that is used; less than 1 for first runs on a robot",
     )
     seed: int = Field(0, ge=0, description="seed of the noise; the same inputs and seed give the same choice")
     retreat: bool = Field(
@@ -86,8 +99,8 @@ class PlannerConfig(Config):
     )
     require_goal: bool = Field(
         True,
-        description="stop until the goal is seen, unless another policy proposes; with bundles that know whether it is "
-        "(goal_threshold). False: drive to what resembles it most",
+        description="until the goal is seen execute another policy's candidates or none; with bundles that know "
+        "whether it is (goal_threshold). False: drive to what resembles it most",
     )
     threshold: float | None = Field(
         None, description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one"
@@ -101,15 +114,33 @@ def read_planner(path: Path) -> PlannerConfig:
         ConfigError: names the file and the field.
     """
     content = load(path, RootModel[dict[str, Any]]).root
-    for name, node in content.items():
-        if isinstance(node, dict) and "ros__parameters" in node and name.rsplit("/", 1)[-1] == "planner":
-            given = node["ros__parameters"]
-            content = {key: given[key] for key in given if key in PlannerConfig.model_fields}
-            for key in given.keys() - content.keys():  # the node's own, or misspelt
-                if near := difflib.get_close_matches(key, PlannerConfig.model_fields, n=1, cutoff=0.8):
-                    raise ConfigError(f"{path}: unknown key '{key}'; did you mean '{near[0]}'?")
-            break
+    nodes = {name.rsplit("/", 1)[-1]: node for name, node in content.items() if _is_node(node)}
+    if nodes:
+        content = {}
+        for name in ("**", "planner"):  # as ROS does: what is said of this node overrides what is said of all
+            for key, value in nodes.get(name, {}).get("ros__parameters", {}).items():
+                if name == "planner" or key.split(".")[0] in PlannerConfig.model_fields:
+                    _put(content, key, value)
+        content = {key: value for key, value in content.items() if key not in NODE_PARAMETERS}
+        if refused := NOT_PARAMETERS & content.keys():
+            raise ConfigError(f"{path}: {', '.join(refused)}: the planner node has no such parameter")
     return parse(content, PlannerConfig, str(path))
+
+
+def _is_node(content: Any) -> bool:
+    return isinstance(content, dict) and "ros__parameters" in content
+
+
+def _put(content: dict[str, Any], name: str, value: Any) -> None:
+    """Put ``value`` where a parameter's name, which may be dotted or hold a mapping, says."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _put(content, f"{name}.{key}", below)
+        return
+    *path, last = name.split(".")
+    for key in path:
+        content = content.setdefault(key, {})
+    content[last] = value
 
 
 def planner_file(bundle: Path, given: Path | None = None) -> Path | None:
@@ -156,12 +187,14 @@ class Planner:
         self._motions = np.array([bool(field.hold) or field.unit.endswith("/s") for field in interface.action.fields])
         # Positions whose commands stay near them.
         self._followed = np.array([bool(field.hold and field.max_rate) for field in interface.action.fields])
+        self._limits = _slower(interface, self.config.speed)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the robot stands still, in a scene of which nothing is known."""
         self._sensed: np.ndarray | None = None  # [Ds], at the last step
         self._rest: np.ndarray | None = None  # [A] units, the safe action since the robot stands still; None: it moves
+        self._proposed_to = False  # by another policy
         self._last_action: np.ndarray | None = None  # [A] units
         self._halt()
         self.begin_episode()
@@ -236,8 +269,9 @@ class Planner:
         can't be used, a goal that was not seen so far, no acceptable candidate and no better place to retreat to. What
         was wrong is a value here, not an exception, so that every stop takes this one path. ``external`` candidates are
         shifted by the time gone by since the observation that they were made for; that they are fresh enough is for the
-        caller to see to. With ``prefer_external`` our own are executed only where none of them is accepted, or
-        ``external_patience`` is over. Whose policy proposes is taken to know where its goal is.
+        caller to see to. Where they are preferred, our own are executed only if none of them is accepted, or
+        ``external_patience`` is over. Until the goal is seen our own are not: whose policy proposes is taken to know
+        where its goal is.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
@@ -256,35 +290,38 @@ class Planner:
         with _timed(timings, "encode"):
             scene = self.screener.encode(step, instruction, self._remembered(step))
             self._memory, self._seen_ns = scene.memory, step.stamp_ns
-        if not self._sees_goal(scene) and external is None:
-            return self.stop(
-                PlannerState.GOAL_NOT_FOUND, self._in_vain(scene, instruction), scene=scene, timings=timings
-            )
+        sees_goal = self._sees_goal(scene)
+        alone = self.config.external == "only" or not sees_goal  # no candidates but theirs
+        self._proposed_to |= external is not None
+        if alone and external is None:
+            state, reason = self._left_alone() if sees_goal else self._in_vain(scene, instruction)
+            return self.stop(state, reason, scene=scene, timings=timings)
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
-            shifted = self._shifted_plan(step)
-            own, sources = proposals.propose(
-                self.config.proposals, scene.proposal[0], shifted, self._safe, self._motions, rng
-            )
-            actions, theirs_at = self.interface.denormalise_action(own), range(0)
+            own, sources = self._propose(scene, step, rng, only_safe=alone)
+            actions, theirs_at, waits = self.interface.denormalise_action(own), range(0), False
             if external is not None:
                 theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
                 theirs_at = range(len(own), len(actions))
-        preferred = theirs_at if self._prefers_external else range(0)
+                waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]))
+        preferred = theirs_at if alone or waits or self._prefers_external else range(0)
         screening = self._screen(scene, actions, sources, timings, safe=1, external=theirs_at, preferred=preferred)
-        for iteration in range(1, self._rounds + 1):
+        for iteration in range(1, 0 if alone else self._rounds + 1):
             with _timed(timings, "propose"):
                 refined = self._refine(screening, iteration, rng)
             if refined is None:
                 break
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
-            chosen, state, reason = self._choose(screening)
-            stalled = self._stalled(float(screening.progress[STOPPING, 0]))
+            chosen, state, reason = self._choose(screening, theirs_at if alone else range(len(screening.verdict)))
+            stalled = self._stalled(float(screening.progress[STOPPING, 0]), waits)
             self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0], stalled)
         if chosen < 0:
+            if not sees_goal:
+                state, missing = self._in_vain(scene, instruction)
+                reason = f"{missing}; {reason}"
             return self.stop(state, reason, screening=screening, scene=scene, timings=timings)
         screening = replace(screening, chosen=chosen)
         self._plan = self.interface.normalise_action(screening.actions[chosen])
@@ -299,31 +336,47 @@ class Planner:
             self._goal_seen = float(scene.goal[0]) > self.screener.bundle.manifest.goal_threshold
         return self._goal_seen
 
-    def _in_vain(self, scene: Scene, instruction: Instruction) -> str:
+    def _in_vain(self, scene: Scene, instruction: Instruction) -> tuple[PlannerState, str]:
         """What was found in place of the goal."""
         needed = self.screener.bundle.manifest.goal_threshold
-        return (
+        return PlannerState.GOAL_NOT_FOUND, (
             f"goal: nothing in view is what {instruction.text!r} asks for: progress is {scene.goal[0]:.3f} in the best "
             f"place, more than {needed:.3f} is needed"
         )
 
-    def _choose(self, screening: Screening) -> tuple[int, PlannerState, str]:
-        """The candidate to execute (-1: the safe action), what that means, and why."""
-        if screening.accepted:
+    def _left_alone(self) -> tuple[PlannerState, str]:
+        """Without another policy's candidates, where nothing else is executed."""
+        if self._proposed_to:
+            return PlannerState.STALE_INPUT, "candidate_actions: none is fresh any more, and 'external' is 'only'"
+        return PlannerState.WAITING, "candidate_actions: none was heard yet, and 'external' is 'only'"
+
+    def _choose(self, screening: Screening, eligible: range) -> tuple[int, PlannerState, str]:
+        """The candidate to execute (-1: the safe action), what that means, and why.
+
+        If not all are ``eligible``, they are the preferred ones.
+        """
+        if (screening.verdict[eligible] == Verdict.ACCEPTED).any():
             chosen = selection.choose(screening.verdict, screening.score, screening.preferred)
             return chosen, PlannerState.PLANNING, ""
-        reason = _why_all_rejected(screening)
-        way_out = selection.retreat(screening.verdict, screening.violation) if self.config.retreat else -1
+        reason = _why_all_rejected(screening, eligible)
+        way_out = -1
+        if self.config.retreat and not screening.accepted:
+            way_out = selection.retreat(screening.verdict, screening.violation)
         if way_out < 0:
             return way_out, PlannerState.ALL_REJECTED, reason
         stopped, there = screening.violation[STOPPING, -1], screening.violation[way_out, -1]
         return way_out, PlannerState.RETREATING, f"{reason}; goes where it is {there:.3f}, stopping it is {stopped:.3f}"
 
-    def _stalled(self, progress: float) -> bool:
-        """Whether ``progress`` where the robot is has not been better than ever before for :data:`STALL`."""
+    def _stalled(self, progress: float, waits: bool) -> bool:
+        """Whether ``progress`` where the robot is has not been better than ever before for :data:`STALL`.
+
+        Not counted is the time for which another policy ``waits``, nor any where progress means nothing.
+        """
+        if not self.screener.bundle.manifest.progress_taught:
+            return False
         if progress > self._furthest + GAIN:
             self._furthest, self._since_gain = progress, 0.0
-        else:
+        elif not waits:
             self._since_gain += 1 / self.interface.rate
         return self._since_gain >= STALL
 
@@ -340,9 +393,9 @@ class Planner:
         self._held_up += period if held_up else -period / 2
         self._held_up = min(max(self._held_up, 0.0), HALVINGS * self.config.patience)
 
-    def _stands_still(self, action: np.ndarray) -> bool:
-        """Whether ``action`` [A], normalised, hardly moves the robot."""
-        return bool((np.abs(action - self._safe)[self._motions] <= STILL).all())
+    def _stands_still(self, actions: np.ndarray) -> bool:
+        """Whether ``actions`` [..., A], normalised, hardly move the robot, any of them."""
+        return bool((np.abs(actions - self._safe)[..., self._motions] <= STILL).all())
 
     @property
     def _trust(self) -> float:
@@ -354,7 +407,7 @@ class Planner:
     def _prefers_external(self) -> bool:
         """Whether the best accepted external candidate comes first."""
         patience = self.config.external_patience
-        return self.config.prefer_external and (not patience or self._since_gain < patience)
+        return self.config.external == "preferred" and (not patience or self._since_gain < patience)
 
     @property
     def _rounds(self) -> int:
@@ -377,6 +430,16 @@ class Planner:
             return None
         steps = self._steps_since(self._plan_ns, step)
         return proposals.shift_plan(self._plan, steps) if 0 <= steps < len(self._plan) else None
+
+    def _propose(
+        self, scene: Scene, step: Step, rng: np.random.Generator, only_safe: bool
+    ) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
+        """Our own candidates [N, K, A], normalised, and who proposed them; the first is the safe action."""
+        policy = scene.proposal[0]
+        if only_safe:
+            return np.broadcast_to(self._safe, (1, *policy.shape)), (("safe", 1),)
+        shifted = self._shifted_plan(step)
+        return proposals.propose(self.config.proposals, policy, shifted, self._safe, self._motions, rng)
 
     def _screen(
         self,
@@ -403,7 +466,7 @@ class Planner:
             limited = limit_sequence(
                 actions,
                 previous,
-                interface.action_limits,
+                self._limits,
                 interface.action_max_rate,
                 1 / interface.rate,
                 self._step_duration,
@@ -476,13 +539,23 @@ def _join(first: Screening, second: Screening) -> Screening:
     return replace(first, sources=first.sources + second.sources, **joined)
 
 
-def _why_all_rejected(screening: Screening) -> str:
+def _slower(interface: RobotInterface, share: float) -> np.ndarray:
+    """The action limits [A, 2] with that ``share`` of each velocity's on both sides of its safe value."""
+    limits = interface.action_limits.copy()
+    for row, of in zip(limits, interface.action.fields, strict=True):
+        if of.unit.endswith("/s") and of.safe is not None:
+            row[:] = of.safe + share * (row - of.safe)
+    return limits
+
+
+def _why_all_rejected(screening: Screening, eligible: range) -> str:
     """How many candidates were rejected for what, and the one that came nearest to being accepted."""
-    counts = [(verdict, int(np.count_nonzero(screening.verdict == verdict))) for verdict in Verdict]
+    verdicts = screening.verdict[eligible]
+    counts = [(verdict, int(np.count_nonzero(verdicts == verdict))) for verdict in Verdict]
     parts = [f"{count} {verdict.name.removeprefix('REJECTED_').lower()}" for verdict, count in counts if count]
-    reason = f"all {len(screening.verdict)} candidates rejected ({', '.join(parts)})"
-    broken = screening.verdict == Verdict.REJECTED_VIOLATION
+    reason = f"all {len(verdicts)} candidates rejected ({', '.join(parts)})"
+    broken = verdicts == Verdict.REJECTED_VIOLATION
     if broken.any():
-        least = float(screening.violation[broken].max(1).min())
+        least = float(screening.violation[eligible][broken].max(1).min())
         reason += f"; least violation {least:.3f}, allowed is {screening.threshold:.3f}"
     return reason

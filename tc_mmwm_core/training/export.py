@@ -235,6 +235,7 @@ def export_bundle(
             max_tokens=config.model.max_tokens,
             modalities=list(MODALITIES),
             **thresholds.manifest(),
+            progress_taught=_taught_progress(config),
             normalisation=bundles.SensorNormalisation(mean=model.sensor.mean.tolist(), std=model.sensor.scale.tolist()),
             training=bundles.Training(
                 config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
@@ -321,6 +322,7 @@ def recalibrate(
         held = _held(path, datasets, read_weights(path).trained_on)
         thresholds = _calibrated(model, config, held, alpha, delta, progress, thresholds)
     changed = {"name": name or output.resolve().name, "created": _now(), **thresholds.manifest()}
+    changed["progress_taught"] = _taught_progress(config)
     files = {file: path / file for file in bundle.manifest.files}
     with tempfile.TemporaryDirectory() as folder:
         outputs = {node.name for node in onnx.load(path / ENCODE).graph.output}
@@ -328,6 +330,11 @@ def recalibrate(
             files[ENCODE] = Path(folder) / ENCODE
             export_graph(graphs(model.eval(), bundle.interface)[ENCODE], files[ENCODE])
         return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), thresholds.words
+
+
+def _taught_progress(config: TrainConfig) -> bool:
+    """Whether there was a domain, whose oracle knows the cost to go."""
+    return config.data.domain is not None
 
 
 def _interface(

@@ -29,7 +29,7 @@ from visualization_msgs.msg import MarkerArray
 
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import write_bundle
-from tc_mmwm_core.runtime.planner import PlannerState
+from tc_mmwm_core.runtime.planner import NODE_PARAMETERS, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.selection import Verdict
 from tc_mmwm_ros.planner import PlannerNode
 
@@ -595,10 +595,12 @@ def test_another_policys_candidate_is_executed_where_it_is_accepted(driving):
     robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
     spinner.until(lambda: screenings)
     turning = np.tile(np.float32([0.0, 1.0]), (1, HORIZON, 1))
+    assert robot.states[-1].followed == 0
     robot.propose(turning)
     spinner.until(lambda: screenings[-1].chosen == 256)
     spinner.until(lambda: robot.commands[-1][2] == pytest.approx(1.0))
     spinner.until(lambda: screenings[-1].count == 256 and robot.speed == pytest.approx(0.7))  # it aged: our own again
+    spinner.until(lambda: 0 < robot.states[-1].followed < robot.states[-1].decisions)
     robot.instruct("drive right")  # normalised turn is now the violation, and 0.4 is above the threshold of 0.25
     spinner.until(lambda: screenings[-1].instruction == "drive right")
     screenings.clear()
@@ -658,6 +660,11 @@ def test_shipped_parameters_file_states_the_defaults(make_planner, share):
     planner = make_planner()
     for name, value in shipped.items():
         assert planner.get_parameter(name).value == value, name
+    settings = PlannerConfig.model_fields
+    of_node = {name for name in planner.list_parameters([], 0).names if name.split(".")[0] not in settings}
+    assert {name for name in of_node if not name.startswith("qos_")} == NODE_PARAMETERS, (
+        "which read_planner passes over"
+    )
     for name in planner.list_parameters([], 0).names:
         if not name.startswith(("qos_", "use_sim_time", "start_")):
             assert name in shipped or f"# {name.split('.')[-1]}: " in text, f"{name} is missing in default.yaml"

@@ -84,6 +84,11 @@ def test_it_stays_until_the_goal_is_seen_and_says_so(navigation, make_step, tmp_
     screened = decide(0.4, slow, dark, theirs)
     assert screened.state == PlannerState.PLANNING and screened.screening.chosen in screened.screening.external
     assert decide(0.5, slow, dark).state == PlannerState.GOAL_NOT_FOUND
+    too_fast = replace(theirs, stamp_ns=round(0.5e9), actions=np.full((2, HORIZON, 2), 0.7, np.float32))
+    refused = decide(0.5, slow, dark, too_fast)
+    assert refused.state == PlannerState.GOAL_NOT_FOUND and refused.screening.accepted == 1, "to stop is not forbidden"
+    np.testing.assert_array_equal(refused.action, [0, 0])
+    assert "is needed; all 2 candidates rejected (2 violation); least violation 1.000" in refused.reason
     assert decide(0.6, slow).state == PlannerState.PLANNING
     planner.begin_episode()
     assert decide(0.7, slow, dark).state == PlannerState.GOAL_NOT_FOUND
@@ -323,7 +328,7 @@ def test_candidates_from_outside_come_first_and_our_own_are_the_fallback(screene
         ).screening
 
     assert decide("drive", 0.1).chosen == 256
-    assert decide("drive", 0.1, prefer_external=False).chosen != 256
+    assert decide("drive", 0.1, external="competing").chosen != 256
     rejected = decide("drive slow", 0.4)  # normalised 0.4 is above tau = 0.25
     assert rejected.verdict[256] == Verdict.REJECTED_VIOLATION
     assert rejected.verdict[rejected.chosen] == Verdict.ACCEPTED
@@ -344,6 +349,63 @@ def test_who_leads_nowhere_comes_no_longer_first_until_the_robot_has_got_nearer(
     assert [followed(0.5), followed(0.6)] == [False, True]
     planner.begin_episode()
     assert followed(0.7)
+
+
+def test_a_policy_may_stand_still_for_as_long_as_it_likes(screener, navigation, make_step):
+    """The tiny policy would drive, and nothing is rejected."""
+    planner = Planner(screener, navigation, PlannerConfig(external_patience=0.3))
+    instruction = screener.instruct("drive")
+
+    def follows(at, forward):
+        actions = np.tile(np.float32([forward, 0.0]), (2, HORIZON, 1))
+        found = planner.decide(make_step(at), instruction, ExternalCandidates("other", round(at * 1e9), actions))
+        return found.screening.chosen in found.screening.external
+
+    assert all(follows(at / 10, 0.0) for at in range(10))
+    assert [follows(1 + at / 10, 0.5) for at in range(4)] == [True, True, True, False], "what moves must lead somewhere"
+    assert follows(1.4, 0.0), "it has the last word on standing still"
+
+
+def test_with_only_another_policy_nothing_else_is_executed(screener, navigation, make_step):
+    planner = Planner(screener, navigation, PlannerConfig(external="only", external_patience=0.1))
+    drive, slow = screener.instruct("drive"), screener.instruct("drive slow")
+
+    def decide(at, instruction, forward=None):
+        theirs = ExternalCandidates("other", round(at * 1e9), np.full((2, HORIZON, 2), forward or 0, np.float32))
+        return planner.decide(make_step(at), instruction, None if forward is None else theirs)
+
+    waiting = decide(0.0, drive)
+    assert waiting.state == PlannerState.WAITING and waiting.reason.startswith("candidate_actions: none was heard yet")
+    for at in range(1, 6):
+        decision = decide(at / 10, drive, 0.1)
+        assert decision.state == PlannerState.PLANNING and decision.screening.chosen in (1, 2)
+        assert decision.screening.sources == (("safe", 1), ("other", 2))
+    refused = decide(0.6, slow, 0.7)
+    assert refused.state == PlannerState.ALL_REJECTED and refused.reason.startswith("all 2 candidates rejected")
+    np.testing.assert_array_equal(refused.action, [0, 0])
+    silent = decide(0.7, drive)
+    assert silent.state == PlannerState.STALE_INPUT and silent.reason.startswith("candidate_actions: none is fresh")
+    np.testing.assert_array_equal(silent.action, [0, 0])
+
+
+def test_where_progress_was_never_taught_no_policy_is_overruled_for_want_of_it(navigation, make_step, tmp_path):
+    screener = Screener(write_tiny_bundle(tmp_path / "tiny", progress_taught=False))
+    planner = Planner(screener, navigation, PlannerConfig(external_patience=0.3))
+    for at in range(10):
+        theirs = ExternalCandidates("other", at * 10**8, np.tile(np.float32([0.1, 2.0]), (1, HORIZON, 1)))
+        decision = planner.decide(make_step(at / 10), screener.instruct("drive"), theirs)
+        assert decision.screening.chosen in decision.screening.external
+
+
+def test_a_share_of_the_speed_bounds_what_is_screened_and_executed(screener, navigation, make_step):
+    """Of -0.3 to 0.7 m/s and ±2.5 rad/s; another policy's are cut, not refused."""
+    planner = Planner(screener, navigation, PlannerConfig(speed=0.2))
+    theirs = ExternalCandidates("other", 10**9, np.tile(np.float32([0.7, -2.5]), (1, HORIZON, 1)))
+    decision = planner.decide(make_step(), screener.instruct("drive"), theirs)
+    assert decision.screening.chosen == 256 and decision.screening.reason(256) == ""
+    np.testing.assert_allclose(decision.action, [0.14, -0.5], atol=1e-6)
+    low, high = decision.screening.actions.min((0, 1)), decision.screening.actions.max((0, 1))
+    np.testing.assert_allclose([low, high], [[-0.06, -0.5], [0.14, 0.5]], atol=1e-6)
 
 
 def test_stopping_is_screened_as_it_is_executed_whatever_the_rate_limit(planner, screener, make_step):
@@ -442,3 +504,14 @@ def test_settings_are_read_from_a_file_of_their_own_or_from_the_nodes_parameters
     for path in (own, nodes):
         with pytest.raises(ConfigError, match=rf"{path.name}: unknown key 'trusst'; did you mean 'trust'\?"):
             read_planner(path)
+    dotted = "proposals.candidates: 64, proposals.refinement.method: mppi, proposals: {sigma: 0.1}"
+    nodes.write_text(f"/**: {{ros__parameters: {{trust: 3.0, caution: 1.0, other: 1, {dotted}}}}}\n"
+                     "/robot/planner: {ros__parameters: {trust: 4.0}}\n")  # fmt: skip
+    proposals = {"candidates": 64, "sigma": 0.1, "refinement": {"method": "mppi"}}
+    assert read_planner(nodes) == PlannerConfig(trust=4.0, caution=1.0, proposals=proposals)
+    nodes.write_text("planner: {ros__parameters: {threshold: 0.0}}\n")
+    with pytest.raises(ConfigError, match="threshold: the planner node has no such parameter"):
+        read_planner(nodes)
+    nodes.write_text("planner: {ros__parameters: {prefer_external: true}}\n")
+    with pytest.raises(ConfigError, match="unknown key 'prefer_external'"):
+        read_planner(nodes)

@@ -146,6 +146,13 @@ def test_the_manifest_tells_what_was_trained_and_calibrated(bundle, model, confi
     np.testing.assert_allclose(manifest.normalisation.std, model.sensor.scale, rtol=1e-6)
     assert type(config).model_validate(yaml.safe_load(manifest.training.config)) == config
     assert manifest.versions["torch"] == torch.__version__
+    assert manifest.progress_taught
+
+
+def test_without_a_domain_the_manifest_says_that_nothing_taught_progress(model, interface, config, tmp_path):
+    alone = config.model_copy(update={"data": config.data.model_copy(update={"domain": None})})
+    bundle = export_bundle(model, interface, alone, tmp_path / "alone", "alone", Thresholds(0.25))
+    assert not bundle.manifest.progress_taught
 
 
 def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tmp_path):
