@@ -10,7 +10,8 @@ import re
 
 # What tells a robot to stop, if it is all that is said beside FILLERS; without punctuation, in lower case.
 STOPPING = frozenset(
-    {"stop", "halt", "wait", "freeze", "pause", "cancel", "abort", "quit", "hold", "hold position", "stay", "stay put"}
+    {"stop", "halt", "wait", "freeze", "pause", "cancel", "abort", "quit", "hold", "hold on", "hold position"}
+    | {"stay", "stay put", "stay where you are"}
     | {f"{how} still" for how in ("stand", "stay", "keep", "hold", "be")}
     | {f"{never} move" for never in ("do not", "dont", "never")}
     | {"e stop", "estop"}
