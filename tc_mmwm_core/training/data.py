@@ -70,13 +70,13 @@ class LabelledData:
         choice = np.argsort(rng.random((sampler.batch, self.config.data.instructions)), 1)[rows, :several]
         return self.assemble(windows, choice)
 
-    def whole(self, sampler: WindowSampler, dataset: int, trajectory: int) -> Batch:
-        """The longest run of valid steps of one trajectory, under all its instructions."""
+    def whole(self, sampler: WindowSampler, dataset: int, trajectory: int, choice: np.ndarray) -> Batch:
+        """The longest run of valid steps of one trajectory, under its instructions ``choice`` [M]."""
         unbroken = self.datasets[dataset][trajectory].unbroken
         one = np.ones(1, np.int64)
         length = unbroken.stop - unbroken.start
         windows = sampler.gather(one * dataset, one * trajectory, one * unbroken.start, length)
-        return self.assemble(windows, np.arange(self.config.data.instructions)[None])
+        return self.assemble(windows, choice[None])
 
     def assemble(self, windows: Windows, choice: np.ndarray) -> Batch:
         """``windows`` of control steps, cut into latent steps, under the instructions ``choice`` [B, M]."""
