@@ -75,6 +75,22 @@ class TrajectoryInfo:
     record: str
     """sha256 of all that shard.json says of it, labels and checksums too"""
 
+    @property
+    def episode(self) -> str:
+        """sha256 of what it is a piece of, by its provenance; its own identity where that does not tell.
+
+        Converters cut episodes where the instruction changes, and pieces of one resemble each other. Where no event
+        says that an attempt begins (``scene_seed`` is null), one stretch of a recording goes on where the one before
+        ended, in the same place among the same things: all of the recording is one episode.
+        """
+        made = self.provenance
+        if "sha256" in made and "episode" in made:  # first: it stays so through a LeRobotDataset
+            attempt = made["episode"] if made.get("scene_seed") is not None else None
+            return _sha256(json.dumps([made["sha256"], made.get("namespace"), attempt]))
+        if "lerobot_sha256" in made:
+            return _sha256(json.dumps([made["lerobot_sha256"], made["episode_index"]]))
+        return self.identity
+
 
 class DatasetWriter:
     """Appends trajectories to the dataset at ``path``, which is created where there is none.

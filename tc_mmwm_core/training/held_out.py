@@ -22,7 +22,7 @@ class SequenceScores:
     Attributes:
         score: float32 [S], max_k v as the model predicts it.
         violating: bool [S], whether any control step of the sequence broke the instruction.
-        trajectory: int64 [S], which held-out trajectory.
+        trajectory: int64 [S], which held-out trajectory; pieces of one episode are one.
         instruction: str [S].
         goal: float32 [S], progress of the best place in view where it begins, see :meth:`WorldModel.goal`; NaN where
             nobody knows whether the goal is in the scene.
@@ -56,8 +56,10 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
     sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
     rows: list[SequenceScores] = []
     places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
+    owners: dict[str, int] = {}  # of each episode
     longest = 0
-    for owner, (d, t) in enumerate(tqdm(places, desc="calibrate", unit="trajectory", disable=not progress)):
+    for d, t in tqdm(places, desc="calibrate", unit="trajectory", disable=not progress):
+        owner = owners.setdefault(data.datasets[d].trajectories[t].episode, len(owners))
         unbroken = data.datasets[d][t].unbroken
         length = unbroken.stop - unbroken.start
         longest = max(longest, length)

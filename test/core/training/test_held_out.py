@@ -170,6 +170,14 @@ def test_all_that_an_oracle_judged_counts_even_a_text_that_it_drew_twice(data):
     assert replace(labels, texts=texts, margin=unjudged).counted(0).tolist() == [0, 1, 2]
 
 
+def test_pieces_of_an_episode_are_one_trajectory_of_a_bound(dataset, tmp_path):
+    data = recorded(dataset, tmp_path / "real", pieces=4)
+    found = sequence_scores(build_model(CONFIG, dataset.interface), data, progress=False)
+    assert sorted(found.trajectory.tolist()) == [0] * 4 + [1] * 4
+    bound = calibrate(*found.violations, 0.5, 0.5)
+    assert (bound.n, bound.sequences, bound.method) == (2, EPISODES, "betting")
+
+
 def test_trajectories_that_are_all_too_short_are_named_as_that(dataset, tmp_path):
     short = [replace(t, valid=np.arange(len(t)) < (HORIZON + 1) * SKIP - 1) for t in dataset]
     DatasetWriter(tmp_path / "short", dataset.interface).append(short)
