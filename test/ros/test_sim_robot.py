@@ -285,7 +285,7 @@ def test_a_new_instruction_is_judged_at_once_and_the_old_verdict_ends_with_the_o
     robot.drive_to(zone.x, zone.y, lambda: robot.kinds()[-1] == EpisodeEvent.VIOLATION_BEGIN)
     for text in (goal, forbidden):
         robot.instruction.publish(String(data=text))
-        robot.wait(lambda: robot.events[-1].instruction == text)
+        robot.wait(lambda text=text: robot.events[-1].instruction == text)
         robot.spin(0.2)
     end, change, again, begin = robot.events[-4:]
     assert [event.kind for event in (end, change, again, begin)] == [
