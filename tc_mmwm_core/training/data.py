@@ -56,7 +56,7 @@ class LabelledData:
         return sum(len(dataset) for dataset in self.datasets)
 
     def sampler(self, stage: StageConfig, seed: int) -> WindowSampler:
-        """Windows of control steps long enough for the stage's latent steps and the plan that follows each."""
+        """Windows of the control steps that the stage's latent steps take; a plan that goes on beyond is cut there."""
         skip = self.config.model.frame_skip
         length = (stage.min_length * skip, stage.max_length * skip)
         return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed, stage.from_start)
