@@ -30,7 +30,7 @@ RULES = {
 EVERYWHERE = {"config", "resources", "__version__"}
 PARTS = {
     "tc_mmwm_core/interface": set(),
-    "tc_mmwm_core/runtime": {"interface"},
+    "tc_mmwm_core/runtime": {"interface", "utils.files"},
     "tc_mmwm_core/data": {"interface", "utils.files"},
     "tc_mmwm_core/domains": {"interface", "runtime", "data"},
     "tc_mmwm_core/models": set(),
