@@ -33,7 +33,7 @@ from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpo
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
 from tc_mmwm_core.training.held_out import sequence_scores
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, Weights, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 

@@ -21,7 +21,7 @@ from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.export import Thresholds, export_bundle
 from tc_mmwm_core.training.held_out import sequence_scores
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.validation import area_under_curve
 
 HORIZON, SKIP, EPISODES = 3, 2, 8
