@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ import yaml
 
 # mcap: the format's own library; writes chunks that a reader can make sense of without the end of the file.
 from mcap.writer import CompressionType, Writer
+
+from tc_mmwm_core.utils.files import write_atomically
 
 METADATA_VERSION = 5  # read by rosbag2 of Humble and every later one
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -97,9 +98,7 @@ class BagWriter:
     def close(self) -> None:
         """Finish the file and write metadata.yaml."""
         self._end_file()
-        temporary = self.folder / "metadata.yaml.tmp"
-        temporary.write_text(yaml.safe_dump(self._metadata(), sort_keys=False), encoding="utf-8")
-        os.replace(temporary, self.folder / "metadata.yaml")
+        write_atomically(self.folder / "metadata.yaml", yaml.safe_dump(self._metadata(), sort_keys=False).encode())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -285,13 +285,21 @@ class SimRobot(Node):
             f"{self._episode.violations} of them violating"
         )
 
-    def _announce(self, kind: int, *, success: int = EpisodeEvent.UNKNOWN, reached: int = EpisodeEvent.UNKNOWN, **more):
+    def _announce(
+        self,
+        kind: int,
+        *,
+        instruction: Instruction | None = None,
+        success: int = EpisodeEvent.UNKNOWN,
+        reached: int = EpisodeEvent.UNKNOWN,
+        **more: str,
+    ) -> None:
         self._event_publisher.publish(
             EpisodeEvent(
                 header=self._header("odom"),
                 kind=kind,
                 episode=self._episode_id,
-                instruction=self._episode.instruction.text,
+                instruction=(instruction or self._episode.instruction).text,
                 seed=self._episode.scene.seed,
                 success=success,
                 reached=reached,
@@ -342,11 +350,21 @@ class SimRobot(Node):
                 self._resume_later()
             return
         try:
-            self._episode.instruct(instruction)
-            self._announce(EpisodeEvent.INSTRUCTION)
+            self._instruct(instruction)
         except ValueError as error:
             self._give_up(error)
             self._resume_later()  # in a layout that has the goal
+
+    def _instruct(self, instruction: Instruction) -> None:
+        """The episode goes on under ``instruction``: what the one before had broken is over, all at one stamp."""
+        episode, before = self._episode, self._episode.instruction
+        was_broken = bool(episode.broken)
+        episode.instruct(instruction)
+        if was_broken:
+            self._announce(EpisodeEvent.VIOLATION_END, instruction=before)
+        self._announce(EpisodeEvent.INSTRUCTION)
+        if episode.broken:
+            self._announce(EpisodeEvent.VIOLATION_BEGIN, rule="; ".join(episode.broken))
 
     def _give_up(self, why: ValueError) -> None:
         self.get_logger().warning(f"this episode can no longer be judged: {why}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -20,6 +19,8 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Nodetype
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+
+from tc_mmwm_core.utils.files import sha256
 
 STORAGE = (".mcap", ".db3")
 BROKEN = Exception  # bad bytes lead the readers into checksum, decompression, key, type, ... errors of many libraries
@@ -97,12 +98,7 @@ class Bag:
 
     def sha256(self) -> str:
         """Over the contents of every file that holds messages."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            with open(file, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(self.files)
 
     def messages(self, topics: set[str]) -> Iterator[Raw]:
         """Every message on ``topics``, in the order of reception. DamagedBagError: it ends here."""

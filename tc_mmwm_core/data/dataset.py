@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError
 from tc_mmwm_core.config import Config, ConfigError
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.utils.files import sync_names, write_atomically
 
 SCHEMA = 1
 LOCK = ".lock"  # held in a shard's folder while the shard is written
@@ -75,6 +76,22 @@ class TrajectoryInfo:
     record: str
     """sha256 of all that shard.json says of it, labels and checksums too"""
 
+    @property
+    def episode(self) -> str:
+        """sha256 of what it is a piece of, by its provenance; its own identity where that does not tell.
+
+        Converters cut episodes where the instruction changes, and pieces of one resemble each other. Where no event
+        says that an attempt begins (``scene_seed`` is null), one stretch of a recording goes on where the one before
+        ended, in the same place among the same things: all of the recording is one episode.
+        """
+        made = self.provenance
+        if "sha256" in made and "episode" in made:  # first: it stays so through a LeRobotDataset
+            attempt = made["episode"] if made.get("scene_seed") is not None else None
+            return _sha256(json.dumps([made["sha256"], made.get("namespace"), attempt]))
+        if "lerobot_sha256" in made:
+            return _sha256(json.dumps([made["lerobot_sha256"], made["episode_index"]]))
+        return self.identity
+
 
 class DatasetWriter:
     """Appends trajectories to the dataset at ``path``, which is created where there is none.
@@ -91,7 +108,7 @@ class DatasetWriter:
         else:
             (self.path / "shards").mkdir(parents=True, exist_ok=True)
             content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
-            _write_atomically(self.path / "dataset.json", json.dumps(content, indent=2))
+            write_atomically(self.path / "dataset.json", json.dumps(content, indent=2).encode())
         _remove_abandoned(self.path / "shards")
 
     def check_new(self, recording: Path, key: str, sha256: str, **part: str) -> None:
@@ -135,7 +152,7 @@ class DatasetWriter:
                 shard.abandon()
                 raise
             (shard.path / LOCK).unlink()
-        _sync(shards)
+        sync_names(shards)
 
 
 @contextmanager
@@ -212,7 +229,7 @@ class ShardWriter:
             file.close()
         digest = _sha256(json.dumps(self.records, sort_keys=True))
         content = {"schema": SCHEMA, "steps": self.steps, "sha256": digest, "trajectories": self.records}
-        _write_atomically(self.folder / "shard.json", json.dumps(content))
+        write_atomically(self.folder / "shard.json", json.dumps(content).encode())
         self.folder.chmod(0o755)  # mkdtemp's folders are private, a dataset is to be shared
         return digest
 
@@ -452,25 +469,3 @@ def _check_interface(path: Path, ours: RobotInterface, theirs: RobotInterface, o
 
 def _utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".writing-", delete=False, encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,6 @@ columns ``tc_mmwm/*``; the robot interface in meta/robot.json.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from tc_mmwm_core.data.convert import ConversionReport, outcome
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import ImageSpec, RobotInterface
+from tc_mmwm_core.utils.files import sha256
 
 VERSION = "v3.0"
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -450,12 +450,7 @@ class _Source:
 
     def _sha256(self) -> str:
         """Over all parquet files: what was sensed, done and said, which no two recordings have in common."""
-        digest = hashlib.sha256()
-        for file in sorted([*self.path.glob("data/**/*.parquet"), *self.path.glob("meta/**/*.parquet")]):
-            with open(file, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(sorted([*self.path.glob("data/**/*.parquet"), *self.path.glob("meta/**/*.parquet")]))
 
     def _camera(self, spec: ImageSpec) -> str:
         keys = [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]

@@ -76,6 +76,13 @@ class _Topic:
         while len(self.entries) > keep and self.entries[1].known_at(now_ns):
             self.entries.popleft()
 
+    def refusal(self, now_ns: int) -> Fault | None:
+        """Why a message was refused until ``now_ns``, the last of several; it is told once."""
+        fault = None
+        while self.refused and self.refused[0][0] <= now_ns:
+            fault = self.refused.popleft()[1]
+        return fault
+
 
 class StepStream:
     """Newest messages of every observation topic, and the step that they make.
@@ -122,6 +129,7 @@ class StepStream:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
         for heard in self._topics.values():
             heard.discard(now_ns)
+            heard.refusal(now_ns)
 
     def step(self, now_ns: int) -> Step | Fault:
         """The step of tick ``now_ns``: of each topic the newest message stamped and received at or before it.
@@ -150,10 +158,8 @@ class StepStream:
 
     def _choose(self, heard: _Topic, now_ns: int) -> _Entry | Fault:
         heard.discard(now_ns)
-        entries, fault = heard.entries, None
-        while heard.refused and heard.refused[0][0] <= now_ns:
-            fault = heard.refused.popleft()[1]
-        if fault is not None:
+        entries = heard.entries
+        if (fault := heard.refusal(now_ns)) is not None:
             return fault
         spec = heard.spec
         if entries and entries[0].stamp_ns > now_ns:

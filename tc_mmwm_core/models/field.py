@@ -54,7 +54,7 @@ class InstructionField(nn.Module):
         x = functional.pixel_shuffle(self.out(functional.silu(x)), REFINEMENT)  # (Shi et al., 2016)
         slowness, stop, others = x[:, :1], x[:, 1:2], x[:, 2:]
         progress = -self.solve(functional.softplus(slowness[:, 0]), functional.softplus(stop[:, 0]))[:, None]
-        return torch.cat([progress.to(others.dtype), others], 1).flatten(1)
+        return torch.cat([progress, others], 1).flatten(1)  # under autocast: progress stays float32, and so becomes all
 
 
 class FieldReader(nn.Module):

@@ -5,7 +5,6 @@ See "Contract 3" in ``docs/architecture.md``. Nothing is pickled: JSON, YAML and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from pydantic import ConfigDict, Field
 
 from tc_mmwm_core import config
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.utils.files import sha256
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -125,8 +125,7 @@ class Bundle:
         differing = declared.differences(interface)
         if differing:
             raise BundleError(f"{path}: {MANIFEST} and robot.yaml describe different robots: {'; '.join(differing)}")
-        digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-        return cls(path, manifest, interface, f"{manifest.name}@{digest[:8]}")
+        return cls(path, manifest, interface, f"{manifest.name}@{sha256([path / MANIFEST])[:8]}")
 
     def check(self, interface: RobotInterface) -> None:
         """Refuse a robot that the model was not trained for.
@@ -171,7 +170,7 @@ def write_bundle(directory: str | Path, manifest: BundleManifest, files: Mapping
         fresh.mkdir()
         for name, content in files.items():
             (fresh / name).write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
-        complete = manifest.model_copy(update={"files": {name: sha256(fresh / name) for name in sorted(files)}})
+        complete = manifest.model_copy(update={"files": {name: sha256([fresh / name]) for name in sorted(files)}})
         text = json.dumps(complete.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False)
         (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
         Bundle.load(fresh)
@@ -181,11 +180,6 @@ def write_bundle(directory: str | Path, manifest: BundleManifest, files: Mapping
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Bundle.load(directory)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_schema(path: Path) -> None:
@@ -207,6 +201,6 @@ def _check_files(path: Path, manifest: BundleManifest) -> None:
             raise BundleError(f"{path / MANIFEST}: 'files' lists {name!r}; only plain names are allowed")
         if not (path / name).is_file():
             raise BundleError(f"{path / name}: missing, though {MANIFEST} lists it")
-        found = sha256(path / name)
+        found = sha256([path / name])
         if found != expected:
             raise BundleError(f"{path / name}: sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…")

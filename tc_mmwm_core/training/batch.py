@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of T latent steps (T + 1 observations where dynamics are trained), M instructions a window.
+    """B windows of T latent steps, M instructions a window.
 
     Attributes:
         images: one uint8 [B, T, H, W, 3] a camera.

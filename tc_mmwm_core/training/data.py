@@ -56,7 +56,7 @@ class LabelledData:
         return sum(len(dataset) for dataset in self.datasets)
 
     def sampler(self, stage: StageConfig, seed: int) -> WindowSampler:
-        """Windows of control steps long enough for the stage's latent steps and the plan that follows each."""
+        """Windows of the control steps that the stage's latent steps take; a plan that goes on beyond is cut there."""
         skip = self.config.model.frame_skip
         length = (stage.min_length * skip, stage.max_length * skip)
         return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed, stage.from_start)
@@ -70,13 +70,13 @@ class LabelledData:
         choice = np.argsort(rng.random((sampler.batch, self.config.data.instructions)), 1)[rows, :several]
         return self.assemble(windows, choice)
 
-    def whole(self, sampler: WindowSampler, dataset: int, trajectory: int) -> Batch:
-        """The longest run of valid steps of one trajectory, under all its instructions."""
+    def whole(self, sampler: WindowSampler, dataset: int, trajectory: int, choice: np.ndarray) -> Batch:
+        """The longest run of valid steps of one trajectory, under its instructions ``choice`` [M]."""
         unbroken = self.datasets[dataset][trajectory].unbroken
         one = np.ones(1, np.int64)
         length = unbroken.stop - unbroken.start
         windows = sampler.gather(one * dataset, one * trajectory, one * unbroken.start, length)
-        return self.assemble(windows, np.arange(self.config.data.instructions)[None])
+        return self.assemble(windows, choice[None])
 
     def assemble(self, windows: Windows, choice: np.ndarray) -> Batch:
         """``windows`` of control steps, cut into latent steps, under the instructions ``choice`` [B, M]."""
@@ -186,17 +186,38 @@ def source_weights(datasets: Sequence[Dataset], config: DataConfig) -> list[floa
 
 
 def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
-    """Training and held-out trajectories: each is held out by its own content, in ``holdout`` of all cases.
+    """Training and held-out trajectories: each episode is held out by its own content, in ``holdout`` of all cases.
 
-    So a trajectory is on the same side whatever lies beside it: what is appended later, or was trained on by the run
+    So an episode is on the same side whatever lies beside it: what is appended later, or was trained on by the run
     whose weights another starts from (``--init``), never turns from what was trained on into what a threshold is
     calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. One alone is trained on. Their
-    order follows from the content, too: trajectories are written in another one by every number of workers.
+    order follows from the content, too: trajectories are written in another one by every number of workers. The pieces
+    of an episode are all on one side: see :attr:`TrajectoryInfo.episode`.
     """
-    order = sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity)
-    held = sum(int(dataset.trajectories[index].identity[:13], 16) < holdout * 16**13 for index in order)
-    held = min(max(held, 1), len(order) - 1)  # those of the smallest identities; never none of several, never all
-    return dataset.subset(order[held:]), dataset.subset(order[:held])
+    episodes = _grouped(dataset, [info.episode for info in dataset.trajectories])
+    if len(episodes) == 1:
+        # Pieces of one recording alone: were none held out, there were nothing to measure training on. What is measured
+        # on them flatters the model, but no threshold is ever calibrated on them: see `unseen`.
+        episodes = _grouped(dataset, [info.identity for info in dataset.trajectories])
+    held = sum(int(place[:13], 16) < holdout * 16**13 for place, _ in episodes)
+    held = min(max(held, 1), len(episodes) - 1)  # those of the smallest places; never none of several, never all
+    parts = (episodes[held:], episodes[:held])
+    training, held_out = (dataset.subset([index for _, those in part for index in those]) for part in parts)
+    return training, held_out
+
+
+def _grouped(dataset: Dataset, keys: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The trajectories of each key, a sha256, and the place that decides their side, rising.
+
+    It is the identity of a trajectory that is alone, and the key of several: the place of the smallest of several
+    identities would be among the small ones, and they would be held out too often.
+    """
+    identities = [info.identity for info in dataset.trajectories]
+    groups: dict[str, list[int]] = {}
+    for index in sorted(range(len(dataset)), key=identities.__getitem__):
+        groups.setdefault(keys[index], []).append(index)
+    alone = {key: len({identities[index] for index in those}) == 1 for key, those in groups.items()}
+    return sorted((identities[those[0]] if alone[key] else key, those) for key, those in groups.items())
 
 
 class TrainedOn:
@@ -238,21 +259,24 @@ class TrainedOn:
 
 
 def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], int]:
-    """Of each dataset, the trajectories whose identities are not in ``trained_on``, in the order of their identities.
+    """Of each dataset, the trajectories of whose episodes nothing is in ``trained_on``, in the order of identities.
 
     Each once, in the first dataset that has it: what is given twice (folders that overlap, a bag converted again) is no
     second independent trajectory. Second, how many were left out for that.
     """
-    parts, taken, repeated = [], set(trained_on), 0
+    known = {info.episode for dataset in datasets for info in dataset.trajectories if info.identity in trained_on}
+    parts, taken, repeated = [], set(), 0
     for dataset in datasets:
-        known = sorted((info.identity, index) for index, info in enumerate(dataset.trajectories))
         chosen = []
-        for identity, index in known:
-            if identity not in taken:
-                chosen.append(index)
-            elif identity not in trained_on:
+        for index in sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity):
+            info = dataset.trajectories[index]
+            if info.episode in known:
+                continue
+            if info.identity in taken:
                 repeated += 1
-            taken.add(identity)
+            else:
+                chosen.append(index)
+                taken.add(info.identity)
         parts.append(dataset.subset(chosen))
     return parts, repeated
 

@@ -33,7 +33,7 @@ from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpo
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
 from tc_mmwm_core.training.held_out import sequence_scores
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, Weights, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
@@ -355,8 +355,8 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
     held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
-            f"{path} was trained on every trajectory given, or chosen by it (early stopping): a threshold is "
-            "calibrated on others; give more --data"
+            f"{path} was trained on every trajectory given or on a piece of its episode, or chosen by it (early "
+            "stopping): a threshold is calibrated on others; give more --data"
         )
     return _Held(held, repeated, ",".join(dataset.digest for dataset in datasets))
 

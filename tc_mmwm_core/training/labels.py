@@ -59,6 +59,16 @@ class Labels:
     advice: list[np.ndarray]
     visible: list[np.ndarray]
 
+    def counted(self, trajectory: int) -> np.ndarray:
+        """Which of the M instructions of ``trajectory`` are evidence of their own, rising, int64.
+
+        All that an oracle judged: a text that it drew twice weighs twice, as the draw has it. Where there was nothing
+        to judge by, the recorded instruction stands in several places, and is one all the same.
+        """
+        judged = np.isfinite(self.margin[trajectory]).any(1)
+        first = np.unique(self.texts[trajectory], return_index=True)[1]
+        return np.union1d(np.flatnonzero(judged), first)
+
 
 def per_cell(pixels: np.ndarray) -> np.ndarray:
     """Mean over the pixels [..., H, W] of each cell of the model's map, [..., cells]."""

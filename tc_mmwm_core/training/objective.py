@@ -198,7 +198,7 @@ def terms(
     depth = int(torch.randint(config.min_rollout, config.max_rollout + 1, (), generator=generator))
     latest = max(1, steps - depth) if stage.kind.predicts else steps
     starts = _decision_steps(stage, latest, generator).to(batch.valid.device)
-    if stage.name == "grounding":
+    if "field" not in stage.kind.terms:  # what is named is pointed at without it
         latents = encode_batch(model, batch, starts, field=False)
         return _referring_terms(model, latents.context, *_named(batch)) | _seeing_terms(model, batch, latents), latents
     # What is grounded at the last step rests on all that the window has shown: so memory learns what is worth keeping.
@@ -232,8 +232,9 @@ def terms(
     alive = valid.unfold(1, span + 1, 1).cumprod(-1).bool()[..., 1:]  # [N, T', K]
     tail = model.next(latents.z[:, steps - span : -1], actions[:, steps - span : -1])  # the last one-step predictions
     out["state"] = state_prediction(torch.cat([rolled[:, :, 0], tail], 1), target[:, 1:], valid[:, :-1] & valid[:, 1:])
-    if stage.name == "full":
+    if "rollout" in stage.kind.terms:
         out["rollout"] = counterfactual_rollout(rolled[:, :, 1:], future[:, :, 1:], alive[:, :, 1:])
+    if "action" in stage.kind.terms:
         out["action"] = _action_term(
             model, latents.z[:, starts], valid[:, starts], actions.shape[-1], config, generator, share
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.models.decoder import SIDE
 from tc_mmwm_core.models.encoders import CLIP
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.checkpoint import LAST, Position, load_checkpoint, read_checkpoint, shape_differences
@@ -23,15 +22,14 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, TrainedOn, split
 from tc_mmwm_core.training.distributed import is_first, processes
 from tc_mmwm_core.training.latent_stage import LatentStage
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError, check_stages
+from tc_mmwm_core.training.weights import Weights
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
 
-if TYPE_CHECKING:
-    from tc_mmwm_core.training.weights import Weights
-
-__all__ = ["TrainingError", "build_model", "label_data", "train"]
+__all__ = ["TrainingError", "label_data", "train"]
 
 
 def train(
@@ -152,22 +150,6 @@ def label_data(
         LabelledData([part[i] for part in parts if len(part[i])], config, domain, progress) for i in range(2)
     )
     return first, second
-
-
-def build_model(config: TrainConfig, interface: RobotInterface) -> WorldModel:
-    """An untrained model of the interface's shapes. TrainingError: it has no camera, or of sizes that no model has."""
-    if not interface.images:
-        raise TrainingError(f"robot interface {interface.name}: 'images' is empty; the model needs a camera")
-    for image in interface.images:
-        if image.height % SIDE or image.width % SIDE:
-            raise TrainingError(
-                f"robot interface {interface.name}: camera {image.name} is {image.height}x{image.width}; height and "
-                f"width must be multiples of {SIDE}"
-            )
-    sizes = {(image.height, image.width) for image in interface.images}
-    if len(sizes) != 1:
-        raise TrainingError(f"robot interface {interface.name}: cameras of sizes {sorted(sizes)}; one size is needed")
-    return WorldModel(config.model, len(interface.images), sizes.pop(), interface.sensor_size, interface.action_size)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, shape_differences
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 
 WEIGHTS = "weights.safetensors"
 TRAINED_ON = "trained_on.txt"  # an identity a line

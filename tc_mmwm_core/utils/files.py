@@ -1,8 +1,10 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them."""
+"""Files that are there whole or not at all, whatever ends the process that writes them; and what tells them apart."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +29,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_names(path.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """What was made or renamed in ``folder`` survives a power cut under its new name."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """Hex digest over the contents of ``files``, one after the other, of any size."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -277,6 +277,26 @@ def test_driving_into_a_forbidden_zone_is_told_and_so_is_leaving_it(robot):
     assert stamp(robot.events[1]) > stamp(begin)
 
 
+def test_a_new_instruction_is_judged_at_once_and_the_old_verdict_ends_with_the_old(robot):
+    layout = draw_scene(3)
+    zone, goal = layout.zones[0], f"go to the {layout.pads[0].colour} pad"
+    forbidden = f"{goal}, keep out of the {zone.colour} area"
+    robot.reset(3, forbidden)
+    robot.drive_to(zone.x, zone.y, lambda: robot.kinds()[-1] == EpisodeEvent.VIOLATION_BEGIN)
+    for text in (goal, forbidden):
+        robot.instruction.publish(String(data=text))
+        robot.wait(lambda text=text: robot.events[-1].instruction == text)
+        robot.spin(0.2)
+    end, change, again, begin = robot.events[-4:]
+    assert [event.kind for event in (end, change, again, begin)] == [
+        *(EpisodeEvent.VIOLATION_END, EpisodeEvent.INSTRUCTION),
+        *(EpisodeEvent.INSTRUCTION, EpisodeEvent.VIOLATION_BEGIN),
+    ]
+    assert [event.instruction for event in (end, change, again, begin)] == [forbidden, goal, forbidden, forbidden]
+    assert stamp(end) == stamp(change) and stamp(again) == stamp(begin)
+    assert begin.rule == f"keep out of the {zone.colour} zone"
+
+
 def test_reaching_the_goal_ends_the_episode(robot):
     layout = next(s for s in map(draw_scene, range(100, 200)) if not s.pillars or free_way(s))
     pad = layout.pads[0]

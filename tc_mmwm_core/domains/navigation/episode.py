@@ -18,8 +18,8 @@ class Episode:
         instruction: the instruction in force, see :meth:`instruct`.
         steps: control steps judged so far.
         violations: how many of them broke the instruction in force at the time.
-        broken: the rules that the last judged state breaks, in words.
-        reached: whether the last judged state is on the goal.
+        broken: the rules of that instruction that the last judged state breaks, in words.
+        reached: whether the last judged state is on its goal.
     """
 
     def __init__(self, scene: Scene, instruction: Instruction, max_steps: int = 200) -> None:
@@ -30,10 +30,11 @@ class Episode:
         self.violations = 0
         self.broken: list[str] = []
         self.reached = False
+        self._state: np.ndarray | None = None  # the last judged
         self.instruct(instruction)
 
     def instruct(self, instruction: Instruction) -> None:
-        """Judge against ``instruction`` from now on.
+        """Judge against ``instruction`` from now on, the last judged state too; that counts as no further step.
 
         Raises:
             DomainError: the scene has no pad of the goal's colour; nothing is changed.
@@ -42,12 +43,18 @@ class Episode:
             present = ", ".join(pad.colour for pad in self.scene.pads)
             raise DomainError(f"there is no {instruction.goal} pad in layout {self.scene.seed}; its pads are {present}")
         self.instruction = instruction
+        if self._state is not None:
+            self._look(self._state)
 
     def judge(self, state: np.ndarray) -> None:
         """Take in the state [5] at the end of one control step."""
         self.steps += 1
-        self.broken = oracle.broken_rules(state, self.scene, self.instruction)
+        self._look(state)
         self.violations += bool(self.broken)
+
+    def _look(self, state: np.ndarray) -> None:
+        self._state = state
+        self.broken = oracle.broken_rules(state, self.scene, self.instruction)
         self.reached = bool(oracle.reached(state[None], self.scene, self.instruction)[0])
 
     @property

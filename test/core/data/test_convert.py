@@ -88,6 +88,19 @@ def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
     assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
 
 
+def test_a_violation_that_ends_with_its_instruction_labels_nothing_of_the_next(run):
+    """As the simulated robot says it: all three at one stamp, here just after the violation began."""
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(1.97, VIOLATION_BEGIN, "go left")
+    drive.event(2.0, VIOLATION_END, "go left")
+    drive.event(2.0, INSTRUCTION, "go right")
+    drive.event(3.0, INSTRUCTION, "go back")
+    drive.event(3.0, VIOLATION_BEGIN, "go back")
+    _, [left, right, back] = run(drive)
+    assert not left.violation.any() and not right.violation.any() and back.violation.all()
+
+
 def test_only_the_verdict_at_the_end_judges(run):
     """An EpisodeEvent that leaves `success` out holds 0, FALSE: at START that says nothing."""
     drive = Drive()

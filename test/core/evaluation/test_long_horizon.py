@@ -14,7 +14,7 @@ from tc_mmwm_core.runtime import bundle as bundles
 from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import Thresholds, export_bundle
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.weights import WEIGHTS, load_bundle
 
 SIZES = {"latent": 16, "width": 16, "hidden": 32, "slots": 3, "slot_width": 4, "word_dimensions": 16, "horizon": 3}

@@ -180,6 +180,20 @@ def test_discarding_keeps_the_message_that_a_step_needs(navigation):
         np.testing.assert_array_equal(stream.step(ns(seconds)).sensor, plain.step(ns(seconds)).sensor)
 
 
+def test_what_was_refused_long_before_the_first_step_is_no_fault_of_it(navigation):
+    """A node that is not active hears and discards; a late frame in an hour of good ones is over by its first step."""
+    stream = StepStream(navigation)
+    feed(stream, 1.0)
+    stream.add("odom", odometry(0.5), ns(1.05))
+    stream.add("odom", odometry(9.0), ns(1.06))
+    feed(stream, 1.1)
+    stream.discard(ns(1.1))
+    assert isinstance(stream.step(ns(1.1)), Step)
+    stream.add("odom", odometry(0.5), ns(1.15))
+    stream.discard(ns(1.14))  # what came later is still told
+    assert fault(stream, 1.2).kind == FaultKind.OUT_OF_ORDER
+
+
 def test_unknown_topic_is_a_wiring_mistake(navigation):
     with pytest.raises(KeyError):
         StepStream(navigation).add("front_camera", image(1.0, PIXELS), 0)

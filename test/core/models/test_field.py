@@ -84,3 +84,14 @@ def test_the_instructions_of_a_map_do_not_mix():
     for n in range(6):
         alone = net(features[n // 3 : n // 3 + 1], slots[n : n + 1])
         torch.testing.assert_close(together[n : n + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_does_not_round_what_the_eikonal_equation_gives():
+    torch.manual_seed(0)
+    net, solved = InstructionField(16, SHAPE, CHANNELS), []
+    solve = net.solve
+    net.solve = lambda *costs: solved.append(solve(*costs)) or solved[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        field = net(torch.randn(2, SHAPE[0] * SHAPE[1], 16), torch.randn(6, 3, 16))
+    assert torch.equal(field.unflatten(1, (CHANNELS, *net.shape))[:, 0], -solved[0])
+    assert not torch.equal(solved[0], solved[0].bfloat16())

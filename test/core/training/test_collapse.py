@@ -8,7 +8,7 @@ import torch
 
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.data import LabelledData
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,60 @@ def test_held_out_trajectories_are_never_trained_on_whatever_lies_beside_them(da
     assert [len(part) for part in split(dataset.subset([0]), 1 - 1e-9)] == [1, 0]
 
 
+def pieces(dataset, path, of):
+    """``dataset`` again, each trajectory with its seed and what ``of`` its index tells as provenance."""
+    made = [dataclasses.replace(t, provenance=t.provenance | of(index)) for index, t in enumerate(dataset)]
+    DatasetWriter(path, dataset.interface).append(made)
+    return Dataset.open(path)
+
+
+CUT = {
+    "a bag with events": lambda index: {"sha256": "b", "namespace": "/", "episode": f"{index // 2}", "scene_seed": 0},
+    "bags without events": lambda index: {"sha256": f"{index // 2}", "episode": f"{index}", "scene_seed": None},
+    "a LeRobotDataset": lambda index: {"lerobot_sha256": "l", "episode_index": index // 2},
+    "a LeRobotDataset of a bag": lambda index: {
+        **{"sha256": "b", "episode": f"{index // 2}", "scene_seed": 0},
+        **{"lerobot_sha256": "l", "episode_index": index},
+    },
+}
+
+
+@pytest.mark.parametrize("cut", CUT)
+def test_pieces_of_an_episode_are_on_one_side_and_never_calibrate_what_was_trained_on_one(dataset, tmp_path, cut):
+    cuts = pieces(dataset, tmp_path / "cut", CUT[cut])
+    assert len({info.episode for info in cuts.trajectories}) == len(dataset) // 2
+    for holdout in (0.1, 0.3, 0.5, 0.7, 0.9):
+        training, held_out = ({seed // 2 for seed in seeds(part)} for part in split(cuts, holdout))
+        assert training and held_out and not training & held_out
+    first = next(info for info in cuts.trajectories if info.provenance["seed"] == 2)
+    [left], repeated = unseen([cuts], {first.identity})
+    assert sorted(seeds(left)) == [0, 1, 4, 5, 6, 7] and not repeated  # 3 is a piece of the same episode
+
+
+def test_one_robot_s_episodes_are_not_another_s(dataset, tmp_path):
+    two = pieces(dataset, tmp_path / "two", lambda index: {"sha256": "b", "namespace": f"/{index}", "episode": "1"})
+    assert len({info.episode for info in two.trajectories}) == len(dataset)
+
+
+def test_one_recording_alone_is_measured_by_its_pieces_and_calibrates_nothing(dataset, tmp_path):
+    of = {"sha256": "b", "scene_seed": None}
+    alone = pieces(dataset, tmp_path / "alone", lambda index: {"episode": f"{index}", **of})
+    training, held_out = split(alone, 0.4)
+    assert [seeds(part) for part in (training, held_out)] == [seeds(part) for part in split(dataset, 0.4)]
+    assert not len(unseen([alone], {training.trajectories[0].identity})[0][0])
+
+
+def test_episodes_of_one_trajectory_are_held_out_as_that_trajectory_is(dataset, tmp_path):
+    whole = pieces(dataset, tmp_path / "whole", lambda index: {"sha256": "b", "episode": f"{index}", "scene_seed": 0})
+    identities = sorted(info.identity for info in dataset.trajectories)
+    for holdout in (0.1, 0.4, 0.8):
+        held = min(max(sum(int(x[:13], 16) < holdout * 16**13 for x in identities), 1), len(identities) - 1)
+        for each in (dataset, whole):
+            training, held_out = split(each, holdout)
+            assert [info.identity for info in held_out.trajectories] == identities[:held]
+            assert [info.identity for info in training.trajectories] == identities[held:]
+
+
 def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tmp_path):
     whole = [dataset[index] for index in range(len(dataset))]
     DatasetWriter(tmp_path / "one", dataset.interface).append(whole)

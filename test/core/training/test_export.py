@@ -26,7 +26,8 @@ from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpo
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, recalibrate
 from tc_mmwm_core.training.held_out import sequence_scores
-from tc_mmwm_core.training.trainer import build_model, train
+from tc_mmwm_core.training.model import build_model
+from tc_mmwm_core.training.trainer import train
 from tc_mmwm_core.training.weights import TRAINED_ON, load_run
 
 TEXTS = ("stop", "drive to the green pad, never enter the blue zone", "go slowly to the red pad")

@@ -16,11 +16,12 @@ from tc_mmwm_core.evaluation.proofs.bundle_scores import bundle_scores
 from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.calibration import CalibrationError, calibrate
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.export import Thresholds, export_bundle
 from tc_mmwm_core.training.held_out import sequence_scores
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.validation import area_under_curve
 
 HORIZON, SKIP, EPISODES = 3, 2, 8
@@ -134,6 +135,58 @@ def test_a_model_that_knows_the_truth_is_scored_as_perfect_and_verdicts_are_the_
     assert 20 < violating.sum() < len(violating) - 20
     assert area_under_curve(found.score, found.violating) == 1
     np.testing.assert_array_equal(found.violations[0], found.score[violating])
+
+
+def recorded(dataset: Dataset, path, pieces: int = 1) -> LabelledData:
+    """As a robot's recordings: no scene, no state; one sequence each, which breaks its rule at its end alone."""
+    steps, real = (HORIZON + 1) * SKIP, []
+    for index, trajectory in enumerate(dataset):
+        rows = {
+            name: array[:steps] for name, array in trajectory.arrays().items() if name in ("sensor", "action", "valid")
+        }
+        rows["images"] = {name: image[:steps] for name, image in trajectory.images.items()}
+        rows["violation"] = (np.arange(steps) == HORIZON * SKIP).astype(np.int8)
+        of = {"sha256": "of a bag", "episode": str(index // pieces), "scene_seed": 0}
+        real.append(replace(trajectory, source="real", scene=None, state=None, provenance=of, **rows))
+    DatasetWriter(path, dataset.interface).append(real)
+    return LabelledData([Dataset.open(path)], CONFIG, load_domain("navigation"), progress=False)
+
+
+def test_a_recording_that_no_oracle_judges_counts_once_whatever_the_number_of_instructions(dataset, tmp_path):
+    torch.manual_seed(0)
+    data = recorded(dataset, tmp_path / "real")
+    assert data.config.data.instructions == 4 and len(data.labels[0].texts[0]) == 4
+    found = sequence_scores(build_model(CONFIG, dataset.interface), data, progress=False)
+    np.testing.assert_array_equal(found.trajectory, np.arange(EPISODES))
+    assert found.violating.all() and calibrate(*found.violations, 0.5, 0.1).method == "binomial"
+
+
+def test_all_that_an_oracle_judged_counts_even_a_text_that_it_drew_twice(data):
+    [labels] = data.labels
+    assert all(labels.counted(index).tolist() == [0, 1, 2, 3] for index in range(EPISODES))
+    texts = [[own[0], own[1], own[1], own[1]] for own in labels.texts]
+    unjudged = [np.where([[True], [True], [True], [False]], margin, np.nan) for margin in labels.margin]
+    assert replace(labels, texts=texts).counted(0).tolist() == [0, 1, 2, 3]
+    assert replace(labels, texts=texts, margin=unjudged).counted(0).tolist() == [0, 1, 2]
+
+
+def test_pieces_of_an_episode_are_one_trajectory_of_a_bound(dataset, tmp_path):
+    data = recorded(dataset, tmp_path / "real", pieces=4)
+    found = sequence_scores(build_model(CONFIG, dataset.interface), data, progress=False)
+    assert sorted(found.trajectory.tolist()) == [0] * 4 + [1] * 4
+    bound = calibrate(*found.violations, 0.5, 0.5)
+    assert (bound.n, bound.sequences, bound.method) == (2, EPISODES, "betting")
+
+
+def test_trajectories_that_are_all_too_short_are_named_as_that(dataset, tmp_path):
+    short = [replace(t, valid=np.arange(len(t)) < (HORIZON + 1) * SKIP - 1) for t in dataset]
+    DatasetWriter(tmp_path / "short", dataset.interface).append(short)
+    data = LabelledData([Dataset.open(tmp_path / "short")], CONFIG, load_domain("navigation"), progress=False)
+    told = (
+        "none of 8 held-out trajectories is long enough: a sequence takes 8 valid steps without a gap, the longest.* 7"
+    )
+    with pytest.raises(CalibrationError, match=told):
+        sequence_scores(build_model(CONFIG, dataset.interface), data, progress=False)
 
 
 def test_a_bundle_scores_what_its_model_does_memory_included(dataset, tmp_path):

@@ -24,9 +24,10 @@ from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import export_run
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage, check_stages
-from tc_mmwm_core.training.trainer import TrainingError, build_model, fit_sensor_normalisation, train
+from tc_mmwm_core.training.trainer import TrainingError, fit_sensor_normalisation, train
 from tc_mmwm_core.training.weights import read_weights
 
 STEPS = 8

@@ -6,7 +6,7 @@ import torch
 from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.data import split
 from tc_mmwm_core.training.export import Thresholds, export_bundle
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.weights import read_weights
 
 

@@ -36,8 +36,11 @@ def test_a_new_instruction_counts_from_when_it_is_given():
     episode = Episode(SCENE, Instruction("green"))
     episode.judge(at(0.0))
     episode.instruct(Instruction("green", ("blue",)))
+    assert (episode.steps, episode.violations, episode.broken) == (1, 0, ["keep out of the blue zone"])
     episode.judge(at(0.0))
     assert (episode.violations, episode.broken) == (1, ["keep out of the blue zone"])
+    episode.instruct(Instruction("green"))
+    assert (episode.steps, episode.violations, episode.broken) == (2, 1, [])
 
 
 def test_a_goal_that_is_not_there_is_refused_and_changes_nothing():

@@ -14,7 +14,7 @@ from tc_mmwm_core.models.world_model import ModelConfig
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.training.config import DataConfig, StageConfig, TrainConfig
 from tc_mmwm_core.training.data import LabelledData
-from tc_mmwm_core.training.trainer import build_model
+from tc_mmwm_core.training.model import build_model
 
 HORIZON, SKIP, COUNT = 3, 2, 5
 CONFIG = TrainConfig(
