@@ -5,11 +5,11 @@ Every episode and probe is written down as it ends, so that an evaluation killed
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.utils.workers import SPAWN, start_worker
 
 HOME = "in_distribution"
 PROBES = "probes"
@@ -256,9 +257,6 @@ def _left(wanted: Sequence[Job], done: Mapping[str, Any]) -> list[Job]:
     return [job for job in wanted if _key(*job) not in done]
 
 
-_bench: Bench | None = None  # of a worker process
-
-
 def _carry_out(
     contestant: Contestant, suite: Suite, jobs: Sequence[Job], workers: int
 ) -> Iterator[dict[str, Any] | None]:
@@ -273,17 +271,17 @@ def _carry_out(
         finally:
             bench.close()
         return
-    context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
-    with ProcessPoolExecutor(workers, context, _start_worker, (contestant, suite)) as pool:
-        yield from pool.map(_work, jobs)
+    with ProcessPoolExecutor(workers, SPAWN, start_worker) as pool:
+        yield from pool.map(partial(_work, contestant, suite), jobs)
 
 
-def _start_worker(contestant: Contestant, suite: Suite) -> None:
+_bench: Bench | None = None  # of a worker process
+
+
+def _work(contestant: Contestant, suite: Suite, job: Job) -> dict[str, Any] | None:
+    """:func:`_do` in a worker process. The first job makes the bench, so that an error there comes back as the job's."""
     global _bench
-    _bench = Bench(contestant, suite)
-
-
-def _work(job: Job) -> dict[str, Any] | None:
+    _bench = _bench or Bench(contestant, suite)
     return _do(_bench, job)
 
 

@@ -1,6 +1,11 @@
 """Putting real drivers through a small suite in the real simulator."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +74,34 @@ def test_what_is_done_is_not_done_again_by_whatever_number_of_workers(tmp_path, 
     assert again == more
     with pytest.raises(JournalError, match="driver was expert, is wanderer"):
         evaluate(Contestant("navigation", "wanderer"), Suite(episodes=4, probes=0), log, progress=False)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_evaluation_that_is_interrupted_or_killed_takes_its_workers_along(tmp_path, how, code):
+    """Ctrl-C reaches the whole group of processes, a kill the first alone."""
+    log = tmp_path / "episodes.jsonl"
+    command = [sys.executable, "-m", "tc_mmwm_core", "evaluate", "--driver", "expert", "--episodes", "2000"]
+    command += ["--workers", "2", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+        _, errors = process.communicate(timeout=30)  # the pipe closes when the last of the processes has ended
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == code and b"Traceback" not in errors
+
+
+def test_what_keeps_a_driver_from_starting_is_told_alike_by_any_number_of_workers(tmp_path, capsys, monkeypatch):
+    (tmp_path / "no_policy.py").write_text("def make():\n    return 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["evaluate", "--driver", "no_policy:make", "--episodes", "3", "--quiet", "--workers"]
+    assert [main([*command, workers]) for workers in ("1", "2")] == [2, 2]
+    alone, shared = capsys.readouterr().err.splitlines()
+    assert alone == shared == ("tc-mmwm evaluate: policy 'no_policy:make' is of type int, without reset and propose()")
 
 
 def test_the_planner_is_probed_and_perturbed(planner):
