@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them."""
+"""Files and folders that are there whole or not at all, whatever ends the process that writes them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +28,49 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _to_disk(path.parent)  # the new name, too, survives a power cut
+
+
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Give the folder ``fresh``, of files alone, the name ``folder``, once it is on the disk itself.
+
+    What had that name has the name ``fresh`` after. Both change in one step, so that at any moment one of them is
+    there, where kernel and file system can exchange names (Linux: ext4, xfs, btrfs, overlayfs, tmpfs, ...). Elsewhere
+    there is none for an instant, and a kill in it leaves the old one as ``.<name>.<process>.replaced``.
+
+    Raises:
+        OSError: ``folder`` is as before.
+    """
+    for file in fresh.iterdir():
+        _to_disk(file)
+    _to_disk(fresh)
+    if not os.path.lexists(folder):
+        fresh.rename(folder)
+    elif not _exchange(fresh, folder):
+        replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
+        folder.rename(replaced)
+        try:
+            fresh.rename(folder)
+        except BaseException:
+            replaced.rename(folder)
+            raise
+        replaced.rename(fresh)
+    _to_disk(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False: it is not possible here, and nothing was done."""
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library without it
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
