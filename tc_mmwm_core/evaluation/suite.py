@@ -279,7 +279,7 @@ _bench: Bench | None = None  # of a worker process
 
 
 def _work(contestant: Contestant, suite: Suite, job: Job) -> dict[str, Any] | None:
-    """:func:`_do` in a worker process. The first job makes the bench, so that an error there comes back as the job's."""
+    """:func:`_do` in a worker process. The first job makes the bench: an error there comes back as that of the job."""
     global _bench
     _bench = _bench or Bench(contestant, suite)
     return _do(_bench, job)
