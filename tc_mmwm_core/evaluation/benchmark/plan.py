@@ -15,6 +15,7 @@ from pydantic import Field
 from tc_mmwm_core.config import Config, ConfigError, did_you_mean, load
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.domains.perturbations import Kind
+from tc_mmwm_core.domains.policies import is_foreign
 from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Suite
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.planner import PlannerConfig
@@ -293,6 +294,13 @@ def _problems(config: BenchmarkConfig) -> Iterator[str]:
         ):
             if unknown := [name for name in names if name not in known]:
                 yield f"schedule.{index}: {', '.join(unknown)} not among the {kind} {', '.join(known)}"
+        for name in entry.variants if config.suites[entry.suite].perturbed_episodes else ():
+            if is_foreign(driver := config.variants[name].driver):
+                yield (
+                    f"schedule.{index}: suite {entry.suite} has perturbed_episodes, and variant {name} drives by "
+                    f"{driver}, without a bundle that tells how strong sensor noise is; give it a suite without them, "
+                    "and use tc-mmwm evaluate --perturbed-episodes"
+                )
         least = min(config.domains[name].episodes for name in entry.domains)
         if entry.sizes and max(entry.sizes) >= least:
             yield f"schedule.{index}: size {max(entry.sizes)} is not below the {least} episodes of all"

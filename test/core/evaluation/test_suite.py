@@ -144,6 +144,42 @@ def test_the_policy_alone_is_driven_but_not_probed(planner):
     assert found.episodes[HOME][0].steps > 0 and not found.truths
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--candidates", "-4"], "--candidates: 'candidates' is -4: Input should be greater than or equal to 8"),
+        (["--candidates", "0"], "--candidates: 'candidates' is 0: Input should be greater than or equal to 8"),
+        (["--threshold", "nan"], "--threshold: nan is not a finite number"),
+        (["--threshold", "inf"], "--threshold: inf is not a finite number"),
+        (["--workers", "0"], "--workers: 0 is not a whole number above 0"),
+        (
+            ["--driver", "expert", "--planner", "p.yaml", "--threshold", "0"],
+            "--planner, --threshold: of the planner, and --driver expert drives without it",
+        ),
+        (
+            ["--driver", "policy", "--candidates", "16"],
+            "--candidates: of the planner, and --driver policy drives without",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_name(options, told, capsys):
+    try:
+        code = main(["evaluate", "--episodes", "1", *options])
+    except SystemExit as refused:
+        code = refused.code
+    assert code == 2 and told in capsys.readouterr().err
+
+
+def test_the_command_says_which_settings_the_planner_has(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("proposals: {candidates: 16}\ncaution: 0.5\n")
+    command = ["evaluate", "--episodes", "1", "--probes", "0", "--open-loop", "0", "--quiet", "--candidates", "12"]
+    command += ["--threshold", "1e9", "--json", str(tmp_path / "x.json"), "--planner"]
+    assert main([*command, str(tmp_path / "p.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"planner: {tmp_path / 'p.yaml'}"
+    used = json.loads((tmp_path / "x.json").read_text())["driver"]["planner"]
+    assert (used["caution"], used["proposals"]["candidates"], used["threshold"]) == (0.5, 12, 1e9)
+
+
 def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):
     command = ["evaluate", "--driver", "expert", "--episodes", "2", "--factors", "light", "--factor-episodes", "2"]
     command += ["--output", str(tmp_path / "e"), "--json", str(tmp_path / "x.json"), "--quiet"]

@@ -151,6 +151,14 @@ EXPLORED = {"driver": "heedless", "episodes": 5, "steps": 9}
             "variant full with suite s and variant full-5 with suite s would .* to navigation/full-5/seed-0; give",
         ),
         (
+            {
+                "suites": {"s": {"episodes": 1, "perturbed_episodes": 1}},
+                "variants": {"full": {}, "mine": {"driver": "my_policy:make"}},
+                "schedule": [{"variants": ["full", "mine"], "domains": ["navigation"], "suite": "s"}],
+            },
+            "schedule.0: suite s has perturbed_episodes, and variant mine drives by my_policy:make, without a bundle",
+        ),
+        (
             {"suites": {"s": {"seed": 99990, "episodes": 1, "probes": 12}}},
             "navigation: episodes, calibration: layouts 100000 to 100001 are those of suites.s as well",
         ),
