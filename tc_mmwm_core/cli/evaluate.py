@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tc_mmwm_core.utils.arguments import planner_settings
+from tc_mmwm_core.utils.arguments import finite, planner_settings, positive
 
 HELP = "drive fresh layouts with a bundle and measure success, compliance, language and counterfactual truth"
 EXAMPLES = """\
@@ -45,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--factor-episodes", type=int, default=0, help="layouts to drive in under each factor (default: none)"
     )
     parser.add_argument(
-        "--perturbed-episodes", type=int, default=0, help="layouts to drive in under each perturbation (default: none)"
+        "--perturbed-episodes",
+        type=int,
+        default=0,
+        help="layouts to drive in under each perturbation; scripted drivers and random perceive nothing, and are not "
+        "disturbed. For a policy of yours, --bundle tells how strong sensor noise is (default: none)",
     )
     parser.add_argument(
         "--probes",
@@ -60,9 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="long episodes to measure the prediction error at k = 1..50 on; 0: none (default: %(default)s)",
     )
     parser.add_argument("--candidates", type=int, help="candidates per decision (default: the planner's)")
-    parser.add_argument("--threshold", type=float, help="override the bundle's acceptance threshold")
+    parser.add_argument(
+        "--threshold", type=finite, help="override the bundle's acceptance threshold; a large one accepts all"
+    )
     planner_settings(parser)
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the episodes (default: 1)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes that share the episodes (default: 1)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -79,25 +85,40 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core import config as configs
     from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.domains.policies import is_foreign
     from tc_mmwm_core.evaluation.long_horizon import predicted
     from tc_mmwm_core.evaluation.report import report, write_report
-    from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Contestant, Suite, evaluate
+    from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Contestant, EvaluationError, Suite, evaluate
     from tc_mmwm_core.interface.robot import RobotInterface
-    from tc_mmwm_core.resources import resource
+    from tc_mmwm_core.resources import ResourceError, resource
     from tc_mmwm_core.runtime.bundle import Bundle
-    from tc_mmwm_core.runtime.planner import PlannerConfig, planner_for
+    from tc_mmwm_core.runtime.planner import PlannerConfig, planner_file, planner_for
+    from tc_mmwm_core.runtime.proposals import ProposalConfig
     from tc_mmwm_core.training.checkpoint import CheckpointError
 
+    learned = args.driver in (PLANNER, POLICY)
+    idle = [f"--{name}" for name in ("planner", "candidates", "threshold") if getattr(args, name) is not None]
+    if idle and args.driver != PLANNER:
+        told = f"of the planner, and --driver {args.driver} drives without it"
+        raise EvaluationError(f"{', '.join(idle)}: {told}; leave out the one or the other")
     bundle, planner = args.bundle, PlannerConfig()
-    if args.driver in (PLANNER, POLICY):
+    if learned or (args.perturbed_episodes and is_foreign(args.driver)):
         domain = load_domain(args.domain)
-        bundle = bundle or resource("bundles", domain.name)
+        try:
+            bundle = bundle or resource("bundles", domain.name)
+        except ResourceError as error:
+            what = "it drives" if learned else "it tells how strong the sensor noise of --perturbed-episodes is"
+            raise EvaluationError(f"--bundle is missing ({what}), and none of {domain.name} ships: {error}") from None
         robot = resource("config", "robots") / domain.robot  # that of a domain of one's own is not shipped
         if robot.exists():
             Bundle.load(bundle).check(RobotInterface.load(robot))  # a bundle of another domain
+    if learned:
         planner = planner_for(bundle, args.planner)
-    if args.candidates:
-        proposals = planner.proposals.model_copy(update={"candidates": args.candidates})
+    if args.driver == PLANNER:
+        print(f"planner: {planner_file(bundle, args.planner) or 'its own defaults'}", flush=True)
+    if args.candidates is not None:
+        proposals = planner.proposals.model_dump() | {"candidates": args.candidates}
+        proposals = configs.parse(proposals, ProposalConfig, "--candidates")
         planner = planner.model_copy(update={"proposals": proposals})
     if args.threshold is not None:
         planner = planner.model_copy(update={"threshold": args.threshold})

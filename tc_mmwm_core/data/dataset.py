@@ -28,7 +28,7 @@ from pydantic import Field, ValidationError
 from tc_mmwm_core.config import Config, ConfigError
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.utils.files import sync_names, write_atomically
+from tc_mmwm_core.utils.files import to_disk, write_atomically
 
 SCHEMA = 1
 LOCK = ".lock"  # held in a shard's folder while the shard is written
@@ -152,7 +152,7 @@ class DatasetWriter:
                 shard.abandon()
                 raise
             (shard.path / LOCK).unlink()
-        sync_names(shards)
+        to_disk(shards)
 
 
 @contextmanager

@@ -8,10 +8,6 @@ every state.
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -34,6 +30,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.utils.workers import SPAWN, start_worker
 
 EPISODES_A_SHARD = 50  # at most: a kill loses what is not yet a shard
 SHARDS = 32  # at least, of enough episodes: for every core a part. Not as many as workers, whom the data must not tell
@@ -106,11 +103,10 @@ def collect(
     wanted = [s for s in asked if s not in have]
     size = min(EPISODES_A_SHARD, max(1, -(-len(wanted) // SHARDS)))
     chunks = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
     there = episodes - len(wanted)
     bar = tqdm(total=episodes, initial=there, desc="collect", unit="episode", disable=not progress)
-    stop, driven = context.Event(), context.Value("q", 0)
-    with bar, ProcessPoolExecutor(workers, context, _start_worker, (stop, driven)) as pool:
+    stop, driven = SPAWN.Event(), SPAWN.Value("q", 0)
+    with bar, ProcessPoolExecutor(workers, SPAWN, _start_collecting, (stop, driven)) as pool:
         try:
             settings = steps, on_policy, driver
             running = {pool.submit(_collect_shard, domain, robot, output, chunk, *settings) for chunk in chunks}
@@ -155,16 +151,11 @@ def check_settings(
             )
 
 
-def _start_worker(stop: Event, driven: Synchronized) -> None:
-    """Make this process stop between two episodes once ``stop`` is set, and end with the one that started it.
-
-    It adds the episodes that it drives to ``driven``.
-    """
+def _start_collecting(stop: Event, driven: Synchronized) -> None:
+    """Make this process stop between two episodes once ``stop`` is set; it adds those that it drives to ``driven``."""
     global _stop, _driven
+    start_worker()
     _stop, _driven = stop, driven
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one decides
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _collect_shard(

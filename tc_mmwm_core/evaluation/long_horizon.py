@@ -10,12 +10,12 @@ import numpy as np
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.domains.collect import collect
-from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.open_loop import OpenLoop, open_loop
 from tc_mmwm_core.evaluation.suite import PLANNER, Contestant, Suite
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.training.data import LabelledData
 from tc_mmwm_core.training.weights import load_bundle
+from tc_mmwm_core.utils.claim import claim
 
 STEPS = 50  # latent steps predicted
 FEWEST = 10  # held-out episodes that must be long enough for a k to be measured
@@ -36,6 +36,11 @@ def predicted(
     return long_horizon(contestant.bundle, contestant.domain, dataset, progress)
 
 
+def episode_steps(frame_skip: int) -> int:
+    """Control steps of an episode that :data:`STEPS` latent steps are predicted in."""
+    return (STEPS + 1) * frame_skip
+
+
 def collect_long(
     domain: str, bundle: Path, folder: Path, episodes: int, seed: int, workers: int, progress: bool = True
 ) -> Dataset:
@@ -43,7 +48,7 @@ def collect_long(
 
     They are as long as the model of ``bundle`` needs, and of its robot interface.
     """
-    steps = (STEPS + 1) * Bundle.load(bundle).manifest.frame_skip
+    steps = episode_steps(Bundle.load(bundle).manifest.frame_skip)
     collect(domain, bundle / "robot.yaml", folder, episodes, steps, seed, workers, progress)
     dataset = Dataset.open(folder).tell_skipped()
     layouts = [info.provenance["seed"] for info in dataset.trajectories]

@@ -5,11 +5,11 @@ Every episode and probe is written down as it ends, so that an evaluation killed
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import Bundle
 from tc_mmwm_core.runtime.planner import Planner, PlannerConfig
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.utils.workers import SPAWN, start_worker
 
 HOME = "in_distribution"
 PROBES = "probes"
@@ -67,6 +68,7 @@ class Contestant:
 
     ``kind``: ``planner``, ``policy`` (the bundle's proposal, unscreened), ``random``, one of the domain's drivers, or
     a policy from elsewhere as ``module:factory``.
+    ``bundle``: what drives; of a policy from elsewhere, what tells how far readings spread, for sensor noise.
     ``screens``: one of the last two, whose intentions the planner screens as another policy's candidates.
     """
 
@@ -78,8 +80,13 @@ class Contestant:
 
     @property
     def learned(self) -> bool:
-        """Whether it drives by what it perceives, with a bundle."""
+        """Whether it drives with a bundle."""
         return self.kind in (PLANNER, POLICY)
+
+    @property
+    def perceives(self) -> bool:
+        """Whether it drives by what it perceives, with a bundle or as a policy from elsewhere."""
+        return self.learned or is_foreign(self.kind)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def conditions(suite: Suite, domain: Domain, contestant: Contestant) -> list[Con
     """In distribution, then each factor alone, then (what perceives nothing is not disturbed) each perturbation.
 
     Raises:
-        EvaluationError: the domain has no factor of that name.
+        EvaluationError: the domain has no factor of that name; or nothing tells how strong sensor noise is.
     """
     factors = domain.factors if suite.factors is None else suite.factors
     if unknown := sorted(set(factors) - set(domain.factors)):
@@ -117,7 +124,12 @@ def conditions(suite: Suite, domain: Domain, contestant: Contestant) -> list[Con
     found = [Condition(HOME, suite.episodes)]
     if suite.factor_episodes:
         found += [Condition(factor, suite.factor_episodes, (factor,)) for factor in factors]
-    if suite.perturbed_episodes and contestant.learned:
+    if suite.perturbed_episodes and contestant.perceives:
+        if contestant.bundle is None:
+            raise EvaluationError(
+                "perturbed_episodes: sensor noise is in standard deviations of each reading in training, and driver "
+                f"{contestant.kind!r} comes without a bundle of {domain.name}, which tells them: give one"
+            )
         found += [Condition(kind, suite.perturbed_episodes, perturbation=kind) for kind in perturbations.KINDS]
     return found
 
@@ -157,11 +169,11 @@ class Bench:
     def __init__(self, contestant: Contestant, suite: Suite) -> None:
         self.contestant, self.suite = contestant, suite
         self.domain = load_domain(contestant.domain)
+        self.bundle = _bundle(contestant, suite)
         self.planner: Planner | None = None
         if contestant.learned:
-            bundle = Bundle.load(contestant.bundle)
-            interface = RobotInterface.load(bundle.path / "robot.yaml")
-            self.planner = Planner(Screener(bundle), interface, contestant.planner)
+            interface = RobotInterface.load(self.bundle.path / "robot.yaml")
+            self.planner = Planner(Screener(self.bundle), interface, contestant.planner)
             self.planner.warm_up()
         name = contestant.screens or contestant.kind
         self.foreign = load_policy(name) if is_foreign(name) else None
@@ -191,8 +203,8 @@ class Bench:
     def _environment(self, condition: Condition) -> gymnasium.Env:
         if condition.perturbation is None:
             return self.environment
-        std = self.planner.screener.bundle.sensor_std
-        return perturbations.perturbed(self.environment, condition.perturbation, self.suite.perturbations, std)
+        strengths = self.suite.perturbations
+        return perturbations.perturbed(self.environment, condition.perturbation, strengths, self.bundle.sensor_std)
 
     def _controller(self, environment: gymnasium.Env, seed: int) -> Controller:
         match self.contestant.kind:
@@ -211,7 +223,7 @@ class Bench:
         """What the planner screens beside its own candidates."""
         if self.contestant.screens is None:
             return None
-        manifest = self.planner.screener.bundle.manifest
+        manifest = self.bundle.manifest
         if self.foreign is not None:
             actions = self.planner.interface.action_size
             return proposals(self.foreign, self.contestant.screens, actions, manifest.horizon)
@@ -256,9 +268,6 @@ def _left(wanted: Sequence[Job], done: Mapping[str, Any]) -> list[Job]:
     return [job for job in wanted if _key(*job) not in done]
 
 
-_bench: Bench | None = None  # of a worker process
-
-
 def _carry_out(
     contestant: Contestant, suite: Suite, jobs: Sequence[Job], workers: int
 ) -> Iterator[dict[str, Any] | None]:
@@ -273,17 +282,17 @@ def _carry_out(
         finally:
             bench.close()
         return
-    context = multiprocessing.get_context("spawn")  # EGL contexts do not survive a fork
-    with ProcessPoolExecutor(workers, context, _start_worker, (contestant, suite)) as pool:
-        yield from pool.map(_work, jobs)
+    with ProcessPoolExecutor(workers, SPAWN, start_worker) as pool:
+        yield from pool.map(partial(_work, contestant, suite), jobs)
 
 
-def _start_worker(contestant: Contestant, suite: Suite) -> None:
+_bench: Bench | None = None  # of a worker process
+
+
+def _work(contestant: Contestant, suite: Suite, job: Job) -> dict[str, Any] | None:
+    """:func:`_do` in a worker process. The first job makes the bench: an error there comes back as that of the job."""
     global _bench
-    _bench = Bench(contestant, suite)
-
-
-def _work(job: Job) -> dict[str, Any] | None:
+    _bench = _bench or Bench(contestant, suite)
     return _do(_bench, job)
 
 
@@ -308,14 +317,21 @@ def _do(bench: Bench, job: Job) -> dict[str, Any] | None:
     }
 
 
+def _bundle(contestant: Contestant, suite: Suite) -> Bundle | None:
+    """What drives, or tells how strong sensor noise is; None: neither is asked for."""
+    disturbed = suite.perturbed_episodes and contestant.perceives
+    return Bundle.load(contestant.bundle) if contestant.learned or disturbed else None
+
+
 def _identity(contestant: Contestant, suite: Suite) -> dict[str, Any]:
     """What must be the same for two evaluations to be one."""
+    bundle = _bundle(contestant, suite)
     return {
         "records": RECORDS,
         "domain": contestant.domain,
         "driver": contestant.kind,
         "screens": contestant.screens,
-        "bundle": Bundle.load(contestant.bundle).identity if contestant.learned else None,
+        "bundle": bundle and bundle.identity,
         "planner": contestant.planner.model_dump(mode="json") if contestant.learned else None,
         **suite.model_dump(mode="json", include={"seed", "candidates", "perturbations"}),
     }

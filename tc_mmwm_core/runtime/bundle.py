@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from tc_mmwm_core import config
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.utils.files import sha256
+from tc_mmwm_core.utils.files import put_in_place, sha256
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -157,10 +157,11 @@ def write_bundle(directory: str | Path, manifest: BundleManifest, files: Mapping
     """Write a bundle to ``directory``, replacing one that is there, and return it as loaded back.
 
     ``manifest.files`` is filled in here. Everything is written and verified under a temporary name beside
-    ``directory`` and then renamed, so that nobody ever sees half a bundle.
+    ``directory`` and then renamed, so that nobody ever sees half a bundle, and a kill leaves the old one or the new.
 
     Raises:
         BundleError: what was written does not load; ``directory`` is as before.
+        OSError: it cannot be written, or not be renamed; so it is then.
     """
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -174,10 +175,8 @@ def write_bundle(directory: str | Path, manifest: BundleManifest, files: Mapping
         text = json.dumps(complete.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False)
         (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
         Bundle.load(fresh)
-        if directory.exists():
-            directory.rename(staging / "replaced")
-        fresh.rename(directory)
-    finally:
+        put_in_place(fresh, directory)
+    finally:  # the old bundle goes with it
         shutil.rmtree(staging, ignore_errors=True)
     return Bundle.load(directory)
 

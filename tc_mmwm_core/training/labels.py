@@ -6,11 +6,11 @@ forbidden. A real recording has its own instruction and whatever was labelled; e
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.grounding import REFERENTS
 from tc_mmwm_core.models.vocabulary import TextTokens
 from tc_mmwm_core.training.distributed import is_first
+from tc_mmwm_core.utils.workers import SPAWN, start_worker
 
 REASONS = 5  # that are printed, at most
 SHARE = 64  # trajectories that a process of its own is worth starting for
@@ -185,25 +186,13 @@ def _judge_all(dataset: Dataset, domain: Domain | None, count: int, seed: int, w
         _Recorded((seed, index), t.instruction, t.scene, None if t.state is None else np.array(t.state), t.action.shape)
         for index, t in trajectories
     )
+    judge = partial(_judge, domain=domain, count=count)
     workers = min(workers, len(dataset) // SHARE)
     if workers <= 1 or domain is None:
-        yield from (_judge(one, domain, count) for one in recorded)
+        yield from map(judge, recorded)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would take over locks of threads that it has not
-    with ProcessPoolExecutor(workers, context, _start_judge, (domain, count)) as pool:
-        yield from pool.map(_judge_here, recorded, chunksize=8)
-
-
-_here: tuple[Domain, int] | None = None  # of a worker process
-
-
-def _start_judge(domain: Domain, count: int) -> None:
-    global _here
-    _here = domain, count
-
-
-def _judge_here(recorded: _Recorded) -> _Judged:
-    return _judge(recorded, *_here)
+    with ProcessPoolExecutor(workers, SPAWN, start_worker) as pool:
+        yield from pool.map(judge, recorded, chunksize=8)
 
 
 def _judge(recorded: _Recorded, domain: Domain | None, count: int) -> _Judged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError, check_stages
 from tc_mmwm_core.training.weights import Weights
+from tc_mmwm_core.utils.claim import claim
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
+
+LOCK = ".training.lock"  # not the one by which a benchmark claims a run folder, in which it trains then
 
 __all__ = ["TrainingError", "label_data", "train"]
 
@@ -59,12 +62,15 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
-            ``output`` holds a run of another config or of other data; ``init`` is of another model; nothing can be held
-            out; a batch of any stage does not divide into the processes and parts.
+            ``output`` holds a run of another config or of other data, or is being trained in; ``init`` is of another
+            model; nothing can be held out; a batch of any stage does not divide into the processes and parts.
         DatasetError: the windows of any stage are longer than a dataset can give.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
-    with processes(device) as those:
+    with processes(device) as those, contextlib.ExitStack() as stack:
+        there = output.exists()  # else what is refused leaves no folder
+        if those.first and there:
+            stack.enter_context(_alone_in(output))  # before its checkpoint is read
         seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
         if config.early_stopping.patience is not None:
             seen = datasets  # what is held out chooses the weights
@@ -78,22 +84,23 @@ def train(
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
 
         measures: dict[str, float] = {}
-        with contextlib.ExitStack() as stack:
-            run = None
-            if those.first:
-                resolved = config.model_dump(mode="json")
-                run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
-            for index in range(position.stage, len(config.stages)):
-                kind = LatentStage if config.stages[index].kind.encoders_rest else Stage
-                stage = kind(config, index, objective, ema, data, held_out, those)
-                stage.parts["trained_on"] = trained_on
-                if index == position.stage and position.step:
-                    load_checkpoint(output / LAST, stage.parts)
-                else:
-                    position = Position(position.step, index, 0)
-                position, found = stage.run(output, run, position)
-                measures = found or measures
-            return measures or stage.validate()  # a run that had ended already
+        run = None
+        if those.first:
+            if not there:
+                stack.enter_context(_alone_in(output))
+            resolved = config.model_dump(mode="json")
+            run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
+        for index in range(position.stage, len(config.stages)):
+            kind = LatentStage if config.stages[index].kind.encoders_rest else Stage
+            stage = kind(config, index, objective, ema, data, held_out, those)
+            stage.parts["trained_on"] = trained_on
+            if index == position.stage and position.step:
+                load_checkpoint(output / LAST, stage.parts)
+            else:
+                position = Position(position.step, index, 0)
+            position, found = stage.run(output, run, position)
+            measures = found or measures
+        return measures or stage.validate()  # a run that had ended already
 
 
 def prepare(
@@ -181,6 +188,17 @@ def _sensors(datasets: Sequence[Dataset]) -> np.ndarray:
     """The sensor vectors of all valid steps, float64 [S, Ds]."""
     rows = [t.sensor[t.valid] for dataset in datasets for t in (dataset[i] for i in range(len(dataset)))]
     return np.concatenate(rows).astype(np.float64)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from training in ``folder`` until the block ends. TrainingError: another process is."""
+    with claim(folder, lock=LOCK) as ours:
+        if not ours:
+            raise TrainingError(
+                f"{folder}: another process is training in it; wait until it has ended, or choose another folder"
+            )
+        yield
 
 
 def _position_of(output: Path, config: TrainConfig, trained_on: TrainedOn) -> Position:

@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them; and what tells them apart."""
+"""Files and folders that are there whole or not at all, whatever ends the process that writes them; and what tells
+them apart.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from collections.abc import Iterable
@@ -29,16 +32,53 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
-    sync_names(path.parent)
+    to_disk(path.parent)
 
 
-def sync_names(folder: Path) -> None:
-    """What was made or renamed in ``folder`` survives a power cut under its new name."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Give the folder ``fresh``, of files alone, the name ``folder``, once it is on the disk itself.
+
+    What had that name has the name ``fresh`` after. Both change in one step, so that at any moment one of them is
+    there, where kernel and file system can exchange names (Linux: ext4, xfs, btrfs, overlayfs, tmpfs, ...). Elsewhere
+    there is none for an instant, and a kill in it leaves the old one as ``.<name>.<process>.replaced``.
+
+    Raises:
+        OSError: ``folder`` is as before.
+    """
+    for file in fresh.iterdir():
+        to_disk(file)
+    to_disk(fresh)
+    if not os.path.lexists(folder):
+        fresh.rename(folder)
+    elif not _exchange(fresh, folder):
+        replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
+        folder.rename(replaced)
+        try:
+            fresh.rename(folder)
+        except BaseException:
+            replaced.rename(folder)
+            raise
+        replaced.rename(fresh)
+    to_disk(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False: it is not possible here, and nothing was done."""
     try:
-        os.fsync(descriptor)
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library without it
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def to_disk(path: Path) -> None:
+    """What the file ``path`` holds, or the names in the folder ``path``, survive a power cut."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
-        os.close(descriptor)
+        os.close(opened)
 
 
 def sha256(files: Iterable[Path]) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field
 from tc_mmwm_core.config import Config, ConfigError, did_you_mean, load
 from tc_mmwm_core.domains.base import load_domain
 from tc_mmwm_core.domains.perturbations import Kind
+from tc_mmwm_core.domains.policies import is_foreign
 from tc_mmwm_core.evaluation.suite import PLANNER, POLICY, Suite
 from tc_mmwm_core.resources import resource
 from tc_mmwm_core.runtime.planner import PlannerConfig
@@ -93,7 +94,9 @@ class Variant(Config):
     change: dict[str, Any] = Field({}, description="merged into the training configuration, after the switch")
     driver: str = Field(PLANNER, description="planner, policy, random, a scripted driver, or module:factory")
     screens: str | None = Field(None, description="a scripted driver, or module:factory, that the planner screens")
-    threshold: float | None = Field(None, description="tau in place of the calibrated one; a large one accepts all")
+    threshold: float | None = Field(
+        None, allow_inf_nan=False, description="tau in place of the calibrated one; a large one accepts all"
+    )
 
     @property
     def trained(self) -> bool:
@@ -291,9 +294,17 @@ def _problems(config: BenchmarkConfig) -> Iterator[str]:
         ):
             if unknown := [name for name in names if name not in known]:
                 yield f"schedule.{index}: {', '.join(unknown)} not among the {kind} {', '.join(known)}"
+        for name in entry.variants if config.suites[entry.suite].perturbed_episodes else ():
+            if is_foreign(driver := config.variants[name].driver):
+                yield (
+                    f"schedule.{index}: suite {entry.suite} has perturbed_episodes, and variant {name} drives by "
+                    f"{driver}, without a bundle that tells how strong sensor noise is; give it a suite without them, "
+                    "and use tc-mmwm evaluate --perturbed-episodes"
+                )
         least = min(config.domains[name].episodes for name in entry.domains)
         if entry.sizes and max(entry.sizes) >= least:
             yield f"schedule.{index}: size {max(entry.sizes)} is not below the {least} episodes of all"
+    yield from _shared_folders(config)
     if config.variants.get(FULL) != Variant():
         yield f"variants: '{FULL}: {{}}' is needed, what all others are compared with"
     for name, domain in config.domains.items():
@@ -309,6 +320,19 @@ def _problems(config: BenchmarkConfig) -> Iterator[str]:
             if explored.driver not in known:
                 told = f"{', '.join(known)}{did_you_mean(explored.driver, known)}"
                 yield f"domains.{name}: again.explored: driver {explored.driver!r}; {domain.domain} has {told}"
+
+
+def _shared_folders(config: BenchmarkConfig) -> Iterator[str]:
+    """What two jobs would write their results to: the second would pass for done."""
+    first: dict[Path, Job] = {}
+    for job in dict.fromkeys(_jobs(config)):
+        other = first.setdefault(job.folder, job)
+        if other != job:
+            yield (
+                f"schedule: variant {other.variant} with suite {other.suite} and variant {job.variant} with suite "
+                f"{job.suite} would both write to {job.folder}; give one of them a variant of another name, and the "
+                "same settings if it is to share the training"
+            )
 
 
 def selected(plan: Plan, only: Sequence[str] | None, seeds: Sequence[int] | None = None) -> list[Job]:

@@ -7,6 +7,7 @@ anew from the episodes beside it::
     <domain>/calibration/                       and for all thresholds, where the plan says so
     <domain>/explored/                          what a driver tried out for second rounds, where the plan says so
     <domain>/long/                              long episodes, for the error of prediction
+    <domain>/long-<steps>/                      and those of a variant whose latent steps last otherwise than full's
     <domain>/<variant>/seed-<n>/                a run folder of tc-mmwm train, and in it
         first/, on_policy/, again/              where there is a second round: the bundle of the first, its own motions,
                                                 and the run folder of the second
@@ -28,27 +29,28 @@ from pathlib import Path
 
 import yaml
 
-from tc_mmwm_core.config import parse
+from tc_mmwm_core.config import ConfigError, parse
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import DomainError, load_domain
 from tc_mmwm_core.domains.collect import OnPolicy, collect
-from tc_mmwm_core.evaluation.benchmark.claim import claim
 from tc_mmwm_core.evaluation.benchmark.clock import Clock, Part
 from tc_mmwm_core.evaluation.benchmark.plan import CALIBRATING, Job, Plan
-from tc_mmwm_core.evaluation.long_horizon import predicted
+from tc_mmwm_core.evaluation.long_horizon import episode_steps, predicted
 from tc_mmwm_core.evaluation.report import SCHEMA, report, write_report
 from tc_mmwm_core.evaluation.suite import Contestant, evaluate, remaining
 from tc_mmwm_core.evaluation.suite import jobs as episodes_of
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_core.runtime.bundle import Bundle
-from tc_mmwm_core.training.ablation import DONE, run_ablations
+from tc_mmwm_core.training.ablation import DONE, FULL, run_ablations
 from tc_mmwm_core.training.calibration import CalibrationError
+from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.export import export_run
 from tc_mmwm_core.training.run import METRICS, read_metrics
 from tc_mmwm_core.training.stage import TrainingError
 from tc_mmwm_core.training.trainer import train
 from tc_mmwm_core.training.weights import read_weights
+from tc_mmwm_core.utils.claim import claim
 from tc_mmwm_core.utils.files import write_atomically
 
 EVALUATION, EPISODES = "evaluation.json", "episodes.jsonl"
@@ -114,7 +116,7 @@ class Benchmark:
         part = Part(job.domain, _evaluating(contestant), len(remaining(contestant, suite, log)))
         with self.clock.time(part, str(job.folder)):
             records = evaluate(contestant, suite, log, self.workers, self.progress)
-        prediction = predicted(contestant, suite, self.folder / job.domain / "long", self.workers, self.progress)
+        prediction = predicted(contestant, suite, self._long_folder(job), self.workers, self.progress)
         found = report(contestant, suite, records, prediction)
         found = replace(found, driver=found.driver | {"settings": self.plan.settings(job)})
         write_report(found, folder / EVALUATION, folder / "evaluation.png")
@@ -135,7 +137,7 @@ class Benchmark:
         plan, run = self.plan.config.domains[job.domain], self._run(job)
         made = (run / "bundle" / "bundle.json").exists()
         contestant = self._contestant(job, run / "bundle")
-        if contestant.learned and run not in seen and not (made or (run / DONE).exists()):
+        if contestant.learned and run not in seen and not made:
             needed = {self._dataset_folder(job): plan.episodes}
             if fresh := self._fresh_episodes(job):
                 needed[self._calibration_folder(job)] = fresh
@@ -146,8 +148,8 @@ class Benchmark:
                 yield Part(job.domain, "collect", sum(missing.values()))
             if again and not (run / ON_POLICY).exists():
                 yield Part(job.domain, "collect planner", again.episodes)
-            done = _steps_done(run) + _steps_done(run / AGAIN)
-            yield Part(job.domain, "train", sum(self.plan.training_steps(job)) - done)
+            if left := sum(self._steps_left(job)):
+                yield Part(job.domain, "train", left)
             seen |= {run, *needed}
         suite, log = self.plan.config.suites[job.suite], self.folder / job.folder / EPISODES
         left = remaining(contestant, suite, log) if made or not contestant.learned else episodes_of(contestant, suite)
@@ -176,14 +178,14 @@ class Benchmark:
             self._check_data(job, run, bundle)
             return bundle
         dataset = self._dataset(job)
-        with self._training(job, run, 0):
+        with self._training(job, 0):
             config = {run.parent.name: self.plan.training_of(job)}
             run_ablations(config, [job.seed], [dataset], run.parents[1], self.device, self.progress)
         trained, datasets = run, [dataset]
         if again is not None:
             trained, own = run / AGAIN, self._on_policy(job, run, dataset)
             data = [dataset, *self._explored(job), *[own] * self.plan.config.domains[job.domain].again.times]
-            with self._training(job, trained, 1):
+            with self._training(job, 1):
                 train(again, data, trained, read_weights(run / FIRST), self.device, self.progress)
             datasets.append(own)
         write_atomically(run / DATA, (json.dumps(self.plan.data_of(job), indent=2) + "\n").encode())
@@ -205,10 +207,22 @@ class Benchmark:
             origin = file if file.exists() else bundle / "bundle.json"
             raise TrainingError(f"{origin}: made under another plan of {job.domain}: {told}; choose another folder")
 
-    def _training(self, job: Job, folder: Path, which: int) -> contextlib.AbstractContextManager:
-        """Time what is left of a round of training; what is held out is only about its share."""
-        left = max(0, self.plan.training_steps(job)[which] - _steps_done(folder))
-        return self.clock.time(Part(job.domain, "train", left), str(self._run(job).relative_to(self.folder)))
+    def _steps_left(self, job: Job) -> list[int]:
+        """Optimizer steps left of each round of training; what is held out is only about its share."""
+        run = self._run(job)
+        asked = self.plan.training_steps(job)
+        left = [max(0, steps - _steps_done(folder)) for steps, folder in zip(asked, (run, run / AGAIN), strict=False)]
+        return [0, *left[1:]] if (run / DONE).exists() else left
+
+    @contextlib.contextmanager
+    def _training(self, job: Job, which: int) -> Iterator[None]:
+        """Time what is left of a round of training, and have its job alone fail if it cannot be trained as planned."""
+        part = Part(job.domain, "train", self._steps_left(job)[which])
+        with self.clock.time(part, str(self._run(job).relative_to(self.folder))):
+            try:
+                yield
+            except (CheckpointError, ConfigError, DatasetError, DomainError) as error:
+                raise TrainingError(str(error)) from error
 
     def _on_policy(self, job: Job, run: Path, dataset: Dataset) -> Dataset:
         """What the bundle of the first round does by itself; it is exported here where that is not done."""
@@ -294,6 +308,12 @@ class Benchmark:
 
     def _calibration_folder(self, job: Job) -> Path:
         return self.folder / job.domain / "calibration"
+
+    def _long_folder(self, job: Job) -> Path:
+        """Long episodes, for all that predict as far in time as the full model; others have their own."""
+        full = self.plan.training[job.domain, FULL]
+        skips = [config.model.frame_skip for config in (full, self.plan.training.get((job.domain, job.variant), full))]
+        return self.folder / job.domain / ("long" if skips[0] == skips[1] else f"long-{episode_steps(skips[1])}")
 
     def _fresh_episodes(self, job: Job) -> int:
         return self.plan.config.domains[job.domain].calibration if job.size is None else 0

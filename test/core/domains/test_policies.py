@@ -10,7 +10,7 @@ import pytest
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.policies import PolicyError, load_policy, proposals
-from tc_mmwm_core.evaluation.suite import Contestant, Suite, jobs
+from tc_mmwm_core.evaluation.suite import Contestant, EvaluationError, Suite, jobs
 
 POLICIES = '''
 import numpy as np
@@ -64,6 +64,26 @@ def test_it_drives_alone_and_is_screened(tmp_path):
     assert evaluate("--screen", "straight_policy:make", *few, "--json", str(tmp_path / "screened.json")) == 0
     screened = json.loads((tmp_path / "screened.json").read_text())
     assert screened["driver"]["screens"] == "straight_policy:make" and screened["cost"]["other_policy_followed"] > 0
+
+
+def test_it_is_perturbed_where_a_bundle_tells_how_strong_sensor_noise_is(tmp_path, capsys):
+    command = ["--driver", "straight_policy:make", "--perturbed-episodes", "1", "--output", str(tmp_path / "e")]
+    assert evaluate(*command) == 0
+    content = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert list(content["episodes"]) == ["in_distribution", "occlusion", "sensor_noise", "action_noise"]
+    assert "robustness_drop" in content["measures"]
+    suite = Suite(episodes=1, perturbed_episodes=1)
+    with pytest.raises(EvaluationError, match="driver 'straight_policy:make' comes without a bundle of navigation"):
+        jobs(Contestant("navigation", "straight_policy:make"), suite)
+    (tmp_path / "own.py").write_text(
+        "from tc_mmwm_core.domains.base import load_domain\n"
+        "def make():\n"
+        "    domain = load_domain('navigation')\n"
+        "    return type('Own', (type(domain),), {'name': 'own'})()\n"
+    )
+    assert evaluate("--domain", "own:make", "--driver", "straight_policy:make", "--perturbed-episodes", "1") == 2
+    told = capsys.readouterr().err
+    assert "--bundle is missing (it tells how strong the sensor noise of --perturbed-episodes is), and none of" in told
 
 
 def test_what_it_proposes_is_checked(capsys):

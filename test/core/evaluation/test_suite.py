@@ -1,6 +1,11 @@
 """Putting real drivers through a small suite in the real simulator."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +76,34 @@ def test_what_is_done_is_not_done_again_by_whatever_number_of_workers(tmp_path, 
         evaluate(Contestant("navigation", "wanderer"), Suite(episodes=4, probes=0), log, progress=False)
 
 
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_evaluation_that_is_interrupted_or_killed_takes_its_workers_along(tmp_path, how, code):
+    """Ctrl-C reaches the whole group of processes, a kill the first alone."""
+    log = tmp_path / "episodes.jsonl"
+    command = [sys.executable, "-m", "tc_mmwm_core", "evaluate", "--driver", "expert", "--episodes", "2000"]
+    command += ["--workers", "2", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+        _, errors = process.communicate(timeout=30)  # the pipe closes when the last of the processes has ended
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == code and b"Traceback" not in errors
+
+
+def test_what_keeps_a_driver_from_starting_is_told_alike_by_any_number_of_workers(tmp_path, capsys, monkeypatch):
+    (tmp_path / "no_policy.py").write_text("def make():\n    return 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["evaluate", "--driver", "no_policy:make", "--episodes", "3", "--quiet", "--workers"]
+    assert [main([*command, workers]) for workers in ("1", "2")] == [2, 2]
+    alone, shared = capsys.readouterr().err.splitlines()
+    assert alone == shared == ("tc-mmwm evaluate: policy 'no_policy:make' is of type int, without reset and propose()")
+
+
 def test_the_planner_is_probed_and_perturbed(planner):
     asked = Suite(episodes=1, factors=(), perturbed_episodes=1, probes=2, candidates=6)
     found = evaluate(planner, asked, progress=False)
@@ -109,6 +142,42 @@ def test_asking_what_is_left_takes_nothing_from_who_is_at_it(tmp_path):
 def test_the_policy_alone_is_driven_but_not_probed(planner):
     found = evaluate(Contestant("navigation", "policy", planner.bundle), Suite(episodes=1), progress=False)
     assert found.episodes[HOME][0].steps > 0 and not found.truths
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--candidates", "-4"], "--candidates: 'candidates' is -4: Input should be greater than or equal to 8"),
+        (["--candidates", "0"], "--candidates: 'candidates' is 0: Input should be greater than or equal to 8"),
+        (["--threshold", "nan"], "--threshold: nan is not a finite number"),
+        (["--threshold", "inf"], "--threshold: inf is not a finite number"),
+        (["--workers", "0"], "--workers: 0 is not a whole number above 0"),
+        (
+            ["--driver", "expert", "--planner", "p.yaml", "--threshold", "0"],
+            "--planner, --threshold: of the planner, and --driver expert drives without it",
+        ),
+        (
+            ["--driver", "policy", "--candidates", "16"],
+            "--candidates: of the planner, and --driver policy drives without",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_name(options, told, capsys):
+    try:
+        code = main(["evaluate", "--episodes", "1", *options])
+    except SystemExit as refused:
+        code = refused.code
+    assert code == 2 and told in capsys.readouterr().err
+
+
+def test_the_command_says_which_settings_the_planner_has(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("proposals: {candidates: 16}\ncaution: 0.5\n")
+    command = ["evaluate", "--episodes", "1", "--probes", "0", "--open-loop", "0", "--quiet", "--candidates", "12"]
+    command += ["--threshold", "1e9", "--json", str(tmp_path / "x.json"), "--planner"]
+    assert main([*command, str(tmp_path / "p.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"planner: {tmp_path / 'p.yaml'}"
+    used = json.loads((tmp_path / "x.json").read_text())["driver"]["planner"]
+    assert (used["caution"], used["proposals"]["candidates"], used["threshold"]) == (0.5, 12, 1e9)
 
 
 def test_the_command_prints_writes_and_goes_on(tmp_path, capsys):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,6 +50,23 @@ def test_a_failed_write_keeps_the_old_bundle(tmp_path):
     del files["screen.onnx"]
     with pytest.raises(BundleError, match=r"screen\.onnx"):
         write_bundle(tmp_path / "tiny", tiny_manifest(threshold=0.5), files)
+    assert Bundle.load(tmp_path / "tiny").manifest.threshold == 0.25
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_bundle_that_cannot_be_put_in_place_keeps_the_old_one(tmp_path, monkeypatch):
+    write_tiny_bundle(tmp_path / "tiny")
+    rename = Path.rename
+
+    def fail(path, target):
+        if target == tmp_path / "tiny" and not path.name.endswith(".replaced"):
+            raise OSError("no space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr("tc_mmwm_core.utils.files._exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_tiny_bundle(tmp_path / "tiny", threshold=0.5)
     assert Bundle.load(tmp_path / "tiny").manifest.threshold == 0.25
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny"]
 

@@ -1,6 +1,11 @@
 """Labels are the oracle's, and what nobody knows is masked."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -147,6 +152,42 @@ def test_several_processes_judge_the_same(dataset, domain, labels, monkeypatch):
     for field in dataclasses.fields(labels):
         for one, other in zip(getattr(shared, field.name), getattr(labels, field.name), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.models.vocabulary import TextTokens
+from tc_mmwm_core.training import labels
+
+class Slow(type(load_domain("navigation"))):
+    def judge(self, *_):
+        Path(sys.argv[2]).touch()
+        time.sleep(600)
+
+if __name__ == "__main__":
+    labels.SHARE = 1
+    labels.label(Dataset.open(sys.argv[1]), Slow(), 1, TextTokens(48), seed=0, workers=2)
+"""
+
+
+def test_processes_that_judge_end_with_the_one_that_started_them(collected, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    begun = tmp_path / "begun"
+    command = [sys.executable, str(tmp_path / "slow.py"), str(collected), str(begun)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+        process.communicate(timeout=30)  # the pipe closes when the last of the processes has ended
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert begun.exists()
 
 
 def test_a_simulators_robot_is_looked_for_in_what_it_drew_and_in_no_real_recording(dataset, real, domain, monkeypatch):

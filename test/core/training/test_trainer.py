@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
@@ -17,6 +18,7 @@ import yaml
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.training import trainer
 from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
@@ -29,6 +31,7 @@ from tc_mmwm_core.training.run import read_metrics
 from tc_mmwm_core.training.stage import Stage, check_stages
 from tc_mmwm_core.training.trainer import TrainingError, fit_sensor_normalisation, train
 from tc_mmwm_core.training.weights import read_weights
+from tc_mmwm_core.utils.claim import claim
 
 STEPS = 8
 
@@ -180,6 +183,28 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_the_run_goes_on_when_there_is
     assert read_checkpoint(tmp_path / LAST)["position"]["step"] == 3
     train(config, [dataset], tmp_path, progress=False)
     assert_same_weights(unbroken.weights, weights_of(tmp_path))
+
+
+def test_a_run_that_another_process_is_training_is_refused_and_left_alone(config, dataset, tmp_path, monkeypatch):
+    """Both were started in a folder that was not there, or the other one had begun."""
+    label, entered = trainer.label_data, []
+
+    def another(*arguments):
+        other = stack.enter_context(claim(tmp_path / "run", lock=trainer.LOCK))
+        entered.append(other)
+        return label(*arguments)
+
+    told = rf"{tmp_path / 'run'}: another process is training in it; wait until it has ended, or choose another"
+    with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
+        patch.setattr(trainer, "label_data", another)
+        for _ in range(2):
+            with pytest.raises(TrainingError, match=told):
+                train(config, [dataset], tmp_path / "run", progress=False)
+        assert entered == [True]  # the second time it was told at once
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [trainer.LOCK]
+    with claim(tmp_path / "run"):  # as a benchmark does that trains in it
+        train(config, [dataset], tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / LAST).exists()
 
 
 def test_a_run_of_another_config_is_refused_with_what_differs(unbroken, config, dataset, tmp_path):

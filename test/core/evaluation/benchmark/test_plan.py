@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -119,12 +120,44 @@ EXPLORED = {"driver": "heedless", "episodes": 5, "steps": 9}
         ({"variants": {"full": {}, "a": {"change": {"model": {"latnt": 3}}}}}, "variants.a: unknown key 'model.latnt'"),
         ({"variants": {"full": {}, "a": {"change": {"ema_decay": 0.995}}}}, "variants.a: changes nothing in"),
         ({"variants": {"full": {"threshold": 0}}}, "'full: {}' is needed"),
+        (
+            {"variants": {"full": {}, "a": {"threshold": math.nan}}},
+            "threshold' is nan: .* a finite number",
+        ),
         ({"schedule": [{"variants": ["b"], "domains": ["navigation"], "suite": "s"}]}, "b not among the variants full"),
         (
             {"schedule": [{"variants": ["full"], "domains": ["navigation"], "suite": "s", "sizes": [9]}]},
             "size 9 is not below the 9 episodes",
         ),
         ({"schedule": [{"variants": ["full"], "domains": ["x"], "suite": "s"}]}, "x not among the domains navigation"),
+        (
+            {
+                "suites": {"s": {"episodes": 1}, "t": {"episodes": 2}},
+                "schedule": [
+                    {"variants": ["full"], "domains": ["navigation"], "suite": suite, "seeds": [seed, 2]}
+                    for seed, suite in enumerate("st")
+                ],
+            },
+            "schedule: variant full with suite s and variant full with suite t would .* navigation/full/seed-2; give",
+        ),
+        (
+            {
+                "variants": {"full": {}, "full-5": {"driver": "random"}},
+                "schedule": [
+                    {"variants": ["full", "full-5"], "domains": ["navigation"], "suite": "s", "sizes": [5]},
+                    {"variants": ["full-5"], "domains": ["navigation"], "suite": "s"},
+                ],
+            },
+            "variant full with suite s and variant full-5 with suite s would .* to navigation/full-5/seed-0; give",
+        ),
+        (
+            {
+                "suites": {"s": {"episodes": 1, "perturbed_episodes": 1}},
+                "variants": {"full": {}, "mine": {"driver": "my_policy:make"}},
+                "schedule": [{"variants": ["full", "mine"], "domains": ["navigation"], "suite": "s"}],
+            },
+            "schedule.0: suite s has perturbed_episodes, and variant mine drives by my_policy:make, without a bundle",
+        ),
         (
             {"suites": {"s": {"seed": 99990, "episodes": 1, "probes": 12}}},
             "navigation: episodes, calibration: layouts 100000 to 100001 are those of suites.s as well",

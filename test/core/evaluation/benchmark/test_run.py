@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from safetensors.torch import load_file
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset, DatasetError
+from tc_mmwm_core.domains.base import DomainError
 from tc_mmwm_core.evaluation.benchmark import run as running
 from tc_mmwm_core.evaluation.benchmark.plan import read_plan
 from tc_mmwm_core.evaluation.benchmark.run import Benchmark
 from tc_mmwm_core.runtime.bundle import Bundle
+from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.stage import TrainingError
 from tc_mmwm_core.training.weights import read_weights
 
@@ -195,6 +198,34 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_at_the_rates_so_far(fini
     assert "not timed" not in capsys.readouterr().out
 
 
+def test_a_plan_says_what_is_left_of_a_job_that_was_killed_in_its_second_round(finished, tmp_path):
+    plan = read_plan(finished / "tiny.yaml")
+    job = plan.jobs[0]
+    first, second = plan.training_steps(job)
+    shutil.copytree(finished / "out", tmp_path, dirs_exist_ok=True)
+    run = tmp_path / job.folder
+    (run / "evaluation.json").unlink()
+    (run / "episodes.jsonl").unlink()
+
+    def left() -> dict[str, int]:
+        found = Benchmark(plan, tmp_path, progress=False).parts(plan.jobs[:1])[job]
+        return {part.kind: part.amount for part in found}
+
+    shutil.rmtree(run / "bundle")
+    assert left() == {"evaluate planner": 6}  # exporting alone
+    records = (run / "again" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "again" / "metrics.jsonl").write_text(records[0])
+    assert left() == {"train": second - 1, "evaluate planner": 6}
+    shutil.rmtree(run / "again")
+    assert left() == {"train": second, "evaluate planner": 6}
+    shutil.rmtree(run / "on_policy")
+    shutil.rmtree(tmp_path / "navigation" / "calibration")
+    assert left() == {"collect": 3, "collect planner": 3, "train": second, "evaluate planner": 6}
+    (run / "measures.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    assert left()["train"] == first + second
+
+
 def test_what_is_to_be_measured_anew_is_planned_without_what_was_driven(finished, monkeypatch):
     benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "out", progress=False)
     monkeypatch.setattr(benchmark, "done", lambda job: False)
@@ -275,11 +306,12 @@ def test_a_bundle_of_before_the_plan_was_kept_beside_it_goes_on_and_tells_its_bo
         benchmark._bundle(job)
 
 
-def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypatch):
-    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), finished / "failing", progress=False)
+@pytest.mark.parametrize("error", [TrainingError, DatasetError, DomainError, CheckpointError])
+def test_a_training_that_fails_is_named_and_the_others_go_on(finished, tmp_path, monkeypatch, error):
+    benchmark = Benchmark(read_plan(finished / "tiny.yaml"), tmp_path, progress=False)
 
     def broken(*_):
-        raise TrainingError("step 3: loss state is not finite")
+        raise error("step 3: loss state is not finite")
 
     monkeypatch.setattr(running, "run_ablations", broken)
     monkeypatch.setattr(running, "collect", lambda *_, **__: None)
@@ -287,6 +319,21 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(finished, monkeypat
     monkeypatch.setattr(running.Dataset, "open", lambda folder: there)
     found = {job.variant: error for job, error in benchmark.work_off(benchmark.plan.jobs[:2])}
     assert str(found["full"]) == "step 3: loss state is not finite" and found["random"] is None
+
+
+def test_long_episodes_of_a_model_with_other_latent_steps_lie_apart(finished, tmp_path):
+    """They are longer, and a folder holds those of one length alone."""
+    for name in ("train.yaml", "again.yaml"):
+        shutil.copy(finished / name, tmp_path)
+    slower = {"variants": {**PLAN["variants"], "slower": {"change": {"model": {"frame_skip": 3}}}}}
+    schedule = [{"variants": ["full", "random", "slower"], "domains": ["navigation"], "suite": "main"}]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PLAN | slower | {"schedule": schedule}))
+    plan = read_plan(tmp_path / "tiny.yaml")
+    benchmark = Benchmark(plan, tmp_path / "out", progress=False)
+    found = {job.variant: benchmark._long_folder(job).relative_to(tmp_path / "out") for job in plan.jobs}
+    usual = Path("navigation", "long")
+    assert found == {"full": usual, "random": usual, "slower": Path("navigation", f"long-{51 * 3}")}
+    assert (finished / "out" / usual / "dataset.json").exists()
 
 
 def test_work_in_other_hands_is_left_until_it_is_done(finished, monkeypatch):

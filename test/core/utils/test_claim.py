@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from tc_mmwm_core.evaluation.benchmark.claim import claim
+from tc_mmwm_core.utils.claim import claim
 
 OTHER = """
 import sys
 from pathlib import Path
-from tc_mmwm_core.evaluation.benchmark.claim import claim
+from tc_mmwm_core.utils.claim import claim
 with claim(Path(sys.argv[1])) as ours:
     print(ours, flush=True)
     sys.stdin.read()
