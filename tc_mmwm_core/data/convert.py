@@ -512,6 +512,7 @@ def _observe(
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
     newest_ns = received_ns = 0
+    first_ns: int | None = None
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
@@ -527,9 +528,12 @@ def _observe(
         stamp_ns = message_time(message, raw.log_ns)
         newest_ns = max(newest_ns, stamp_ns)
         received_ns = newest_ns if offset_ns else raw.log_ns
-        yield from advance(received_ns)
+        first_ns = received_ns if first_ns is None else first_ns
         while waiting and waiting[0].start_ns <= stamp_ns:
-            running.append((waiting.popleft(), StepStream(interface)))
+            episode = waiting.popleft()
+            episode.ticks = episode.ticks[bisect.bisect_left(episode.ticks, first_ns) :]  # before, nothing is known
+            running.append((episode, StepStream(interface)))
+        yield from advance(received_ns)
         for episode, stream in running:
             if stamp_ns >= episode.start_ns:
                 stream.add(topics[raw.topic], message, received_ns)

@@ -121,6 +121,23 @@ def test_without_events_cut_at_gaps_and_instructions_nothing_judged(run):
     assert sum(report.faults.values()) > 0 and "overhead: stale" in report.faults
 
 
+def test_before_the_first_message_there_is_nothing_that_could_be_missing(run):
+    drive = Drive()
+    drive.instruct(-0.1, "go left")
+    report, [trajectory] = run(drive)
+    assert len(trajectory) == 50 and report.faults == {}
+
+
+def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
+    drive = Drive()
+    drive.instruct(0.0, "go left")
+    drive.instruct(2.0, "go right")
+    drive.without("camera/image_raw", 1.9, 2.5)
+    report, _ = run(drive)
+    assert report.faults.keys() == {"overhead: waiting"}
+    assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+
+
 def unstamped(drive: Drive, topic: str) -> None:
     """Its messages as a sender leaves them that does not fill in their header."""
     for _, name, message in drive.entries:
