@@ -77,6 +77,20 @@ def test_of_several_bags_the_good_ones_are_converted_and_the_rest_is_named(tmp_p
     assert len(Dataset.open(output)) == 3
 
 
+def test_a_dataset_that_nothing_came_into_takes_the_mended_interface(robot, tmp_path, capsys):
+    bag, output, mine = episode().write(tmp_path / "bag"), tmp_path / "dataset", tmp_path / "mine.yaml"
+    good = robot["sensors"][0]["fields"][0]["limits"]
+    robot["sensors"][0]["fields"][0] |= {"limits": [90.0, 100.0], "unit": "cm"}
+    mine.write_text(json.dumps(robot))
+    command = ["convert", str(bag), "--robot", str(mine), "--quiet", "--output", str(output)]
+    assert main(command) == 1
+    assert "odometry.x: out of limits" in capsys.readouterr().out and len(Dataset.open(output)) == 0
+    robot["sensors"][0]["fields"][0] |= {"limits": good, "unit": "m"}
+    mine.write_text(json.dumps(robot))
+    assert main(command) == 0
+    assert len(Dataset.open(output)) == 1 and Dataset.open(output).interface == RobotInterface.load(mine)
+
+
 def test_robot_is_asked_for(tmp_path, capsys):
     assert main(["convert", str(SHIPPED_BAG), "--output", str(tmp_path / "dataset")]) == 2
     assert "--robot is missing" in capsys.readouterr().err
