@@ -63,6 +63,7 @@ class ConversionReport:
     successes: int = 0
     failures: int = 0
     unknown_outcomes: int = 0
+    broken_successes: int = 0  # episodes that END calls a success despite a violation: counted as failures
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
     notes: list[str] = field(default_factory=list)  # what was salvaged, left out, assumed
@@ -101,6 +102,11 @@ class ConversionReport:
             ("violations", f"{self.violating_steps} of {judged} judged steps, {self.unjudged_steps} not judged"),
         ]
         lines = [f"{name:<13} {value}" for name, value in rows if value]
+        if self.broken_successes:
+            lines.append(
+                f"note: {self.broken_successes} episode(s) that END calls a success hold a violation: counted as "
+                "failures (success: goal reached without violation)"
+            )
         if self.faults:
             lines.append("steps that are not valid, those between trajectories included:")
             for what, count in sorted(self.faults.items(), key=lambda item: -item[1]):
@@ -412,9 +418,12 @@ def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionRe
     def close(at_ns: int, success: bool | None = None) -> None:
         if current is None:
             return
-        current.end_ns, current.success = at_ns, success
         if broken_since is not None:
             current.broken.append((broken_since, at_ns + 1))
+        if success and current.broken:
+            report.broken_successes += 1
+            success = False
+        current.end_ns, current.success = at_ns, success
         episodes.append(current)
 
     for stamp_ns, event in events:

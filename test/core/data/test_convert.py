@@ -82,9 +82,10 @@ def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
     drive.event(2.0, INSTRUCTION, "go right")
     drive.event(2.5, VIOLATION_END, "go right")
     drive.event(4.0, END, "go right", success=1)
-    _, [left, right] = run(drive)
+    report, [left, right] = run(drive)
     assert (left.instruction, left.success) == ("go left", None)
-    assert (right.instruction, right.success) == ("go right", True)
+    assert (right.instruction, right.success) == ("go right", False)  # not True: it begins with a violation
+    assert report.broken_successes == 1
     assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
 
 
@@ -182,6 +183,20 @@ def test_success_that_is_known_stays_and_one_with_a_violation_is_none(run, navig
     broken.event(4.5, END)
     convert(broken.write(tmp_path / "broken"), tmp_path / "other", navigation, success=True)
     assert [info.success for info in Dataset.open(tmp_path / "other").trajectories] == [False]
+
+
+def test_an_episode_that_end_calls_a_success_despite_a_violation_is_a_failure(run):
+    drive = Drive()
+    drive.event(0.0, START)
+    drive.event(1.0, VIOLATION_BEGIN)
+    drive.event(1.5, VIOLATION_END)
+    drive.event(2.0, END, success=1)
+    drive.event(2.5, START)
+    drive.event(4.5, END, success=1)
+    report, dataset = run(drive)
+    assert [info.success for info in dataset.trajectories] == [False, True]
+    assert (report.successes, report.failures, report.broken_successes) == (1, 1, 1)
+    assert "note: 1 episode(s) that END calls a success hold a violation: counted as failures" in report.table()
 
 
 def test_no_instruction(run):
