@@ -16,7 +16,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ VERDICT = {0: False, 1: True}  # EpisodeEvent.success; 2 is unknown
 
 CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from different clocks
 LEAD = 0.1  # of a period: how far ticks lie before the commands
+TOGETHER_NS = SECOND  # at most so far apart, an instruction on its topic and the same in an event are one
+NOTHING = "stop"  # an empty instruction stops the planner
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
 UNSTAMPED = "does its sender fill it in (header: auto)?"
@@ -63,6 +65,7 @@ class ConversionReport:
     successes: int = 0
     failures: int = 0
     unknown_outcomes: int = 0
+    instruction_cuts: int = 0  # episodes cut where another instruction than their events' was said on its topic
     broken_successes: int = 0  # episodes that END calls a success despite a violation: counted as failures
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
@@ -124,12 +127,12 @@ class _Episode:
     name: str
     success: bool | None = None
     judged: bool = False
-    broken: list[tuple[int, int]] = field(default_factory=list)  # [begin, end) of each violation
     scene: dict[str, Any] | None = None
     scene_seed: int | None = None
     cut_gaps: bool = False  # nobody says where attempts begin and end: a long gap is such a place
-    ticks: list[int] = field(default_factory=list)
-    steps: list[Step | Fault] = field(default_factory=list)
+    broken: list[tuple[int, int]] = field(default_factory=list, init=False)  # [begin, end) of each violation
+    ticks: list[int] = field(default_factory=list, init=False)
+    steps: list[Step | Fault] = field(default_factory=list, init=False)
 
 
 @dataclass
@@ -363,8 +366,15 @@ def _episodes(
         first_ns, last_ns = timeline.command_ns[0] - SECOND, timeline.command_ns[-1] + SECOND
     else:
         first_ns, last_ns = bag.start_ns - SECOND, bag.end_ns + SECOND
-    if any(event.kind == START for _, event in timeline.events):
-        episodes = _by_events(timeline.events, last_ns, report)
+    events = timeline.events
+    if any(event.kind == START for _, event in events):
+        _note_before_start(events, first_ns + SECOND, interface.events.topic, report)
+        _complete(events, timeline.instructions, offset_ns, interface.instruction.topic, report)
+        said = _said_beside(events, timeline.instructions, first_ns + SECOND + TOGETHER_NS) if not offset_ns else []
+        if offset_ns and {text for _, text in timeline.instructions} - {event.instruction for _, event in events}:
+            topic = interface.instruction.topic
+            report.notes.append(f"{topic}: its times are not those of the stamps, so what the events say counts")
+        episodes = _by_events(events, said, last_ns, report)
     else:
         if interface.events:
             report.notes.append(
@@ -377,12 +387,7 @@ def _episodes(
             report.notes.append(f"episode {episode.name}: not judged, since one of its events cannot be read")
             episode.judged, episode.success = False, None
         episode.start_ns, episode.end_ns = max(episode.start_ns, first_ns), min(episode.end_ns, last_ns)
-        if not episode.instruction.strip():
-            said = _said(timeline.instructions, episode, offset_ns)
-            if said:
-                topic = interface.instruction.topic
-                report.notes.append(f"episode {episode.name}: its event has no instruction; {topic} said '{said}'")
-            episode.instruction = said or instruction or ""
+        episode.instruction = episode.instruction or instruction or ""
     episodes = [episode for episode in episodes if episode.start_ns < episode.end_ns]
     known = [episode for episode in episodes if episode.instruction]
     if episodes and not known:
@@ -395,61 +400,143 @@ def _episodes(
     return [episode for episode in known if not tells_to_stop(episode.instruction)]
 
 
-def _said(instructions: list[tuple[int, str]], episode: _Episode, offset_ns: int) -> str:
-    """What was said last before ``episode`` began, or else first in it; empty where nothing was, or none can tell."""
-    texts = [(stamp_ns, text) for stamp_ns, text in instructions if text]
-    if offset_ns:  # instructions have no stamp, so it is not known which came when
-        different = {text for _, text in texts}
-        return different.pop() if len(different) == 1 else ""
-    before = [text for stamp_ns, text in texts if stamp_ns <= episode.start_ns]
-    within = [text for stamp_ns, text in texts if episode.start_ns < stamp_ns <= episode.end_ns]
-    return next(iter(before[-1:] + within), "")
+def _note_before_start(events: list[tuple[int, Any]], begin_ns: int, topic: str, report: ConversionReport) -> None:
+    """Say what of the recording, from ``begin_ns`` on, lies before its first START: it is of no episode."""
+    start_ns = next(stamp_ns for stamp_ns, event in events if event.kind == START)
+    seconds = (start_ns - begin_ns) / SECOND
+    early = sum(begin_ns <= stamp_ns < start_ns for stamp_ns, _ in events)
+    if early or seconds >= 1:
+        report.notes.append(
+            f"{topic}: the first {seconds:.1f} s, before the first START, were left out"
+            + f", with {early} event(s)" * bool(early)
+        )
 
 
-def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:
-    """Episodes from START to END, cut where the instruction changed; only the last piece has the outcome."""
+def _complete(
+    events: list[tuple[int, Any]],
+    instructions: list[tuple[int, str]],
+    offset_ns: int,
+    topic: str,
+    report: ConversionReport,
+) -> None:
+    """Give events that have no instruction the one said last until a second after them, or else first before the next.
+
+    With two clocks nobody can tell which was said when: they get one where no other was said.
+    """
+    texts = [(heard_ns, text) for heard_ns, text in instructions if text]
+    for index, (stamp_ns, event) in enumerate(events):
+        event.instruction = event.instruction.strip()
+        if event.instruction or event.kind not in (START, INSTRUCTION):
+            continue
+        ends = (at_ns for at_ns, later in events[index + 1 :] if later.kind in (START, INSTRUCTION, END))
+        end_ns = next(ends, texts[-1][0] if texts else stamp_ns)
+        known = [text for heard_ns, text in texts if heard_ns <= stamp_ns + TOGETHER_NS][-1:]
+        known += [text for heard_ns, text in texts if stamp_ns < heard_ns <= end_ns]
+        if offset_ns:
+            known = [text for _, text in texts] if len({text for _, text in texts}) == 1 else []
+        if known:
+            event.instruction = known[0]
+            report.notes.append(f"episode {event.episode}: its event has no instruction; {topic} said '{known[0]}'")
+
+
+def _said_beside(
+    events: list[tuple[int, Any]], instructions: list[tuple[int, str]], since_ns: int
+) -> list[tuple[int, str]]:
+    """What was said on the instruction topic within an episode, other than what its events say is in force.
+
+    Not what was heard before ``since_ns``: it may have been latched long ago. Nor what an event says too: the two are
+    received at different moments, up to a second apart, and one who repeats an instruction may go on a little.
+    """
+    told = [(at_ns, event.instruction) for at_ns, event in events if event.kind in (START, INSTRUCTION)]
+    changes: list[tuple[int, str]] = []
+    in_force: str | None = None  # None: between episodes
+    event_ns, before = 0, None
+    for at_ns, what in sorted([*events, *instructions], key=lambda item: item[0]):
+        if not isinstance(what, str):
+            if what.kind in (START, INSTRUCTION):
+                in_force, event_ns = what.instruction, at_ns
+            elif what.kind == END:
+                in_force = None
+            continue
+        repeated, before = what == before, what
+        if in_force is None or what == in_force or at_ns < since_ns:
+            continue
+        others = {text for told_ns, text in told if told_ns != event_ns and abs(at_ns - told_ns) <= TOGETHER_NS}
+        if what in others or (repeated and at_ns - event_ns <= TOGETHER_NS):
+            continue
+        changes.append((at_ns, what or NOTHING))
+        in_force = what
+    return changes
+
+
+def _by_events(
+    events: list[tuple[int, Any]], said: list[tuple[int, str]], last_ns: int, report: ConversionReport
+) -> list[_Episode]:
+    """Episodes from START to END, cut where the instruction changed: by an event, or by what was ``said`` on its topic.
+
+    A simulator that describes its scene judges what its events say: what was said beside them, nobody judges.
+    """
     judging = any(
         event.kind == VIOLATION_BEGIN or (event.kind == END and event.success in VERDICT) for _, event in events
     )
     episodes: list[_Episode] = []
-    current: _Episode | None = None
+    pieces: list[_Episode] = []  # of the episode that goes on
     broken_since: int | None = None
 
-    def close(at_ns: int, success: bool | None = None) -> None:
-        if current is None:
-            return
+    def close(at_ns: int) -> None:
+        """The last piece ends before ``at_ns``."""
+        pieces[-1].end_ns = at_ns - 1
         if broken_since is not None:
-            current.broken.append((broken_since, at_ns + 1))
-        if success and current.broken:
-            report.broken_successes += 1
-            success = False
-        current.end_ns, current.success = at_ns, success
-        episodes.append(current)
+            pieces[-1].broken.append((broken_since, at_ns))
 
-    for stamp_ns, event in events:
-        if event.kind == START:
-            close(stamp_ns - 1)
+    for stamp_ns, event in sorted([*events, *said], key=lambda item: item[0]):
+        if not isinstance(event, str) and event.kind == START:
+            if pieces:
+                close(stamp_ns)
+            episodes += pieces
             broken_since = None
             scene = _scene(event.scene, report)
-            current = _Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
-            current.scene, current.scene_seed = scene, int(event.seed)
-        elif current is None:
+            first = _Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
+            first.scene, first.scene_seed = scene, int(event.seed)
+            pieces = [first]
+        elif not pieces:
             continue
+        elif isinstance(event, str):
+            close(stamp_ns)
+            judged = first.judged and first.scene is None
+            pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event, judged=judged))
+            report.instruction_cuts += 1
+            report.notes.append(f"episode {first.name}: cut where '{event}' was said on the instruction topic")
+        elif event.kind == INSTRUCTION:
+            close(stamp_ns)
+            pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event.instruction))
         elif event.kind == VIOLATION_BEGIN:
             broken_since = stamp_ns if broken_since is None else broken_since
         elif event.kind == VIOLATION_END and broken_since is not None:
-            current.broken.append((broken_since, stamp_ns))
+            pieces[-1].broken.append((broken_since, stamp_ns))
             broken_since = None
-        elif event.kind == INSTRUCTION:
-            close(stamp_ns - 1)
-            before = current
-            current = _Episode(stamp_ns, last_ns, event.instruction, before.name, judged=before.judged)
-            current.scene, current.scene_seed = before.scene, before.scene_seed
         elif event.kind == END:
-            close(stamp_ns, VERDICT.get(event.success))
-            current, broken_since = None, None
-    close(last_ns)
-    return episodes
+            close(stamp_ns + 1)
+            _settle(pieces, event, report)
+            episodes += pieces
+            pieces, broken_since = [], None
+    if pieces:
+        close(last_ns + 1)
+    return episodes + pieces
+
+
+def _settle(pieces: list[_Episode], end: Any, report: ConversionReport) -> None:
+    """Give the outcome that ``end`` tells to the last piece of its episode in which there was something to reach.
+
+    It stays unknown where ``end`` names another instruction than that piece's, or where nobody judged it.
+    """
+    aims = [piece for piece in pieces if not tells_to_stop(piece.instruction)]
+    if not aims or not aims[-1].judged or (len(pieces) > 1 and end.instruction not in ("", aims[-1].instruction)):
+        return
+    aims[-1].success = VERDICT.get(end.success)
+    if aims[-1].success and aims[-1].broken:
+        report.broken_successes += 1
+        aims[-1].success = False
 
 
 def _by_instructions(

@@ -12,7 +12,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from mcap.reader import make_reader
-from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
+from robot_bags import END, INSTRUCTION, SCENE, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
 from robot_messages import SECOND, boolean, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
@@ -241,6 +241,107 @@ def test_what_was_done_when_told_to_stop_is_left_out(run):
     report, dataset = run(drive)
     assert [info.instruction for info in dataset.trajectories] == ["go left", "go right"]
     assert "episode 1: left out, 'Stop!' is nothing to learn" in report.notes
+
+
+def test_told_to_stop_within_an_episode_what_was_done_until_told_otherwise_is_left_out(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.instruct(0.01, "go left")
+    drive.instruct(2.0, "Stop!")
+    drive.instruct(3.0, "go left")
+    drive.event(4.5, END, "", success=1)
+    report, [before, after] = run(drive)
+    assert [before.instruction, after.instruction] == ["go left", "go left"]
+    assert (before.success, after.success) == (None, True)
+    assert before.sensor[-1, 0] < 2.0 and after.sensor[0, 0] >= 3.0 and len(before) == 20
+    assert report.instruction_cuts == 2
+    assert "episode e1: cut where 'Stop!' was said on the instruction topic" in report.notes
+    assert "episode e1: left out, 'Stop!' is nothing to learn" in report.notes
+
+
+@pytest.mark.parametrize("told", ["", "go left"])
+def test_the_outcome_is_of_what_was_done_before_it_was_told_to_stop(run, told):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.instruct(3.0, "stop")
+    drive.event(4.5, END, told, success=1)
+    _, [trajectory] = run(drive)
+    assert (trajectory.instruction, trajectory.success, len(trajectory)) == ("go left", True, 30)
+
+
+@pytest.mark.parametrize(("told", "success"), [("", True), ("go right", True), ("go left", None)])
+def test_told_something_else_within_an_episode_it_is_cut_there(run, told, success):
+    """The outcome is that of what was told last, unless END says that it is of something else."""
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(1.8, VIOLATION_BEGIN, "go left")
+    drive.event(1.9, VIOLATION_END, "go left")
+    drive.instruct(2.0, "go right")
+    drive.event(4.5, END, told, success=1)
+    report, [left, right] = run(drive)
+    assert (left.instruction, left.success) == ("go left", None)
+    assert (right.instruction, right.success) == ("go right", success)
+    assert len(left) == 20 and len(right) == 24 and left.violation.sum() == 1 and not right.violation.any()
+    assert report.instruction_cuts == 1 and report.broken_successes == 0
+
+
+def test_what_an_event_says_too_or_was_latched_cuts_nothing(run, navigation, tmp_path):
+    drive = Drive(duration=12.0)
+    drive.instruct(0.1, "go away")  # latched, heard late by a recorder that has just started
+    drive.event(0.0, START, "go left")
+    drive.instruct(0.3, "go left")
+    drive.event(3.0, INSTRUCTION, "go right")
+    drive.instruct(2.9, "go right")  # its sender hears itself first, or last
+    drive.instruct(5.2, "go up")
+    drive.event(5.5, END, "go right", success=1)
+    drive.event(5.6, START, "go up")
+    drive.instruct(5.7, "go up")
+    drive.instruct(7.0, "go up")  # said again
+    drive.event(8.0, START, "go down")
+    drive.instruct(8.3, "go up")  # who repeats it goes on a little
+    drive.instruct(8.6, "go down")
+    drive.event(11.0, END, "go down", success=0)
+    report, dataset = run(drive)
+    drive.without("instruction")
+    convert(drive.write(tmp_path / "silent"), tmp_path / "expected", navigation)
+    assert report.instruction_cuts == 0 and len(dataset) == 4
+    for found, expected in zip(dataset, Dataset.open(tmp_path / "expected"), strict=True):
+        assert (found.instruction, found.success) == (expected.instruction, expected.success)
+        np.testing.assert_array_equal(found.sensor, expected.sensor)
+
+
+def test_who_goes_on_repeating_another_instruction_is_heard(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    for tick in range(45):
+        drive.instruct(tick / 10, "go right")
+    drive.event(4.5, END, "", success=1)
+    _, [left, right] = run(drive)
+    assert (left.instruction, right.instruction, right.success) == ("go left", "go right", True)
+    assert 0.8 < left.sensor[-1, 0] < 1.2
+
+
+def test_what_a_simulator_was_not_told_by_its_events_it_did_not_judge(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left", scene=SCENE)
+    drive.instruct(2.0, "go right")
+    drive.event(3.5, INSTRUCTION, "go up")
+    drive.event(4.5, END, "go up", success=1)
+    _, [left, right, up] = run(drive)
+    assert (right.instruction, right.success, up.success) == ("go right", None, True)
+    assert (left.violation == 0).all() and (right.violation == -1).all() and (up.violation == 0).all()
+    assert right.scene == left.scene
+
+
+def test_what_was_recorded_before_the_first_start_is_told(run):
+    drive = Drive()
+    drive.event(0.5, VIOLATION_BEGIN)
+    drive.event(1.0, VIOLATION_END)
+    drive.event(2.5, START)
+    drive.event(4.5, END, success=1)
+    report, [trajectory] = run(drive)
+    assert len(trajectory) == 20 and trajectory.success is True and not trajectory.violation.any()
+    assert "episode_event: the first 2.5 s, before the first START, were left out, with 2 event(s)" in report.notes
 
 
 def test_instruction_given_on_the_command_line(run):
