@@ -34,6 +34,8 @@ from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 
 START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)  # EpisodeEvent.kind
 VERDICT = {0: False, 1: True}  # EpisodeEvent.success; 2 is unknown
+PLANNER_STATE = "tc_mmwm_ros/msg/PlannerState"
+ACTIVE = 2  # PlannerState.state from which on the planner commands the robot
 
 CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from different clocks
 LEAD = 0.1  # of a period: how far ticks lie before the commands
@@ -65,7 +67,7 @@ class ConversionReport:
     successes: int = 0
     failures: int = 0
     unknown_outcomes: int = 0
-    instruction_cuts: int = 0  # episodes cut where another instruction than their events' was said on its topic
+    instruction_cuts: int = 0  # where episodes were cut since the robot was told something else than their events say
     broken_successes: int = 0  # episodes that END calls a success despite a violation: counted as failures
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
@@ -142,7 +144,7 @@ class _Timeline:
     command_ns: list[int]
     commands: list[np.ndarray | Fault]
     events: list[tuple[int, Any]]
-    instructions: list[tuple[int, str]]
+    instructions: list[tuple[int, str]]  # said on their topic, or obeyed by the planner, whose parameter sets one too
     missed_ns: list[int]  # when an event was received that cannot be read
 
 
@@ -201,7 +203,8 @@ def _convert(
         writer.check_new(bag.path, "sha256", digest, namespace=robot)
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
-    timeline = _read_timeline(bag, interface, names)
+    obeyed = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
+    timeline = _read_timeline(bag, interface, names, obeyed)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
@@ -284,6 +287,13 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
     return fitting.pop() if fitting else ""
 
 
+def _planner_state(bag: Bag, robot: str) -> str | None:
+    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several."""
+    kinds = ((name, topic) for name, topic in bag.topics.items() if name.startswith(f"{robot.rstrip('/')}/"))
+    found = [name for name, topic in kinds if topic.type == PLANNER_STATE and topic.messages]
+    return found[0] if len(found) == 1 else None
+
+
 def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:
     """ConversionError: nobody stamped the commands or the events, so none of them can be placed."""
     for topic in (interface.action.topic, *([interface.events.topic] if interface.events else [])):
@@ -331,25 +341,31 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], re
 # --- what was said and done
 
 
-def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> _Timeline:
+def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], obeyed: str | None) -> _Timeline:
     action, told = names[interface.action.topic], names[interface.instruction.topic]
     judged = names[interface.events.topic] if interface.events else None
     commands: list[tuple[int, np.ndarray | Fault]] = []
     events: list[tuple[int, Any]] = []
     instructions: list[tuple[int, str]] = []
-    for raw, message in bag.contents({action, told} | ({judged} if judged else set())):
+    planner_obeys = ""
+    for raw, message in bag.contents({action, told, judged, obeyed} - {None}):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
             commands.append((stamp_ns, read_action(message, interface.action)))
         elif raw.topic == told:
             instructions.append((stamp_ns, message.data.strip()))
+        elif raw.topic == obeyed:  # told each second, and late: only where it changes is it news
+            text = message.instruction.strip()
+            if message.state >= ACTIVE and text != planner_obeys:
+                planner_obeys = text
+                instructions.append((stamp_ns, text))
         else:
             events.append((stamp_ns, message))
     if not commands:
         raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
     missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
-    commands.sort(key=lambda item: item[0])
-    events.sort(key=lambda item: item[0])
+    for said in (commands, events, instructions):
+        said.sort(key=lambda item: item[0])
     times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
     return _Timeline(times, actions, events, instructions, missed_ns)
 
@@ -442,7 +458,7 @@ def _complete(
 def _said_beside(
     events: list[tuple[int, Any]], instructions: list[tuple[int, str]], since_ns: int
 ) -> list[tuple[int, str]]:
-    """What was said on the instruction topic within an episode, other than what its events say is in force.
+    """What was said on the instruction topic (or to the planner) within an episode, other than its events say.
 
     Not what was heard before ``since_ns``: it may have been latched long ago. Nor what an event says too: the two are
     received at different moments, up to a second apart, and one who repeats an instruction may go on a little.
@@ -472,7 +488,7 @@ def _said_beside(
 def _by_events(
     events: list[tuple[int, Any]], said: list[tuple[int, str]], last_ns: int, report: ConversionReport
 ) -> list[_Episode]:
-    """Episodes from START to END, cut where the instruction changed: by an event, or by what was ``said`` on its topic.
+    """Episodes from START to END, cut where the instruction changed: by an event, or by what was ``said`` beside them.
 
     A simulator that describes its scene judges what its events say: what was said beside them, nobody judges.
     """
@@ -506,7 +522,7 @@ def _by_events(
             judged = first.judged and first.scene is None
             pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event, judged=judged))
             report.instruction_cuts += 1
-            report.notes.append(f"episode {first.name}: cut where '{event}' was said on the instruction topic")
+            report.notes.append(f"episode {first.name}: cut where it was told '{event}'")
         elif event.kind == INSTRUCTION:
             close(stamp_ns)
             pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event.instruction))

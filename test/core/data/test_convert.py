@@ -255,7 +255,7 @@ def test_told_to_stop_within_an_episode_what_was_done_until_told_otherwise_is_le
     assert (before.success, after.success) == (None, True)
     assert before.sensor[-1, 0] < 2.0 and after.sensor[0, 0] >= 3.0 and len(before) == 20
     assert report.instruction_cuts == 2
-    assert "episode e1: cut where 'Stop!' was said on the instruction topic" in report.notes
+    assert "episode e1: cut where it was told 'Stop!'" in report.notes
     assert "episode e1: left out, 'Stop!' is nothing to learn" in report.notes
 
 
@@ -319,6 +319,28 @@ def test_who_goes_on_repeating_another_instruction_is_heard(run):
     _, [left, right] = run(drive)
     assert (left.instruction, right.instruction, right.success) == ("go left", "go right", True)
     assert 0.8 < left.sensor[-1, 0] < 1.2
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_what_the_planner_was_told_by_its_parameter_counts_too(run, events):
+    """It is on no topic of instructions: the planner tells what it obeys, each second and where it changes."""
+    drive = Drive(duration=8.0)
+    if events:
+        drive.event(0.0, START, "go left")
+        drive.event(7.5, END, "")
+    drive.instruct(-0.1, "go left")
+    for after in (0.02, 1.0, 2.0):
+        drive.planner_state(after, "go left")
+    drive.planner_state(1.5, "go away", state=1)  # inactive, it commands nothing
+    drive.planner_state(3.0, "go right")
+    drive.planner_state(4.0, "go right")
+    drive.planner_state(5.0, "")  # told to stop
+    drive.instruct(6.0, "go left")
+    drive.planner_state(5.999, "go right")  # of before
+    drive.planner_state(6.02, "go left")
+    _, dataset = run(drive)
+    told = [(each.instruction, each.sensor[0, 0].round(), each.sensor[-1, 0].round()) for each in dataset]
+    assert told == [("go left", 0, 3), ("go right", 3, 5), ("go left", 6, 7 if events else 8)]
 
 
 def test_what_a_simulator_was_not_told_by_its_events_it_did_not_judge(run):
