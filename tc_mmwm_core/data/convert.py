@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -43,6 +44,7 @@ TOGETHER_NS = SECOND  # at most so far apart, an instruction on its topic and th
 NOTHING = "stop"  # an empty instruction stops the planner
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
+LONGEST = 60.0  # s: without events, trajectories are at most so long, unless another length is asked for
 UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
@@ -68,6 +70,7 @@ class ConversionReport:
     failures: int = 0
     unknown_outcomes: int = 0
     instruction_cuts: int = 0  # where episodes were cut since the robot was told something else than their events say
+    length_cuts: int = 0  # where stretches without events were cut since they were longer than was asked for
     broken_successes: int = 0  # episodes that END calls a success despite a violation: counted as failures
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
@@ -107,6 +110,8 @@ class ConversionReport:
             ("violations", f"{self.violating_steps} of {judged} judged steps, {self.unjudged_steps} not judged"),
         ]
         lines = [f"{name:<13} {value}" for name, value in rows if value]
+        if self.length_cuts:
+            lines.append(f"note: {self.length_cuts} cuts since no events say what an episode is (see --longest)")
         if self.broken_successes:
             lines.append(
                 f"note: {self.broken_successes} episode(s) that END calls a success hold a violation: counted as "
@@ -136,6 +141,17 @@ class _Episode:
     ticks: list[int] = field(default_factory=list, init=False)
     steps: list[Step | Fault] = field(default_factory=list, init=False)
 
+    def piece(self, longest: int) -> int:
+        """How many of its ticks are to come at once: where no events say what an episode is, at most ``longest``."""
+        return math.ceil(len(self.ticks) / math.ceil(len(self.ticks) / longest)) if self.cut_gaps else len(self.ticks)
+
+    def split(self, count: int) -> _Episode:
+        """Its first ``count`` ticks and their steps, which it no longer holds itself."""
+        part = replace(self)
+        part.ticks, part.steps = self.ticks[:count], self.steps[:count]
+        self.ticks, self.steps = self.ticks[count:], self.steps[count:]
+        return part
+
 
 @dataclass
 class _Timeline:
@@ -157,6 +173,7 @@ def convert(
     instruction: str | None = None,
     source: Literal["simulated", "real"] | None = None,
     success: bool | None = None,
+    longest: float = LONGEST,
     force: bool = False,
     progress: bool = False,
 ) -> ConversionReport:
@@ -167,16 +184,22 @@ def convert(
         instruction: for bags in which none was recorded.
         source: by default simulated where the events describe a scene, else real.
         success: of the trajectories of which it is not known; see :func:`outcome`.
+        longest: s: where no events say what an episode is, what is longer is cut into pieces of equal length.
         force: also where the dataset already holds this bag.
         progress: show a bar.
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), or no instruction.
+        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short.
         AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
-    options = (Path(output), interface, namespace, instruction, source, success, force, progress)
+    if longest * interface.rate < SHORTEST:
+        raise ConversionError(
+            f"longest (--longest): is {longest:g} s; a trajectory needs {SHORTEST} steps, at {interface.rate:g} Hz "
+            f"{SHORTEST / interface.rate:g} s"
+        )
+    options = (Path(output), interface, namespace, instruction, source, success, longest, force, progress)
     try:
         return _convert(Bag(path), *options)
     except DamagedBagError:
@@ -191,6 +214,7 @@ def _convert(
     instruction: str | None,
     source: Literal["simulated", "real"] | None,
     success: bool | None,
+    longest: float,
     force: bool,
     progress: bool,
 ) -> ConversionReport:
@@ -211,7 +235,8 @@ def _convert(
     provenance = {"bag": bag.path.name, "sha256": digest, "namespace": robot, "interface": interface.digest}
     with ExitStack() as stack:
         shard = None
-        for episode in _observe(bag, interface, names, episodes, offset_ns, report, progress):
+        longest_steps = math.floor(longest * interface.rate)
+        for episode in _observe(bag, interface, names, episodes, longest_steps, offset_ns, report, progress):
             for trajectory in _trajectories(episode, timeline, interface, report):
                 trajectory.source = source or ("simulated" if episode.scene is not None else "real")
                 trajectory.success = outcome(trajectory, success)
@@ -219,6 +244,7 @@ def _convert(
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
                 report.account(trajectory)
+            episode.steps.clear()  # written: an hour of them would not fit into memory
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
         report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
@@ -611,12 +637,14 @@ def _observe(
     interface: RobotInterface,
     names: dict[str, str],
     episodes: list[_Episode],
+    longest: int,
     offset_ns: int,
     report: ConversionReport,
     progress: bool,
 ) -> Iterator[_Episode]:
     """Make the steps of every episode, and yield each when it is complete.
 
+    Where no events say what an episode is, it comes in pieces of the same length, of at most ``longest`` steps.
     A tick is made when something is received after it. Where the bag's clock is not that of the stamps, the two may run
     at different speeds, so a message counts as received at the newest stamp that had come by then.
     """
@@ -630,6 +658,9 @@ def _observe(
         for episode, stream in list(running):
             while len(episode.steps) < len(episode.ticks) and episode.ticks[len(episode.steps)] < until_ns:
                 episode.steps.append(stream.step(episode.ticks[len(episode.steps)]))
+                if len(episode.steps) == episode.piece(longest) < len(episode.ticks):
+                    report.length_cuts += 1
+                    yield episode.split(len(episode.steps))
             if len(episode.steps) == len(episode.ticks):
                 running.remove((episode, stream))
                 yield episode
@@ -643,7 +674,10 @@ def _observe(
         first_ns = received_ns if first_ns is None else first_ns
         while waiting and waiting[0].start_ns <= stamp_ns:
             episode = waiting.popleft()
-            episode.ticks = episode.ticks[bisect.bisect_left(episode.ticks, first_ns) :]  # before, nothing is known
+            begin, end = bisect.bisect_left(episode.ticks, first_ns), len(episode.ticks)
+            if not offset_ns:
+                end = bisect.bisect(episode.ticks, bag.end_ns)
+            episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
             running.append((episode, StepStream(interface)))
         yield from advance(received_ns)
         for episode, stream in running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -33,6 +34,17 @@ def not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number, 0 or above")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, 0 or above."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or above")
+    return number
 
 
 def planner_settings(parser: argparse.ArgumentParser) -> None:

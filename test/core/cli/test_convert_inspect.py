@@ -104,6 +104,21 @@ def test_options_that_would_be_passed_over_are_refused(dataset, tmp_path, capsys
     assert "leave out --from lerobot" in capsys.readouterr().err and not (tmp_path / "lerobot").exists()
     assert main(["convert", str(tmp_path), "--from", "lerobot", "--namespace", "a", "--output", str(tmp_path)]) == 2
     assert "--namespace cannot be used with --from lerobot" in capsys.readouterr().err
+    assert main([*to, "--longest", "9"]) == 2
+    assert "--longest cannot be used with --to lerobot" in capsys.readouterr().err
+
+
+def test_without_events_the_longest_trajectory_is_as_asked(tmp_path, capsys):
+    drive = Drive()
+    drive.instruct(0.0, "go")
+    bag, output = drive.write(tmp_path / "bag"), tmp_path / "dataset"
+    command = ["convert", str(bag), "--robot", "navigation.yaml", "--quiet", "--output", str(output), "--longest"]
+    assert main([*command, "1.5"]) == 0
+    assert [info.length for info in Dataset.open(output).trajectories] == [13, 13, 12, 12]
+    assert main([*command, "0.1"]) == 2 and "a trajectory needs 2 steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "-1"])
+    assert "argument --longest: -1 is not a number of seconds, 0 or above" in capsys.readouterr().err
 
 
 def test_what_became_of_a_lerobot_dataset_is_reported(dataset, tmp_path, capsys):

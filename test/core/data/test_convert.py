@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sqlite3
+import tracemalloc
 from collections import deque
 from contextlib import closing
 
@@ -137,6 +138,59 @@ def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
     report, _ = run(drive)
     assert report.faults.keys() == {"overhead: waiting"}
     assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+
+
+def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run, navigation, tmp_path):
+    drive = Drive(duration=8.0)
+    drive.instruct(-0.1, "go")
+    report, pieces = run(drive, longest=3.0)
+    assert [len(piece) for piece in pieces] == [27, 27, 26] and report.length_cuts == 2 and report.faults == {}
+    assert "note: 2 cuts since no events say what an episode is (see --longest)" in report.table()
+    whole = convert(tmp_path / "bag", tmp_path / "whole", navigation)
+    [expected] = Dataset.open(tmp_path / "whole")
+    assert whole.length_cuts == 0 and "--longest" not in whole.table()
+    for name, array in expected.arrays().items():
+        np.testing.assert_array_equal(np.concatenate([piece.arrays()[name] for piece in pieces]), array)
+    begun = [piece.provenance["start_ns"] - expected.provenance["start_ns"] for piece in pieces]
+    assert begun == [0, 27 * SECOND // 10, 54 * SECOND // 10]
+
+
+def test_what_events_call_an_episode_is_never_cut_for_its_length(run):
+    report, [trajectory] = run(episode(), longest=1.0)
+    assert len(trajectory) == 45 and report.length_cuts == 0
+
+
+def test_what_lasts_as_long_as_is_allowed_is_whole(run):
+    drive = Drive(duration=8.0)
+    drive.instruct(-0.1, "go")
+    report, [trajectory] = run(drive, longest=8.0)
+    assert len(trajectory) == 80 and report.length_cuts == 0
+
+
+def test_a_length_that_holds_no_trajectory_is_refused(run):
+    with pytest.raises(ConversionError, match=r"--longest\): is 0.1 s; a trajectory needs 2 steps, at 10 Hz 0.2 s"):
+        run(episode(), longest=0.1)
+
+
+def test_long_recordings_need_no_more_memory_than_short_ones(robot, tmp_path):
+    robot["sensors"][0]["fields"][0]["limits"] = [0, 100]  # a long way
+    interface = RobotInterface.from_dict(robot, "test")
+
+    def needed(seconds: float) -> int:
+        drive = Drive(duration=seconds)
+        drive.instruct(-0.1, "go")
+        bag = drive.write(tmp_path / f"bag{seconds}")
+        del drive
+        tracemalloc.start()
+        report = convert(bag, tmp_path / f"dataset{seconds}", interface, longest=2.0)
+        assert report.valid_steps == report.steps == round(seconds * interface.rate)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    needed(4.0)  # what is imported and read once
+    frame = 64 * 64 * 3
+    assert needed(36.0) < needed(6.0) + 50 * frame  # for 300 steps more
 
 
 def unstamped(drive: Drive, topic: str) -> None:
