@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are all good; one with a violation is no success",
     )
     parser.add_argument(
+        "--reaction",
+        type=seconds,
+        metavar="SECONDS",
+        help="how late whoever labels violations may be: so long before each VIOLATION_BEGIN, steps count as unjudged, "
+        "not as complying (default: 0, for a script; a person needs 1 to 3)",
+    )
+    parser.add_argument(
         "--longest",
         type=seconds,
         metavar="SECONDS",
@@ -78,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
     became: Counter[str] = Counter()
     reports: list[ConversionReport] = []
     of_a_bag = {"namespace": args.namespace, "progress": not args.quiet}
-    if args.longest is not None:
-        of_a_bag["longest"] = args.longest
+    of_a_bag |= {name: getattr(args, name) for name in ("longest", "reaction") if getattr(args, name) is not None}
     known = {
         "instruction": args.instruction,
         "source": args.source,
@@ -117,7 +123,7 @@ def _refuse_what_does_not_apply(args: argparse.Namespace) -> None:
     """ConversionError: an option is given that would be passed over."""
     from tc_mmwm_core.data.convert import ConversionError
 
-    of_a_bag = ("namespace", "longest")
+    of_a_bag = ("namespace", "longest", "reaction")
     if args.to == "lerobot":
         which, others = "--to lerobot", (*of_a_bag, "robot", "instruction", "source", "success", "force", "report")
         if args.origin == "lerobot":

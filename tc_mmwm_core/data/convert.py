@@ -136,6 +136,7 @@ class _Episode:
     judged: bool = False
     scene: dict[str, Any] | None = None
     scene_seed: int | None = None
+    labelled: list[int] = field(default_factory=list)  # when each VIOLATION_BEGIN was, in all pieces of its episode
     cut_gaps: bool = False  # nobody says where attempts begin and end: a long gap is such a place
     broken: list[tuple[int, int]] = field(default_factory=list, init=False)  # [begin, end) of each violation
     ticks: list[int] = field(default_factory=list, init=False)
@@ -174,6 +175,7 @@ def convert(
     source: Literal["simulated", "real"] | None = None,
     success: bool | None = None,
     longest: float = LONGEST,
+    reaction: float = 0.0,
     force: bool = False,
     progress: bool = False,
 ) -> ConversionReport:
@@ -184,6 +186,7 @@ def convert(
         instruction: for bags in which none was recorded.
         source: by default simulated where the events describe a scene, else real.
         success: of the trajectories of which it is not known; see :func:`outcome`.
+        reaction: s: how late a VIOLATION_BEGIN may be; so long before it, steps count as unjudged, not as complying.
         longest: s: where no events say what an episode is, what is longer is cut into pieces of equal length.
         force: also where the dataset already holds this bag.
         progress: show a bar.
@@ -199,7 +202,7 @@ def convert(
             f"longest (--longest): is {longest:g} s; a trajectory needs {SHORTEST} steps, at {interface.rate:g} Hz "
             f"{SHORTEST / interface.rate:g} s"
         )
-    options = (Path(output), interface, namespace, instruction, source, success, longest, force, progress)
+    options = (Path(output), interface, namespace, instruction, source, success, longest, reaction, force, progress)
     try:
         return _convert(Bag(path), *options)
     except DamagedBagError:
@@ -215,6 +218,7 @@ def _convert(
     source: Literal["simulated", "real"] | None,
     success: bool | None,
     longest: float,
+    reaction: float,
     force: bool,
     progress: bool,
 ) -> ConversionReport:
@@ -237,7 +241,7 @@ def _convert(
         shard = None
         longest_steps = math.floor(longest * interface.rate)
         for episode in _observe(bag, interface, names, episodes, longest_steps, offset_ns, report, progress):
-            for trajectory in _trajectories(episode, timeline, interface, report):
+            for trajectory in _trajectories(episode, timeline, interface, round(reaction * SECOND), report):
                 trajectory.source = source or ("simulated" if episode.scene is not None else "real")
                 trajectory.success = outcome(trajectory, success)
                 trajectory.provenance |= provenance
@@ -554,6 +558,7 @@ def _by_events(
             pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event.instruction))
         elif event.kind == VIOLATION_BEGIN:
             broken_since = stamp_ns if broken_since is None else broken_since
+            first.labelled.append(stamp_ns)
         elif event.kind == VIOLATION_END and broken_since is not None:
             pieces[-1].broken.append((broken_since, stamp_ns))
             broken_since = None
@@ -694,7 +699,7 @@ def _observe(
 
 
 def _trajectories(
-    episode: _Episode, timeline: _Timeline, interface: RobotInterface, report: ConversionReport
+    episode: _Episode, timeline: _Timeline, interface: RobotInterface, reaction_ns: int, report: ConversionReport
 ) -> Iterator[Trajectory]:
     """The trajectory of an episode without the invalid steps at its ends; several where it is cut at gaps."""
     period_ns = round(SECOND / interface.rate)
@@ -708,7 +713,7 @@ def _trajectories(
         if end - begin < SHORTEST:
             report.notes.append(f"episode {episode.name}: a piece of {end - begin} step(s) was left out as too short")
             continue
-        violation = [_violation(tick, episode, period_ns) for tick in episode.ticks[begin:end]]
+        violation = [_violation(tick, episode, period_ns, reaction_ns) for tick in episode.ticks[begin:end]]
         sensor = np.zeros((end - begin, interface.sensor_size), np.float32)
         action = np.zeros((end - begin, interface.action_size), np.float32)
         images = {
@@ -771,11 +776,16 @@ def _pieces(valid: np.ndarray, longest_gap: int | None) -> list[tuple[int, int]]
     return [(int(begin), int(end) + 1) for begin, end in zip(begins, ends, strict=True)]
 
 
-def _violation(tick: int, episode: _Episode, period_ns: int) -> int:
-    """1: the instruction is broken at the tick, or was between it and the one before; 0: not; -1: nobody knows."""
+def _violation(tick: int, episode: _Episode, period_ns: int, reaction_ns: int) -> int:
+    """1: the instruction is broken at the tick, or was between it and the one before; 0: not; -1: nobody knows.
+
+    Who labels by hand is late: within the reaction time before a violation is labelled, it may have begun already.
+    """
     if not episode.judged:
         return -1
-    return int(any(begin <= tick < end or (begin > tick - period_ns and end <= tick) for begin, end in episode.broken))
+    if any(begin <= tick < end or (begin > tick - period_ns and end <= tick) for begin, end in episode.broken):
+        return 1
+    return -1 if any(begin - reaction_ns <= tick < begin for begin in episode.labelled) else 0
 
 
 def _state(sensor: np.ndarray, valid: np.ndarray, interface: RobotInterface) -> np.ndarray | None:

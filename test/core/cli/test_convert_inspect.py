@@ -121,6 +121,14 @@ def test_without_events_the_longest_trajectory_is_as_asked(tmp_path, capsys):
     assert "argument --longest: -1 is not a number of seconds, 0 or above" in capsys.readouterr().err
 
 
+def test_labels_are_as_late_as_told(tmp_path):
+    bag, output = episode().write(tmp_path / "bag"), tmp_path / "dataset"
+    command = ["convert", str(bag), "--robot", "navigation.yaml", "--quiet", "--output", str(output)]
+    assert main([*command, "--reaction", "1.5"]) == 0
+    [trajectory] = Dataset.open(output)
+    assert np.bincount(trajectory.violation + 1).tolist() == [15, 20, 10]
+
+
 def test_what_became_of_a_lerobot_dataset_is_reported(dataset, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     lerobot, again, report = tmp_path / "lerobot", tmp_path / "again", tmp_path / "report.json"

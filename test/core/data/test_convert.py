@@ -99,6 +99,32 @@ def test_only_the_verdict_at_the_end_judges(run):
     assert (trajectory.violation == -1).all() and trajectory.success is None
 
 
+@pytest.mark.parametrize("reaction", [0.0, 0.5, 20.0])
+def test_shortly_before_a_violation_is_labelled_nobody_knows(run, reaction):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(0.6, VIOLATION_BEGIN)
+    drive.event(0.8, VIOLATION_END)
+    drive.event(1.8, INSTRUCTION, "go right")  # so shortly before, it may have been the other that was broken
+    drive.event(2.0, VIOLATION_BEGIN)
+    drive.event(2.2, VIOLATION_END)
+    drive.event(3.0, END, success=0)
+    drive.event(3.1, START, "go left")  # another episode knows nothing of it
+    drive.event(4.5, END, success=1)
+    report, dataset = run(drive, reaction=reaction)
+    ticks = 0.02 + np.arange(45) / 10
+    expected = np.zeros(45, int)
+    for begin in (0.6, 2.0):
+        expected[(ticks >= begin - reaction) & (ticks < begin)] = -1
+    expected[6:8] = expected[20:22] = 1
+    for trajectory in dataset:
+        first = round((trajectory.provenance["start_ns"] / SECOND - drive.start) * 10)
+        last = first + len(trajectory)
+        episode_of = expected if first < 30 else np.zeros(45, int)
+        np.testing.assert_array_equal(trajectory.violation, episode_of[first:last])
+    assert report.unjudged_steps == {0.0: 0, 0.5: 10, 20.0: 18}[reaction] and report.violating_steps == 4
+
+
 def test_a_violation_between_two_ticks_is_not_lost(run):
     drive = Drive()
     drive.event(0.0, START)
