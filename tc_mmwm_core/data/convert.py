@@ -149,7 +149,7 @@ class _Episode:
     def split(self, count: int) -> _Episode:
         """Its first ``count`` ticks and their steps, which it no longer holds itself."""
         part = replace(self)
-        part.ticks, part.steps = self.ticks[:count], self.steps[:count]
+        part.broken, part.ticks, part.steps = self.broken, self.ticks[:count], self.steps[:count]
         self.ticks, self.steps = self.ticks[count:], self.steps[count:]
         return part
 
