@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import seconds
+
 HELP = "turn ROS 2 bags into a dataset as the planner would have seen them; read and write LeRobotDataset v3.0"
 EXAMPLES = """\
   tc-mmwm convert rosbag2_2025_06_01-12_00_00 --robot navigation --output data/mine
@@ -39,6 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the goal was reached in the episodes of which it is not known, e.g. yes for demonstrations that "
         "are all good; one with a violation is no success",
     )
+    parser.add_argument(
+        "--reaction",
+        type=seconds,
+        metavar="SECONDS",
+        help="how late whoever labels violations may be: so long before each VIOLATION_BEGIN, steps count as unjudged, "
+        "not as complying (default: 0, for a script; a person needs 1 to 3)",
+    )
+    parser.add_argument(
+        "--longest",
+        type=seconds,
+        metavar="SECONDS",
+        help="where no events say where episodes begin and end, cut what is longer into pieces of equal length "
+        "(default: 60); training takes one window of each trajectory in an epoch",
+    )
     parser.add_argument("--force", action="store_true", help="append even if the dataset already holds this recording")
     parser.add_argument("--report", type=Path, help="also write the reports to this JSON file")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -68,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     several = len(args.inputs) > 1
     became: Counter[str] = Counter()
     reports: list[ConversionReport] = []
+    of_a_bag = {"namespace": args.namespace, "progress": not args.quiet}
+    of_a_bag |= {name: getattr(args, name) for name in ("longest", "reaction") if getattr(args, name) is not None}
     known = {
         "instruction": args.instruction,
         "source": args.source,
@@ -79,8 +97,7 @@ def run(args: argparse.Namespace) -> int:
             if args.origin == "lerobot":
                 report = import_lerobot(path, args.output, interface, **known)
             else:
-                progress = not args.quiet
-                report = convert(path, args.output, interface, namespace=args.namespace, progress=progress, **known)
+                report = convert(path, args.output, interface, **of_a_bag, **known)
             reports.append(report)
             print(report.table(), end="\n\n" if several else "\n")
             became["converted" if report.trajectories else "without a trajectory"] += 1
@@ -106,11 +123,12 @@ def _refuse_what_does_not_apply(args: argparse.Namespace) -> None:
     """ConversionError: an option is given that would be passed over."""
     from tc_mmwm_core.data.convert import ConversionError
 
+    of_a_bag = ("namespace", "longest", "reaction")
     if args.to == "lerobot":
-        which, others = "--to lerobot", ("robot", "namespace", "instruction", "source", "success", "force", "report")
+        which, others = "--to lerobot", (*of_a_bag, "robot", "instruction", "source", "success", "force", "report")
         if args.origin == "lerobot":
             raise ConversionError("--to lerobot reads a dataset: leave out --from lerobot")
     else:
-        which, others = "--from lerobot", ("namespace",) if args.origin == "lerobot" else ()
+        which, others = "--from lerobot", of_a_bag if args.origin == "lerobot" else ()
     if given := [f"--{name}" for name in others if getattr(args, name)]:
         raise ConversionError(f"{', '.join(given)} cannot be used with {which}")

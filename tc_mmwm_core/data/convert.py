@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +35,16 @@ from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 
 START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)  # EpisodeEvent.kind
 VERDICT = {0: False, 1: True}  # EpisodeEvent.success; 2 is unknown
+PLANNER_STATE = "tc_mmwm_ros/msg/PlannerState"
+ACTIVE = 2  # PlannerState.state from which on the planner commands the robot
 
 CLOCKS_DIFFER_NS = 10 * SECOND  # stamps and bag times this far apart come from different clocks
 LEAD = 0.1  # of a period: how far ticks lie before the commands
+TOGETHER_NS = SECOND  # at most so far apart, an instruction on its topic and the same in an event are one
+NOTHING = "stop"  # an empty instruction stops the planner
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
+LONGEST = 60.0  # s: without events, trajectories are at most so long, unless another length is asked for
 UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
@@ -63,6 +69,9 @@ class ConversionReport:
     successes: int = 0
     failures: int = 0
     unknown_outcomes: int = 0
+    instruction_cuts: int = 0  # where episodes were cut since the robot was told something else than their events say
+    length_cuts: int = 0  # where stretches without events were cut since they were longer than was asked for
+    broken_successes: int = 0  # episodes that END calls a success despite a violation: counted as failures
     faults: dict[str, int] = field(default_factory=dict)  # steps that are not valid, by what was wrong
     examples: dict[str, str] = field(default_factory=dict)  # the first such reason in full
     notes: list[str] = field(default_factory=list)  # what was salvaged, left out, assumed
@@ -101,6 +110,13 @@ class ConversionReport:
             ("violations", f"{self.violating_steps} of {judged} judged steps, {self.unjudged_steps} not judged"),
         ]
         lines = [f"{name:<13} {value}" for name, value in rows if value]
+        if self.length_cuts:
+            lines.append(f"note: {self.length_cuts} cuts since no events say what an episode is (see --longest)")
+        if self.broken_successes:
+            lines.append(
+                f"note: {self.broken_successes} episode(s) that END calls a success hold a violation: counted as "
+                "failures (success: goal reached without violation)"
+            )
         if self.faults:
             lines.append("steps that are not valid, those between trajectories included:")
             for what, count in sorted(self.faults.items(), key=lambda item: -item[1]):
@@ -118,12 +134,24 @@ class _Episode:
     name: str
     success: bool | None = None
     judged: bool = False
-    broken: list[tuple[int, int]] = field(default_factory=list)  # [begin, end) of each violation
     scene: dict[str, Any] | None = None
     scene_seed: int | None = None
+    labelled: list[int] = field(default_factory=list)  # when each VIOLATION_BEGIN was, in all pieces of its episode
     cut_gaps: bool = False  # nobody says where attempts begin and end: a long gap is such a place
-    ticks: list[int] = field(default_factory=list)
-    steps: list[Step | Fault] = field(default_factory=list)
+    broken: list[tuple[int, int]] = field(default_factory=list, init=False)  # [begin, end) of each violation
+    ticks: list[int] = field(default_factory=list, init=False)
+    steps: list[Step | Fault] = field(default_factory=list, init=False)
+
+    def piece(self, longest: int) -> int:
+        """How many of its ticks are to come at once: where no events say what an episode is, at most ``longest``."""
+        return math.ceil(len(self.ticks) / math.ceil(len(self.ticks) / longest)) if self.cut_gaps else len(self.ticks)
+
+    def split(self, count: int) -> _Episode:
+        """Its first ``count`` ticks and their steps, which it no longer holds itself."""
+        part = replace(self)
+        part.broken, part.ticks, part.steps = self.broken, self.ticks[:count], self.steps[:count]
+        self.ticks, self.steps = self.ticks[count:], self.steps[count:]
+        return part
 
 
 @dataclass
@@ -133,7 +161,7 @@ class _Timeline:
     command_ns: list[int]
     commands: list[np.ndarray | Fault]
     events: list[tuple[int, Any]]
-    instructions: list[tuple[int, str]]
+    instructions: list[tuple[int, str]]  # said on their topic, or obeyed by the planner, whose parameter sets one too
     missed_ns: list[int]  # when an event was received that cannot be read
 
 
@@ -146,6 +174,8 @@ def convert(
     instruction: str | None = None,
     source: Literal["simulated", "real"] | None = None,
     success: bool | None = None,
+    longest: float = LONGEST,
+    reaction: float = 0.0,
     force: bool = False,
     progress: bool = False,
 ) -> ConversionReport:
@@ -156,16 +186,23 @@ def convert(
         instruction: for bags in which none was recorded.
         source: by default simulated where the events describe a scene, else real.
         success: of the trajectories of which it is not known; see :func:`outcome`.
+        reaction: s: how late a VIOLATION_BEGIN may be; so long before it, steps count as unjudged, not as complying.
+        longest: s: where no events say what an episode is, what is longer is cut into pieces of equal length.
         force: also where the dataset already holds this bag.
         progress: show a bar.
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), or no instruction.
+        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short.
         AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
-    options = (Path(output), interface, namespace, instruction, source, success, force, progress)
+    if longest * interface.rate < SHORTEST:
+        raise ConversionError(
+            f"longest (--longest): is {longest:g} s; a trajectory needs {SHORTEST} steps, at {interface.rate:g} Hz "
+            f"{SHORTEST / interface.rate:g} s"
+        )
+    options = (Path(output), interface, namespace, instruction, source, success, longest, reaction, force, progress)
     try:
         return _convert(Bag(path), *options)
     except DamagedBagError:
@@ -180,6 +217,8 @@ def _convert(
     instruction: str | None,
     source: Literal["simulated", "real"] | None,
     success: bool | None,
+    longest: float,
+    reaction: float,
     force: bool,
     progress: bool,
 ) -> ConversionReport:
@@ -192,21 +231,24 @@ def _convert(
         writer.check_new(bag.path, "sha256", digest, namespace=robot)
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
-    timeline = _read_timeline(bag, interface, names)
+    obeyed = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
+    timeline = _read_timeline(bag, interface, names, obeyed)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
     provenance = {"bag": bag.path.name, "sha256": digest, "namespace": robot, "interface": interface.digest}
     with ExitStack() as stack:
         shard = None
-        for episode in _observe(bag, interface, names, episodes, offset_ns, report, progress):
-            for trajectory in _trajectories(episode, timeline, interface, report):
+        longest_steps = math.floor(longest * interface.rate)
+        for episode in _observe(bag, interface, names, episodes, longest_steps, offset_ns, report, progress):
+            for trajectory in _trajectories(episode, timeline, interface, round(reaction * SECOND), report):
                 trajectory.source = source or ("simulated" if episode.scene is not None else "real")
                 trajectory.success = outcome(trajectory, success)
                 trajectory.provenance |= provenance
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
                 report.account(trajectory)
+            episode.steps.clear()  # written: an hour of them would not fit into memory
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
         report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
@@ -275,6 +317,13 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
     return fitting.pop() if fitting else ""
 
 
+def _planner_state(bag: Bag, robot: str) -> str | None:
+    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several."""
+    kinds = ((name, topic) for name, topic in bag.topics.items() if name.startswith(f"{robot.rstrip('/')}/"))
+    found = [name for name, topic in kinds if topic.type == PLANNER_STATE and topic.messages]
+    return found[0] if len(found) == 1 else None
+
+
 def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:
     """ConversionError: nobody stamped the commands or the events, so none of them can be placed."""
     for topic in (interface.action.topic, *([interface.events.topic] if interface.events else [])):
@@ -322,25 +371,31 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], re
 # --- what was said and done
 
 
-def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> _Timeline:
+def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], obeyed: str | None) -> _Timeline:
     action, told = names[interface.action.topic], names[interface.instruction.topic]
     judged = names[interface.events.topic] if interface.events else None
     commands: list[tuple[int, np.ndarray | Fault]] = []
     events: list[tuple[int, Any]] = []
     instructions: list[tuple[int, str]] = []
-    for raw, message in bag.contents({action, told} | ({judged} if judged else set())):
+    planner_obeys = ""
+    for raw, message in bag.contents({action, told, judged, obeyed} - {None}):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
             commands.append((stamp_ns, read_action(message, interface.action)))
         elif raw.topic == told:
             instructions.append((stamp_ns, message.data.strip()))
+        elif raw.topic == obeyed:  # told each second, and late: only where it changes is it news
+            text = message.instruction.strip()
+            if message.state >= ACTIVE and text != planner_obeys:
+                planner_obeys = text
+                instructions.append((stamp_ns, text))
         else:
             events.append((stamp_ns, message))
     if not commands:
         raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
     missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
-    commands.sort(key=lambda item: item[0])
-    events.sort(key=lambda item: item[0])
+    for said in (commands, events, instructions):
+        said.sort(key=lambda item: item[0])
     times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
     return _Timeline(times, actions, events, instructions, missed_ns)
 
@@ -357,8 +412,15 @@ def _episodes(
         first_ns, last_ns = timeline.command_ns[0] - SECOND, timeline.command_ns[-1] + SECOND
     else:
         first_ns, last_ns = bag.start_ns - SECOND, bag.end_ns + SECOND
-    if any(event.kind == START for _, event in timeline.events):
-        episodes = _by_events(timeline.events, last_ns, report)
+    events = timeline.events
+    if any(event.kind == START for _, event in events):
+        _note_before_start(events, first_ns + SECOND, interface.events.topic, report)
+        _complete(events, timeline.instructions, offset_ns, interface.instruction.topic, report)
+        said = _said_beside(events, timeline.instructions, first_ns + SECOND + TOGETHER_NS) if not offset_ns else []
+        if offset_ns and {text for _, text in timeline.instructions} - {event.instruction for _, event in events}:
+            topic = interface.instruction.topic
+            report.notes.append(f"{topic}: its times are not those of the stamps, so what the events say counts")
+        episodes = _by_events(events, said, last_ns, report)
     else:
         if interface.events:
             report.notes.append(
@@ -371,12 +433,7 @@ def _episodes(
             report.notes.append(f"episode {episode.name}: not judged, since one of its events cannot be read")
             episode.judged, episode.success = False, None
         episode.start_ns, episode.end_ns = max(episode.start_ns, first_ns), min(episode.end_ns, last_ns)
-        if not episode.instruction.strip():
-            said = _said(timeline.instructions, episode, offset_ns)
-            if said:
-                topic = interface.instruction.topic
-                report.notes.append(f"episode {episode.name}: its event has no instruction; {topic} said '{said}'")
-            episode.instruction = said or instruction or ""
+        episode.instruction = episode.instruction or instruction or ""
     episodes = [episode for episode in episodes if episode.start_ns < episode.end_ns]
     known = [episode for episode in episodes if episode.instruction]
     if episodes and not known:
@@ -389,58 +446,144 @@ def _episodes(
     return [episode for episode in known if not tells_to_stop(episode.instruction)]
 
 
-def _said(instructions: list[tuple[int, str]], episode: _Episode, offset_ns: int) -> str:
-    """What was said last before ``episode`` began, or else first in it; empty where nothing was, or none can tell."""
-    texts = [(stamp_ns, text) for stamp_ns, text in instructions if text]
-    if offset_ns:  # instructions have no stamp, so it is not known which came when
-        different = {text for _, text in texts}
-        return different.pop() if len(different) == 1 else ""
-    before = [text for stamp_ns, text in texts if stamp_ns <= episode.start_ns]
-    within = [text for stamp_ns, text in texts if episode.start_ns < stamp_ns <= episode.end_ns]
-    return next(iter(before[-1:] + within), "")
+def _note_before_start(events: list[tuple[int, Any]], begin_ns: int, topic: str, report: ConversionReport) -> None:
+    """Say what of the recording, from ``begin_ns`` on, lies before its first START: it is of no episode."""
+    start_ns = next(stamp_ns for stamp_ns, event in events if event.kind == START)
+    seconds = (start_ns - begin_ns) / SECOND
+    early = sum(begin_ns <= stamp_ns < start_ns for stamp_ns, _ in events)
+    if early or seconds >= 1:
+        report.notes.append(
+            f"{topic}: the first {seconds:.1f} s, before the first START, were left out"
+            + f", with {early} event(s)" * bool(early)
+        )
 
 
-def _by_events(events: list[tuple[int, Any]], last_ns: int, report: ConversionReport) -> list[_Episode]:
-    """Episodes from START to END, cut where the instruction changed; only the last piece has the outcome."""
+def _complete(
+    events: list[tuple[int, Any]],
+    instructions: list[tuple[int, str]],
+    offset_ns: int,
+    topic: str,
+    report: ConversionReport,
+) -> None:
+    """Give events that have no instruction the one said last until a second after them, or else first before the next.
+
+    With two clocks nobody can tell which was said when: they get one where no other was said.
+    """
+    texts = [(heard_ns, text) for heard_ns, text in instructions if text]
+    for index, (stamp_ns, event) in enumerate(events):
+        event.instruction = event.instruction.strip()
+        if event.instruction or event.kind not in (START, INSTRUCTION):
+            continue
+        ends = (at_ns for at_ns, later in events[index + 1 :] if later.kind in (START, INSTRUCTION, END))
+        end_ns = next(ends, texts[-1][0] if texts else stamp_ns)
+        known = [text for heard_ns, text in texts if heard_ns <= stamp_ns + TOGETHER_NS][-1:]
+        known += [text for heard_ns, text in texts if stamp_ns < heard_ns <= end_ns]
+        if offset_ns:
+            known = [text for _, text in texts] if len({text for _, text in texts}) == 1 else []
+        if known:
+            event.instruction = known[0]
+            report.notes.append(f"episode {event.episode}: its event has no instruction; {topic} said '{known[0]}'")
+
+
+def _said_beside(
+    events: list[tuple[int, Any]], instructions: list[tuple[int, str]], since_ns: int
+) -> list[tuple[int, str]]:
+    """What was said on the instruction topic (or to the planner) within an episode, other than its events say.
+
+    Not what was heard before ``since_ns``: it may have been latched long ago. Nor what an event says too: the two are
+    received at different moments, up to a second apart, and one who repeats an instruction may go on a little.
+    """
+    told = [(at_ns, event.instruction) for at_ns, event in events if event.kind in (START, INSTRUCTION)]
+    changes: list[tuple[int, str]] = []
+    in_force: str | None = None  # None: between episodes
+    event_ns, before = 0, None
+    for at_ns, what in sorted([*events, *instructions], key=lambda item: item[0]):
+        if not isinstance(what, str):
+            if what.kind in (START, INSTRUCTION):
+                in_force, event_ns = what.instruction, at_ns
+            elif what.kind == END:
+                in_force = None
+            continue
+        repeated, before = what == before, what
+        if in_force is None or what == in_force or at_ns < since_ns:
+            continue
+        others = {text for told_ns, text in told if told_ns != event_ns and abs(at_ns - told_ns) <= TOGETHER_NS}
+        if what in others or (repeated and at_ns - event_ns <= TOGETHER_NS):
+            continue
+        changes.append((at_ns, what or NOTHING))
+        in_force = what
+    return changes
+
+
+def _by_events(
+    events: list[tuple[int, Any]], said: list[tuple[int, str]], last_ns: int, report: ConversionReport
+) -> list[_Episode]:
+    """Episodes from START to END, cut where the instruction changed: by an event, or by what was ``said`` beside them.
+
+    A simulator that describes its scene judges what its events say: what was said beside them, nobody judges.
+    """
     judging = any(
         event.kind == VIOLATION_BEGIN or (event.kind == END and event.success in VERDICT) for _, event in events
     )
     episodes: list[_Episode] = []
-    current: _Episode | None = None
+    pieces: list[_Episode] = []  # of the episode that goes on
     broken_since: int | None = None
 
-    def close(at_ns: int, success: bool | None = None) -> None:
-        if current is None:
-            return
-        current.end_ns, current.success = at_ns, success
+    def close(at_ns: int) -> None:
+        """The last piece ends before ``at_ns``."""
+        pieces[-1].end_ns = at_ns - 1
         if broken_since is not None:
-            current.broken.append((broken_since, at_ns + 1))
-        episodes.append(current)
+            pieces[-1].broken.append((broken_since, at_ns))
 
-    for stamp_ns, event in events:
-        if event.kind == START:
-            close(stamp_ns - 1)
+    for stamp_ns, event in sorted([*events, *said], key=lambda item: item[0]):
+        if not isinstance(event, str) and event.kind == START:
+            if pieces:
+                close(stamp_ns)
+            episodes += pieces
             broken_since = None
             scene = _scene(event.scene, report)
-            current = _Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
-            current.scene, current.scene_seed = scene, int(event.seed)
-        elif current is None:
+            first = _Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
+            first.scene, first.scene_seed = scene, int(event.seed)
+            pieces = [first]
+        elif not pieces:
             continue
+        elif isinstance(event, str):
+            close(stamp_ns)
+            judged = first.judged and first.scene is None
+            pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event, judged=judged))
+            report.instruction_cuts += 1
+            report.notes.append(f"episode {first.name}: cut where it was told '{event}'")
+        elif event.kind == INSTRUCTION:
+            close(stamp_ns)
+            pieces.append(replace(first, start_ns=stamp_ns, end_ns=last_ns, instruction=event.instruction))
         elif event.kind == VIOLATION_BEGIN:
             broken_since = stamp_ns if broken_since is None else broken_since
+            first.labelled.append(stamp_ns)
         elif event.kind == VIOLATION_END and broken_since is not None:
-            current.broken.append((broken_since, stamp_ns))
+            pieces[-1].broken.append((broken_since, stamp_ns))
             broken_since = None
-        elif event.kind == INSTRUCTION:
-            close(stamp_ns - 1)
-            before = current
-            current = _Episode(stamp_ns, last_ns, event.instruction, before.name, judged=before.judged)
-            current.scene, current.scene_seed = before.scene, before.scene_seed
         elif event.kind == END:
-            close(stamp_ns, VERDICT.get(event.success))
-            current, broken_since = None, None
-    close(last_ns)
-    return episodes
+            close(stamp_ns + 1)
+            _settle(pieces, event, report)
+            episodes += pieces
+            pieces, broken_since = [], None
+    if pieces:
+        close(last_ns + 1)
+    return episodes + pieces
+
+
+def _settle(pieces: list[_Episode], end: Any, report: ConversionReport) -> None:
+    """Give the outcome that ``end`` tells to the last piece of its episode in which there was something to reach.
+
+    It stays unknown where ``end`` names another instruction than that piece's, or where nobody judged it.
+    """
+    aims = [piece for piece in pieces if not tells_to_stop(piece.instruction)]
+    if not aims or not aims[-1].judged or (len(pieces) > 1 and end.instruction not in ("", aims[-1].instruction)):
+        return
+    aims[-1].success = VERDICT.get(end.success)
+    if aims[-1].success and aims[-1].broken:
+        report.broken_successes += 1
+        aims[-1].success = False
 
 
 def _by_instructions(
@@ -499,12 +642,14 @@ def _observe(
     interface: RobotInterface,
     names: dict[str, str],
     episodes: list[_Episode],
+    longest: int,
     offset_ns: int,
     report: ConversionReport,
     progress: bool,
 ) -> Iterator[_Episode]:
     """Make the steps of every episode, and yield each when it is complete.
 
+    Where no events say what an episode is, it comes in pieces of the same length, of at most ``longest`` steps.
     A tick is made when something is received after it. Where the bag's clock is not that of the stamps, the two may run
     at different speeds, so a message counts as received at the newest stamp that had come by then.
     """
@@ -512,11 +657,15 @@ def _observe(
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
     newest_ns = received_ns = 0
+    first_ns: int | None = None
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
             while len(episode.steps) < len(episode.ticks) and episode.ticks[len(episode.steps)] < until_ns:
                 episode.steps.append(stream.step(episode.ticks[len(episode.steps)]))
+                if len(episode.steps) == episode.piece(longest) < len(episode.ticks):
+                    report.length_cuts += 1
+                    yield episode.split(len(episode.steps))
             if len(episode.steps) == len(episode.ticks):
                 running.remove((episode, stream))
                 yield episode
@@ -527,9 +676,15 @@ def _observe(
         stamp_ns = message_time(message, raw.log_ns)
         newest_ns = max(newest_ns, stamp_ns)
         received_ns = newest_ns if offset_ns else raw.log_ns
-        yield from advance(received_ns)
+        first_ns = received_ns if first_ns is None else first_ns
         while waiting and waiting[0].start_ns <= stamp_ns:
-            running.append((waiting.popleft(), StepStream(interface)))
+            episode = waiting.popleft()
+            begin, end = bisect.bisect_left(episode.ticks, first_ns), len(episode.ticks)
+            if not offset_ns:
+                end = bisect.bisect(episode.ticks, bag.end_ns)
+            episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
+            running.append((episode, StepStream(interface)))
+        yield from advance(received_ns)
         for episode, stream in running:
             if stamp_ns >= episode.start_ns:
                 stream.add(topics[raw.topic], message, received_ns)
@@ -544,7 +699,7 @@ def _observe(
 
 
 def _trajectories(
-    episode: _Episode, timeline: _Timeline, interface: RobotInterface, report: ConversionReport
+    episode: _Episode, timeline: _Timeline, interface: RobotInterface, reaction_ns: int, report: ConversionReport
 ) -> Iterator[Trajectory]:
     """The trajectory of an episode without the invalid steps at its ends; several where it is cut at gaps."""
     period_ns = round(SECOND / interface.rate)
@@ -558,7 +713,7 @@ def _trajectories(
         if end - begin < SHORTEST:
             report.notes.append(f"episode {episode.name}: a piece of {end - begin} step(s) was left out as too short")
             continue
-        violation = [_violation(tick, episode, period_ns) for tick in episode.ticks[begin:end]]
+        violation = [_violation(tick, episode, period_ns, reaction_ns) for tick in episode.ticks[begin:end]]
         sensor = np.zeros((end - begin, interface.sensor_size), np.float32)
         action = np.zeros((end - begin, interface.action_size), np.float32)
         images = {
@@ -621,11 +776,16 @@ def _pieces(valid: np.ndarray, longest_gap: int | None) -> list[tuple[int, int]]
     return [(int(begin), int(end) + 1) for begin, end in zip(begins, ends, strict=True)]
 
 
-def _violation(tick: int, episode: _Episode, period_ns: int) -> int:
-    """1: the instruction is broken at the tick, or was between it and the one before; 0: not; -1: nobody knows."""
+def _violation(tick: int, episode: _Episode, period_ns: int, reaction_ns: int) -> int:
+    """1: the instruction is broken at the tick, or was between it and the one before; 0: not; -1: nobody knows.
+
+    Who labels by hand is late: within the reaction time before a violation is labelled, it may have begun already.
+    """
     if not episode.judged:
         return -1
-    return int(any(begin <= tick < end or (begin > tick - period_ns and end <= tick) for begin, end in episode.broken))
+    if any(begin <= tick < end or (begin > tick - period_ns and end <= tick) for begin, end in episode.broken):
+        return 1
+    return -1 if any(begin - reaction_ns <= tick < begin for begin in episode.labelled) else 0
 
 
 def _state(sensor: np.ndarray, valid: np.ndarray, interface: RobotInterface) -> np.ndarray | None:

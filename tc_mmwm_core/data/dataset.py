@@ -94,7 +94,7 @@ class TrajectoryInfo:
 
 
 class DatasetWriter:
-    """Appends trajectories to the dataset at ``path``, which is created where there is none.
+    """Appends trajectories to the dataset at ``path``, which is created where there is none or an empty one.
 
     Raises:
         DatasetError: the dataset there was made for another robot interface; each difference is named.
@@ -103,13 +103,16 @@ class DatasetWriter:
     def __init__(self, path: str | Path, interface: RobotInterface):
         self.path = Path(path)
         self.interface = interface
-        if (self.path / "dataset.json").exists():
-            _check_interface(self.path, _read_interface(self.path), interface)
+        shards, file = self.path / "shards", self.path / "dataset.json"
+        _remove_abandoned(shards)
+        theirs = _read_interface(self.path) if file.exists() else None
+        holds_something = any(shards.glob("*"))  # what another writer has begun, too
+        if theirs is not None and holds_something:
+            _check_interface(self.path, theirs, interface)
         else:
-            (self.path / "shards").mkdir(parents=True, exist_ok=True)
+            shards.mkdir(parents=True, exist_ok=True)
             content = {"schema": SCHEMA, "created": _utc_now(), "interface": interface.to_dict()}
-            write_atomically(self.path / "dataset.json", json.dumps(content, indent=2).encode())
-        _remove_abandoned(self.path / "shards")
+            write_atomically(file, json.dumps(content, indent=2).encode())
 
     def check_new(self, recording: Path, key: str, sha256: str, **part: str) -> None:
         """Refuse ``recording`` with AlreadyHeldError where a trajectory here is of it: has its ``sha256`` as ``key``.

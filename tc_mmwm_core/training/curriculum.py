@@ -25,6 +25,11 @@ def stage_steps(stage: StageConfig, trajectories: int) -> int:
     return stage.passes * max(1, math.ceil(stage.epochs * trajectories / stage.trajectories))
 
 
+def stage_warmup(steps: int, warmup_steps: int) -> int:
+    """Steps of the warm-up in a stage of ``steps``: at most a quarter."""
+    return min(warmup_steps, steps // 4)
+
+
 def shortened(stage: StageConfig, steps: int, trajectories: int) -> StageConfig:
     """The stage with at most ``steps`` optimizer steps on so many trajectories."""
     if stage_steps(stage, trajectories) <= steps:

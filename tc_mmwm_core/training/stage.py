@@ -20,7 +20,7 @@ from tc_mmwm_core.training.batch import Batch, Rows
 from tc_mmwm_core.training.checkpoint import BEST, Position, load_checkpoint, save_checkpoint
 from tc_mmwm_core.training.collapse import HeldOutFrames, collapse
 from tc_mmwm_core.training.config import TrainConfig
-from tc_mmwm_core.training.curriculum import stage_steps
+from tc_mmwm_core.training.curriculum import stage_steps, stage_warmup
 from tc_mmwm_core.training.data import LabelledData, prefetch
 from tc_mmwm_core.training.distributed import Processes
 from tc_mmwm_core.training.early_stopping import EarlyStopping
@@ -42,7 +42,8 @@ def check_stages(
 ) -> None:
     """Refuse what a stage from ``first`` on cannot be trained with, before hours are spent on those before it.
 
-    Prints where windows will be shorter than a stage asks for, since no trajectory is as long.
+    Prints where windows will be shorter than a stage asks for, since no trajectory is as long, and where a stage has
+    fewer optimizer steps than its warm-up asks for, since there are so few trajectories.
 
     Raises:
         TrainingError: a batch does not divide into the processes and parts.
@@ -54,6 +55,14 @@ def check_stages(
             raise TrainingError(
                 f"stage {stage.name}: {stage.trajectories} trajectories a batch do not divide into "
                 f"{processes.count} processes x {config.accumulation} parts (accumulation)"
+            )
+        steps = stage_steps(stage, data.trajectories)
+        if processes.first and steps < config.warmup_steps:
+            print(
+                f"warning: stage {stage.name}: {steps} optimizer steps, fewer than warmup_steps {config.warmup_steps} "
+                f"(it warms up for {stage_warmup(steps, config.warmup_steps)}): an epoch is one window of each of the "
+                f"{data.trajectories} trajectories, {stage.trajectories} a step; raise its epochs, or record more",
+                flush=True,
             )
         for part, which in ((data, "trained on"), (held_out, "held out")):
             try:
@@ -91,8 +100,7 @@ class Stage:
         self.optimizer = build_optimizer(
             self.model.parameters(), config.optimizer.model_copy(update={"learning_rate": rate})
         )
-        warmup = min(config.warmup_steps, self.steps // 4)
-        self.scheduler = build_scheduler(self.optimizer, self.steps, warmup)
+        self.scheduler = build_scheduler(self.optimizer, self.steps, stage_warmup(self.steps, config.warmup_steps))
         self.seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
         self.sampler = data.sampler(self.stage, self.seed)
         self.share = Share(processes.rank, processes.count)

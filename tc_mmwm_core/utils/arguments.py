@@ -38,13 +38,25 @@ def not_negative(text: str) -> int:
 
 def finite(text: str) -> float:
     """A number, and neither NaN nor without end."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return number
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, 0 or above."""
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or above")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def planner_settings(parser: argparse.ArgumentParser) -> None:

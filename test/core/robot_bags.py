@@ -13,7 +13,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 MESSAGES = Path(__file__).parents[2] / "msg"
 store = get_typestore(Stores.LATEST)
-store.register(get_types_from_msg((MESSAGES / "EpisodeEvent.msg").read_text(), "tc_mmwm_ros/msg/EpisodeEvent"))
+for kind in ("EpisodeEvent", "PlannerState"):
+    store.register(get_types_from_msg((MESSAGES / f"{kind}.msg").read_text(), f"tc_mmwm_ros/msg/{kind}"))
 START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)
 SCENE = '{"pads": ["green"]}'
 
@@ -67,6 +68,15 @@ class Drive:
     def instruct(self, after: float, text: str) -> None:
         """Say ``text`` on the instruction topic."""
         self.add(self.start + after, "instruction", store.types["std_msgs/msg/String"](data=text))
+
+    def planner_state(self, after: float, instruction: str, state: int = 3) -> None:
+        """The planner tells which instruction it obeys."""
+        seconds = self.start + after
+        nothing = {"reason": "", "bundle": "", "provider": "", "decisions": 0, "deadline_misses": 0, "candidates": 0}
+        nothing |= {"latency_p50": 0.0, "latency_p99": 0.0, "accepted": 0}
+        kind = store.types["tc_mmwm_ros/msg/PlannerState"]
+        message = kind(header=header(seconds), state=state, instruction=instruction, **nothing)
+        self.add(seconds, "planner/state", message)
 
     def without(self, topic: str, begin: float = 0.0, end: float = 1e9) -> None:
         """Take out what was received on ``topic`` between ``begin`` and ``end`` seconds from the start."""

@@ -77,6 +77,20 @@ def test_of_several_bags_the_good_ones_are_converted_and_the_rest_is_named(tmp_p
     assert len(Dataset.open(output)) == 3
 
 
+def test_a_dataset_that_nothing_came_into_takes_the_mended_interface(robot, tmp_path, capsys):
+    bag, output, mine = episode().write(tmp_path / "bag"), tmp_path / "dataset", tmp_path / "mine.yaml"
+    good = robot["sensors"][0]["fields"][0]["limits"]
+    robot["sensors"][0]["fields"][0] |= {"limits": [90.0, 100.0], "unit": "cm"}
+    mine.write_text(json.dumps(robot))
+    command = ["convert", str(bag), "--robot", str(mine), "--quiet", "--output", str(output)]
+    assert main(command) == 1
+    assert "odometry.x: out of limits" in capsys.readouterr().out and len(Dataset.open(output)) == 0
+    robot["sensors"][0]["fields"][0] |= {"limits": good, "unit": "m"}
+    mine.write_text(json.dumps(robot))
+    assert main(command) == 0
+    assert len(Dataset.open(output)) == 1 and Dataset.open(output).interface == RobotInterface.load(mine)
+
+
 def test_robot_is_asked_for(tmp_path, capsys):
     assert main(["convert", str(SHIPPED_BAG), "--output", str(tmp_path / "dataset")]) == 2
     assert "--robot is missing" in capsys.readouterr().err
@@ -90,6 +104,29 @@ def test_options_that_would_be_passed_over_are_refused(dataset, tmp_path, capsys
     assert "leave out --from lerobot" in capsys.readouterr().err and not (tmp_path / "lerobot").exists()
     assert main(["convert", str(tmp_path), "--from", "lerobot", "--namespace", "a", "--output", str(tmp_path)]) == 2
     assert "--namespace cannot be used with --from lerobot" in capsys.readouterr().err
+    assert main([*to, "--longest", "9"]) == 2
+    assert "--longest cannot be used with --to lerobot" in capsys.readouterr().err
+
+
+def test_without_events_the_longest_trajectory_is_as_asked(tmp_path, capsys):
+    drive = Drive()
+    drive.instruct(0.0, "go")
+    bag, output = drive.write(tmp_path / "bag"), tmp_path / "dataset"
+    command = ["convert", str(bag), "--robot", "navigation.yaml", "--quiet", "--output", str(output), "--longest"]
+    assert main([*command, "1.5"]) == 0
+    assert [info.length for info in Dataset.open(output).trajectories] == [13, 13, 12, 12]
+    assert main([*command, "0.1"]) == 2 and "a trajectory needs 2 steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "-1"])
+    assert "argument --longest: -1 is not a number of seconds, 0 or above" in capsys.readouterr().err
+
+
+def test_labels_are_as_late_as_told(tmp_path):
+    bag, output = episode().write(tmp_path / "bag"), tmp_path / "dataset"
+    command = ["convert", str(bag), "--robot", "navigation.yaml", "--quiet", "--output", str(output)]
+    assert main([*command, "--reaction", "1.5"]) == 0
+    [trajectory] = Dataset.open(output)
+    assert np.bincount(trajectory.violation + 1).tolist() == [15, 20, 10]
 
 
 def test_what_became_of_a_lerobot_dataset_is_reported(dataset, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
@@ -12,15 +13,15 @@ from contextlib import closing
 import numpy as np
 import pytest
 from mcap.reader import make_reader
-from robot_bags import END, INSTRUCTION, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
+from robot_bags import END, INSTRUCTION, SCENE, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
 from robot_messages import SECOND, boolean, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
 from tc_mmwm_core.data.convert import ConversionError, convert
-from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter
+from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter, ShardWriter
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import StepStream
+from tc_mmwm_core.interface.stream import Step, StepStream
 
 
 @pytest.fixture
@@ -82,9 +83,10 @@ def test_instruction_changes_cut_and_only_the_last_piece_has_the_outcome(run):
     drive.event(2.0, INSTRUCTION, "go right")
     drive.event(2.5, VIOLATION_END, "go right")
     drive.event(4.0, END, "go right", success=1)
-    _, [left, right] = run(drive)
+    report, [left, right] = run(drive)
     assert (left.instruction, left.success) == ("go left", None)
-    assert (right.instruction, right.success) == ("go right", True)
+    assert (right.instruction, right.success) == ("go right", False)  # not True: it begins with a violation
+    assert report.broken_successes == 1
     assert left.violation.sum() == 5 and right.violation.tolist() == [1] * 5 + [0] * (len(right) - 5)
 
 
@@ -110,6 +112,32 @@ def test_only_the_verdict_at_the_end_judges(run):
     assert (trajectory.violation == -1).all() and trajectory.success is None
 
 
+@pytest.mark.parametrize("reaction", [0.0, 0.5, 20.0])
+def test_shortly_before_a_violation_is_labelled_nobody_knows(run, reaction):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(0.6, VIOLATION_BEGIN)
+    drive.event(0.8, VIOLATION_END)
+    drive.event(1.8, INSTRUCTION, "go right")  # so shortly before, it may have been the other that was broken
+    drive.event(2.0, VIOLATION_BEGIN)
+    drive.event(2.2, VIOLATION_END)
+    drive.event(3.0, END, success=0)
+    drive.event(3.1, START, "go left")  # another episode knows nothing of it
+    drive.event(4.5, END, success=1)
+    report, dataset = run(drive, reaction=reaction)
+    ticks = 0.02 + np.arange(45) / 10
+    expected = np.zeros(45, int)
+    for begin in (0.6, 2.0):
+        expected[(ticks >= begin - reaction) & (ticks < begin)] = -1
+    expected[6:8] = expected[20:22] = 1
+    for trajectory in dataset:
+        first = round((trajectory.provenance["start_ns"] / SECOND - drive.start) * 10)
+        last = first + len(trajectory)
+        episode_of = expected if first < 30 else np.zeros(45, int)
+        np.testing.assert_array_equal(trajectory.violation, episode_of[first:last])
+    assert report.unjudged_steps == {0.0: 0, 0.5: 10, 20.0: 18}[reaction] and report.violating_steps == 4
+
+
 def test_a_violation_between_two_ticks_is_not_lost(run):
     drive = Drive()
     drive.event(0.0, START)
@@ -132,6 +160,71 @@ def test_without_events_cut_at_gaps_and_instructions_nothing_judged(run):
     assert all((trajectory.violation == -1).all() and trajectory.valid.all() for trajectory in dataset)
     assert report.unjudged_steps == report.steps and any("nothing judged" in note for note in report.notes)
     assert sum(report.faults.values()) > 0 and "overhead: stale" in report.faults
+
+
+def test_before_the_first_message_there_is_nothing_that_could_be_missing(run):
+    drive = Drive()
+    drive.instruct(-0.1, "go left")
+    report, [trajectory] = run(drive)
+    assert len(trajectory) == 50 and report.faults == {}
+
+
+def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
+    drive = Drive()
+    drive.instruct(0.0, "go left")
+    drive.instruct(2.0, "go right")  # just after a frame: this instruction's first tick has none
+    report, _ = run(drive)
+    assert report.faults.keys() == {"overhead: waiting"}
+    assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+
+
+def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run, navigation, tmp_path):
+    drive = Drive(duration=8.0)
+    drive.instruct(-0.1, "go")
+    report, pieces = run(drive, longest=3.0)
+    assert [len(piece) for piece in pieces] == [27, 27, 26] and report.length_cuts == 2 and report.faults == {}
+    assert "note: 2 cuts since no events say what an episode is (see --longest)" in report.table()
+    whole = convert(tmp_path / "bag", tmp_path / "whole", navigation)
+    [expected] = Dataset.open(tmp_path / "whole")
+    assert whole.length_cuts == 0 and "--longest" not in whole.table()
+    for name, array in expected.arrays().items():
+        np.testing.assert_array_equal(np.concatenate([piece.arrays()[name] for piece in pieces]), array)
+    begun = [piece.provenance["start_ns"] - expected.provenance["start_ns"] for piece in pieces]
+    assert begun == [0, 27 * SECOND // 10, 54 * SECOND // 10]
+
+
+def test_what_events_call_an_episode_is_never_cut_for_its_length(run):
+    report, [trajectory] = run(episode(), longest=1.0)
+    assert len(trajectory) == 45 and report.length_cuts == 0
+
+
+def test_what_lasts_as_long_as_is_allowed_is_whole(run):
+    drive = Drive(duration=8.0)
+    drive.instruct(-0.1, "go")
+    report, [trajectory] = run(drive, longest=8.0)
+    assert len(trajectory) == 80 and report.length_cuts == 0
+
+
+def test_a_length_that_holds_no_trajectory_is_refused(run):
+    with pytest.raises(ConversionError, match=r"--longest\): is 0.1 s; a trajectory needs 2 steps, at 10 Hz 0.2 s"):
+        run(episode(), longest=0.1)
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_long_recordings_need_no_more_memory_than_short_ones(run, monkeypatch, events):
+    alive, add = [], ShardWriter.add
+
+    def counted(self, trajectory):
+        alive.append(sum(isinstance(each, Step) for each in gc.get_objects()))
+        add(self, trajectory)
+
+    monkeypatch.setattr(ShardWriter, "add", counted)
+    drive = Drive(duration=9.0)
+    drive.instruct(-0.1, "go")
+    for second in range(9 * events):
+        drive.event(second, START)
+    _, dataset = run(drive, longest=1.0)
+    assert len(dataset) == len(alive) == 9 and max(alive) <= 11
 
 
 def unstamped(drive: Drive, topic: str) -> None:
@@ -180,6 +273,20 @@ def test_success_that_is_known_stays_and_one_with_a_violation_is_none(run, navig
     assert [info.success for info in Dataset.open(tmp_path / "other").trajectories] == [False]
 
 
+def test_an_episode_that_end_calls_a_success_despite_a_violation_is_a_failure(run):
+    drive = Drive()
+    drive.event(0.0, START)
+    drive.event(1.0, VIOLATION_BEGIN)
+    drive.event(1.5, VIOLATION_END)
+    drive.event(2.0, END, success=1)
+    drive.event(2.5, START)
+    drive.event(4.5, END, success=1)
+    report, dataset = run(drive)
+    assert [info.success for info in dataset.trajectories] == [False, True]
+    assert (report.successes, report.failures, report.broken_successes) == (1, 1, 1)
+    assert "note: 1 episode(s) that END calls a success hold a violation: counted as failures" in report.table()
+
+
 def test_no_instruction(run):
     with pytest.raises(ConversionError, match="give one with --instruction"):
         run(Drive())
@@ -222,6 +329,129 @@ def test_what_was_done_when_told_to_stop_is_left_out(run):
     report, dataset = run(drive)
     assert [info.instruction for info in dataset.trajectories] == ["go left", "go right"]
     assert "episode 1: left out, 'Stop!' is nothing to learn" in report.notes
+
+
+def test_told_to_stop_within_an_episode_what_was_done_until_told_otherwise_is_left_out(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.instruct(0.01, "go left")
+    drive.instruct(2.0, "Stop!")
+    drive.instruct(3.0, "go left")
+    drive.event(4.5, END, "", success=1)
+    report, [before, after] = run(drive)
+    assert [before.instruction, after.instruction] == ["go left", "go left"]
+    assert (before.success, after.success) == (None, True)
+    assert before.sensor[-1, 0] < 2.0 and after.sensor[0, 0] >= 3.0 and len(before) == 20
+    assert report.instruction_cuts == 2
+    assert "episode e1: cut where it was told 'Stop!'" in report.notes
+    assert "episode e1: left out, 'Stop!' is nothing to learn" in report.notes
+
+
+@pytest.mark.parametrize("told", ["", "go left"])
+def test_the_outcome_is_of_what_was_done_before_it_was_told_to_stop(run, told):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.instruct(3.0, "stop")
+    drive.event(4.5, END, told, success=1)
+    _, [trajectory] = run(drive)
+    assert (trajectory.instruction, trajectory.success, len(trajectory)) == ("go left", True, 30)
+
+
+@pytest.mark.parametrize(("told", "success"), [("", True), ("go right", True), ("go left", None)])
+def test_told_something_else_within_an_episode_it_is_cut_there(run, told, success):
+    """The outcome is that of what was told last, unless END says that it is of something else."""
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(1.8, VIOLATION_BEGIN, "go left")
+    drive.event(1.9, VIOLATION_END, "go left")
+    drive.instruct(2.0, "go right")
+    drive.event(4.5, END, told, success=1)
+    report, [left, right] = run(drive)
+    assert (left.instruction, left.success) == ("go left", None)
+    assert (right.instruction, right.success) == ("go right", success)
+    assert len(left) == 20 and len(right) == 24 and left.violation.sum() == 1 and not right.violation.any()
+    assert report.instruction_cuts == 1 and report.broken_successes == 0
+
+
+def test_what_an_event_says_too_or_was_latched_cuts_nothing(run, navigation, tmp_path):
+    drive = Drive(duration=12.0)
+    drive.instruct(0.1, "go away")  # latched, heard late by a recorder that has just started
+    drive.event(0.0, START, "go left")
+    drive.instruct(0.3, "go left")
+    drive.event(3.0, INSTRUCTION, "go right")
+    drive.instruct(2.9, "go right")  # its sender hears itself first, or last
+    drive.instruct(5.2, "go up")
+    drive.event(5.5, END, "go right", success=1)
+    drive.event(5.6, START, "go up")
+    drive.instruct(5.7, "go up")
+    drive.instruct(7.0, "go up")  # said again
+    drive.event(8.0, START, "go down")
+    drive.instruct(8.3, "go up")  # who repeats it goes on a little
+    drive.instruct(8.6, "go down")
+    drive.event(11.0, END, "go down", success=0)
+    report, dataset = run(drive)
+    drive.without("instruction")
+    convert(drive.write(tmp_path / "silent"), tmp_path / "expected", navigation)
+    assert report.instruction_cuts == 0 and len(dataset) == 4
+    for found, expected in zip(dataset, Dataset.open(tmp_path / "expected"), strict=True):
+        assert (found.instruction, found.success) == (expected.instruction, expected.success)
+        np.testing.assert_array_equal(found.sensor, expected.sensor)
+
+
+def test_who_goes_on_repeating_another_instruction_is_heard(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    for tick in range(45):
+        drive.instruct(tick / 10, "go right")
+    drive.event(4.5, END, "", success=1)
+    _, [left, right] = run(drive)
+    assert (left.instruction, right.instruction, right.success) == ("go left", "go right", True)
+    assert 0.8 < left.sensor[-1, 0] < 1.2
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_what_the_planner_was_told_by_its_parameter_counts_too(run, events):
+    """It is on no topic of instructions: the planner tells what it obeys, each second and where it changes."""
+    drive = Drive(duration=8.0)
+    if events:
+        drive.event(0.0, START, "go left")
+        drive.event(7.5, END, "")
+    drive.instruct(-0.1, "go left")
+    for after in (0.02, 1.0, 2.0):
+        drive.planner_state(after, "go left")
+    drive.planner_state(1.5, "go away", state=1)  # inactive, it commands nothing
+    drive.planner_state(3.0, "go right")
+    drive.planner_state(4.0, "go right")
+    drive.planner_state(5.0, "")  # told to stop
+    drive.instruct(6.0, "go left")
+    drive.planner_state(5.999, "go right")  # of before
+    drive.planner_state(6.02, "go left")
+    _, dataset = run(drive)
+    told = [(each.instruction, each.sensor[0, 0].round(), each.sensor[-1, 0].round()) for each in dataset]
+    assert told == [("go left", 0, 3), ("go right", 3, 5), ("go left", 6, 7 if events else 8)]
+
+
+def test_what_a_simulator_was_not_told_by_its_events_it_did_not_judge(run):
+    drive = Drive()
+    drive.event(0.0, START, "go left", scene=SCENE)
+    drive.instruct(2.0, "go right")
+    drive.event(3.5, INSTRUCTION, "go up")
+    drive.event(4.5, END, "go up", success=1)
+    _, [left, right, up] = run(drive)
+    assert (right.instruction, right.success, up.success) == ("go right", None, True)
+    assert (left.violation == 0).all() and (right.violation == -1).all() and (up.violation == 0).all()
+    assert right.scene == left.scene
+
+
+def test_what_was_recorded_before_the_first_start_is_told(run):
+    drive = Drive()
+    drive.event(0.5, VIOLATION_BEGIN)
+    drive.event(1.0, VIOLATION_END)
+    drive.event(2.5, START)
+    drive.event(4.5, END, success=1)
+    report, [trajectory] = run(drive)
+    assert len(trajectory) == 20 and trajectory.success is True and not trajectory.violation.any()
+    assert "episode_event: the first 2.5 s, before the first START, were left out, with 2 event(s)" in report.notes
 
 
 def test_instruction_given_on_the_command_line(run):

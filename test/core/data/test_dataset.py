@@ -68,6 +68,19 @@ def test_several_datasets_open_as_one_if_they_mean_the_same(navigation, robot, t
         DatasetWriter(tmp_path / "a", RobotInterface.from_dict(robot, "test"))
 
 
+def test_an_empty_dataset_takes_the_interface_of_what_is_appended_first(navigation, robot, tmp_path):
+    DatasetWriter(tmp_path, navigation)
+    robot["rate"] = 20.0
+    mended = RobotInterface.from_dict(robot, "mended")
+    with DatasetWriter(tmp_path, mended).shard() as shard:
+        with pytest.raises(DatasetError, match="rate"):  # begun, though nothing is there to be opened yet
+            DatasetWriter(tmp_path, navigation)
+        shard.add(make_trajectory(mended, 0))
+    assert Dataset.open(tmp_path).interface == mended and len(Dataset.open(tmp_path)) == 1
+    with pytest.raises(DatasetError, match="rate"):
+        DatasetWriter(tmp_path, navigation)
+
+
 def test_more_shards_than_the_usual_limit_of_open_files(navigation, tmp_path):
     writer = DatasetWriter(tmp_path, navigation)
     shard = writer.append([make_trajectory(navigation, 0)])

@@ -170,7 +170,8 @@ def test_the_table_shows_mean_and_spread_over_the_seeds():
 
 
 def test_the_command_trains_each_once_and_writes_the_table(config, collected, tmp_path, capsys, monkeypatch):
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    content = config.model_dump(mode="json") | {"warmup_steps": 0}  # so few steps would be warned of
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
     arguments = ["ablate", "--config", str(tmp_path / "train.yaml"), "--data", str(collected), "--quiet"]
     arguments += ["--output", str(tmp_path / "runs"), "--json", str(tmp_path / "ablate.json"), "--seeds", "3"]
     arguments += ["--switch", "language=off", "--steps", "2", "--threads", "1"]

@@ -22,6 +22,7 @@ from tc_mmwm_core.training import trainer
 from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.config import StageConfig, TrainConfig
+from tc_mmwm_core.training.curriculum import stage_steps
 from tc_mmwm_core.training.data import split, unseen
 from tc_mmwm_core.training.distributed import processes
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
@@ -525,11 +526,32 @@ def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(config, datas
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_of_fewer_steps_than_its_warm_up_is_warned_of_once(config, data, capsys):
+    """It would end before it has learned anything, and nothing else would say so."""
+    _, middle, last = config.stages
+    enough = last.model_copy(update={"epochs": 10})
+    stages = (middle, enough, last)
+    steps = [stage_steps(stage, data.trajectories) for stage in stages]
+    assert steps[1] > 15 and max(steps[0], steps[2]) < 15
+    with processes("cpu") as those:
+        check_stages(changed(config, stages=stages, warmup_steps=15), 0, data, data.under(config), those)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": an epoch")[0] for line in lines] == [
+        f"warning: stage world_model: {steps[0]} optimizer steps, fewer than warmup_steps 15 (it warms up for 1)",
+        f"warning: stage full: {steps[2]} optimizer steps, fewer than warmup_steps 15 (it warms up for 1)",
+    ]
+    told = f"an epoch is one window of each of the {data.trajectories} trajectories, 4 a step; raise its epochs"
+    assert told in lines[0]
+    with processes("cpu") as those:
+        check_stages(changed(config, stages=stages, warmup_steps=15), 2, data, data.under(config), those)
+    assert capsys.readouterr().out.splitlines() == lines[1:]  # a run that goes on from there
+
+
 def test_a_stage_whose_windows_are_longer_than_any_trajectory_says_how_long_they_will_be(config, data, capsys):
     *_, last = config.stages
     long = last.model_copy(update={"max_length": 200})
     with processes("cpu") as those:
-        check_stages(changed(config, stages=(last, long)), 0, data, data.under(config), those)
+        check_stages(changed(config, stages=(last, long), warmup_steps=0), 0, data, data.under(config), those)
     longest = max(info.length for info in data.datasets[0].trajectories)
     told = f"stage full: windows of at most {longest} control steps, not the 400 of max_length 200: no trajectory"
     [line] = capsys.readouterr().out.splitlines()
