@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.screener import Screener
+from tc_mmwm_core.training.calibration import CalibrationError
 from tc_mmwm_core.training.held_out import SequenceScores
 from tc_mmwm_core.training.labels import Labels
 
@@ -30,13 +31,19 @@ def bundle_scores(
 
     As :func:`tc_mmwm_core.training.held_out.sequence_scores`, which scores a model in training; here each sequence is
     a decision of its own, so only ``complying_share`` of those that comply are scored.
+
+    Raises:
+        CalibrationError: no sequence is scored.
     """
     manifest = screener.bundle.manifest
     skip, horizon = manifest.frame_skip, manifest.horizon
     rng = np.random.default_rng(seed)
     rows: list[tuple[np.float32, bool, int, str, np.float32]] = []
-    for owner in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
-        trajectory, texts = dataset[owner], labels.texts[owner]
+    owners: dict[str, int] = {}  # of each episode
+    for t in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
+        owner = owners.setdefault(dataset.trajectories[t].episode, len(owners))
+        trajectory, texts = dataset[t], labels.texts[t]
+        told = [(texts[m], labels.violation[t][m], labels.cost[t][m]) for m in labels.counted(t)]
         unbroken = trajectory.unbroken
         actions = screener.bundle.interface.normalise_action(trajectory.action)
         memory = None
@@ -46,7 +53,6 @@ def bundle_scores(
             step = Step(0, images, trajectory.sensor[start], {})
             seen = screener.encode(step, screener.instruct(texts[0]), memory)  # what is remembered depends on no words
             sequence = actions[start : start + horizon * skip].reshape(1, horizon, skip, -1).mean(2)
-            told = zip(texts, labels.violation[owner], labels.cost[owner], strict=True)
             for text, label, cost in told if latent_step % stride == 0 else ():
                 future = label[start + 1 : start + horizon * skip + 1]
                 violating = bool((future == 1).any())
@@ -58,7 +64,12 @@ def bundle_scores(
                 there = np.isfinite(cost[start]) and scene.goal is not None
                 rows.append((score, violating, owner, text, scene.goal[0] if there else np.float32(np.nan)))
             memory = seen.memory
-    score, violating, owners, texts, goal = zip(*rows, strict=True)
+    if not rows:
+        raise CalibrationError(
+            f"none of {len(dataset)} trajectories gives a sequence of {(horizon + 1) * skip} valid steps without a gap "
+            "that begins where its instruction is kept, and whose verdict is known"
+        )
+    score, violating, of, texts, goal = zip(*rows, strict=True)
     return SequenceScores(
-        np.array(score, np.float32), np.array(violating), np.array(owners), np.array(texts), np.array(goal, np.float32)
+        np.array(score, np.float32), np.array(violating), np.array(of), np.array(texts), np.array(goal, np.float32)
     )

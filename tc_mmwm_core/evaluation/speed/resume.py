@@ -16,8 +16,7 @@ import yaml
 
 from tc_mmwm_core.training.checkpoint import LAST, read_checkpoint
 from tc_mmwm_core.training.config import TrainConfig
-
-METRICS = "metrics.jsonl"
+from tc_mmwm_core.training.run import METRICS
 
 
 class ResumeError(RuntimeError):

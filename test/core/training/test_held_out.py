@@ -211,3 +211,18 @@ def test_a_bundle_scores_what_its_model_does_memory_included(dataset, tmp_path):
     few = bundle_scores(screener, dataset, labels, stride=2, complying_share=0.2, progress=False)
     np.testing.assert_array_equal(few.violations[0], found.violations[0])
     assert 0.5 * len(found.score) > len(few.score) > len(few.violations[0])
+
+
+def test_a_bundle_is_scored_on_recordings_as_its_model_is(dataset, tmp_path):
+    """Each once, pieces of an episode as one; and where there is nothing to score, that is said."""
+    torch.manual_seed(0)
+    model = build_model(CONFIG, dataset.interface)
+    bundle = export_bundle(model, dataset.interface, CONFIG, tmp_path / "tiny", "tiny", Thresholds(0.0))
+    data = recorded(dataset, tmp_path / "real", pieces=4)
+    expected = sequence_scores(model, data, progress=False)
+    found = bundle_scores(Screener(bundle), data.datasets[0], data.labels[0], progress=False)
+    assert len(found.score) == EPISODES
+    np.testing.assert_array_equal(found.trajectory, expected.trajectory)
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
+    with pytest.raises(CalibrationError, match="none of 0 trajectories gives a sequence of 8 valid steps"):
+        bundle_scores(Screener(bundle), dataset.subset([]), data.labels[0], progress=False)
