@@ -312,8 +312,9 @@ class Benchmark:
     def _long_folder(self, job: Job) -> Path:
         """Long episodes, for all that predict as far in time as the full model; others have their own."""
         full = self.plan.training[job.domain, FULL]
-        skips = [config.model.frame_skip for config in (full, self.plan.training.get((job.domain, job.variant), full))]
-        return self.folder / job.domain / ("long" if skips[0] == skips[1] else f"long-{episode_steps(skips[1])}")
+        skip = self.plan.training.get((job.domain, job.variant), full).model.frame_skip  # what is not trained has none
+        name = "long" if skip == full.model.frame_skip else f"long-{episode_steps(skip)}"
+        return self.folder / job.domain / name
 
     def _fresh_episodes(self, job: Job) -> int:
         return self.plan.config.domains[job.domain].calibration if job.size is None else 0
