@@ -171,8 +171,8 @@ def test_before_the_first_message_there_is_nothing_that_could_be_missing(run):
 
 def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
     drive = Drive()
-    drive.instruct(0.0, "go left")
-    drive.instruct(2.0, "go right")  # just after a frame: this instruction's first tick has none
+    drive.instruct(0.01, "go left")
+    drive.instruct(2.01, "go right")  # just after a frame: at its first tick, nothing was heard under it
     report, _ = run(drive)
     assert report.faults.keys() == {"overhead: waiting"}
     assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
