@@ -205,8 +205,8 @@ class RobotInterface(_Section):
     def _consistent(self) -> RobotInterface:
         if not self.images and not self.sensors:
             raise ValueError("neither 'images' nor 'sensors' has an entry: the robot must sense something")
-        _unique("names of images and sensors", [spec.name for spec in (*self.images, *self.sensors)])
-        topics = [spec.topic.lstrip("/") for spec in (*self.images, *self.sensors, self.action, self.instruction)]
+        _unique("names of images and sensors", [spec.name for spec in self.observations])
+        topics = [spec.topic.lstrip("/") for spec in (*self.observations, self.action, self.instruction)]
         _unique("topics", topics + ([self.events.topic.lstrip("/")] if self.events else []))
         units = [field.unit for sensor in self.sensors for field in sensor.fields for _ in field.names]
         for field in self.action.fields:
@@ -288,9 +288,14 @@ class RobotInterface(_Section):
         lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]
         return ((np.asarray(action, np.float32) + 1) / 2 * (upper - lower) + lower).astype(np.float32)
 
+    @property
+    def observations(self) -> list[ImageSpec | SensorSpec]:
+        """What makes up a step."""
+        return [*self.images, *self.sensors]
+
     def observation_topics(self) -> dict[str, str]:
         """{topic: type} of what makes up a step."""
-        return {spec.topic: spec.type for spec in (*self.images, *self.sensors)}
+        return {spec.topic: spec.type for spec in self.observations}
 
     def topics(self) -> dict[str, str]:
         """{topic: type} of everything that the recorder must record."""

@@ -90,7 +90,7 @@ class StepStream:
     def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
         self.interface = interface
         self.clock_tolerance_ns = round(clock_tolerance * SECOND)
-        self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
+        self._topics = {spec.topic: _Topic(spec, history) for spec in interface.observations}
 
     def add(self, topic: str, message: Any, received_ns: int) -> None:
         """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.

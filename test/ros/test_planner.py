@@ -14,13 +14,14 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from planner_rig import Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import LaserScan
+from sensor_msgs.msg import CompressedImage, LaserScan
 from std_msgs.msg import String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
@@ -633,6 +634,89 @@ def test_diagnostics_latent_state_and_markers(driving):
     assert 0 < float(values["decision p50 (ms)"]) <= float(values["decision p99 (ms)"])
     assert {"encode p50 (ms)", "screen p50 (ms)"} <= values.keys()
     assert values["provider"] == "CPUExecutionProvider"
+
+
+def diagnosed(robot, spinner, words: str) -> DiagnosticStatus:
+    """The newest diagnostics of the planner, as soon as their message has ``words``."""
+    robot.diagnostics.clear()
+    spinner.until(lambda: robot.diagnostics and words in robot.diagnostics[-1].status[0].message)
+    return robot.diagnostics[-1].status[0]
+
+
+def test_whoever_bypasses_it_is_named_and_warned_of_once(driving, capfd):
+    _, robot, spinner = driving
+    assert diagnosed(robot, spinner, "PLANNING").message == "PLANNING"
+    teleop = rclpy.create_node("teleop")
+    teleop.create_publisher(TwistStamped, "cmd_vel", 1)
+    words = "cmd_vel: also published by /teleop (geometry_msgs/msg/TwistStamped), unscreened"
+    status = diagnosed(robot, spinner, words)
+    assert status.level == DiagnosticStatus.WARN and status.message == f"PLANNING; {words}"
+    spinner.spin(3.0)
+    assert capfd.readouterr().err.count(words) == 1
+    teleop.destroy_node()
+    spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.OK)
+
+
+def test_a_second_planner_of_the_same_name_bypasses_it_too(driving):
+    _, robot, spinner = driving
+    twin = rclpy.create_node("planner")
+    twin.create_publisher(TwistStamped, "cmd_vel", 1)
+    diagnosed(robot, spinner, "cmd_vel: also published by /planner (geometry_msgs/msg/TwistStamped)")
+    twin.destroy_node()
+
+
+@pytest.fixture
+def elsewhere():
+    """Make nodes of another process: within one, DDS has one type per topic."""
+    contexts, nodes = [], []
+
+    def make(name: str) -> rclpy.node.Node:
+        contexts.append(rclpy.Context())
+        rclpy.init(context=contexts[-1])
+        nodes.append(rclpy.create_node(name, context=contexts[-1]))
+        return nodes[-1]
+
+    yield make
+    for node, context in zip(nodes, contexts, strict=True):
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_a_robot_that_does_not_hear_its_commands_is_warned_of(driving, elsewhere):
+    _, robot, spinner = driving
+    hears = next(each for each in robot.subscriptions if each.topic_name == "/cmd_vel")
+    robot.destroy_subscription(hears)
+    elsewhere("recorder").create_subscription(TwistStamped, "cmd_vel", lambda _: None, 1)
+    status = diagnosed(robot, spinner, "cmd_vel: heard by nobody but /recorder")
+    assert status.level == DiagnosticStatus.WARN
+    elsewhere("base").create_subscription(Twist, "cmd_vel", lambda _: None, 1)
+    words = "not heard by /base (geometry_msgs/msg/Twist), since it is published as geometry_msgs/msg/TwistStamped"
+    diagnosed(robot, spinner, f"cmd_vel: {words}")
+
+
+def test_why_an_input_is_not_heard_is_told(make_planner, robot, elsewhere, capfd):
+    for topic in ("camera/image_raw", "scan"):
+        del robot.messages[topic]
+        robot.destroy_publisher(robot._sensors[topic])
+    robot.destroy_publisher(robot._instructions)
+    elsewhere("camera").create_publisher(CompressedImage, "camera/image_raw", 1)
+    weak = robot.create_publisher(String, "instruction", rclpy.qos.qos_profile_sensor_data)
+    planner = make_planner()
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    none = "instruction: none was given yet; "
+    weaker = "published by /robot with a QoS that does not match: Best effort publisher and reliable subscription"
+    spinner.until(lambda: robot.states and robot.states[-1].reason == none + weaker)
+    robot.destroy_publisher(weak)
+    spinner.until(lambda: robot.states[-1].reason == none + "no publisher")
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    words = "published as sensor_msgs/msg/CompressedImage by /camera"
+    spinner.until(lambda: robot.states[-1].reason.endswith(f"nothing heard yet (sensor_msgs/msg/Image); {words}"))
+    status = diagnosed(robot, spinner, words)
+    assert {value.key: value.value for value in status.values}["scan is not heard"] == "no publisher"
+    spinner.spin(3.0)
+    logged = capfd.readouterr().err
+    assert logged.count(f"camera/image_raw: {words}") == logged.count("scan: no publisher") == 1
 
 
 def test_parameters_have_descriptions_and_ranges(make_planner):
