@@ -19,7 +19,8 @@ def unheard(node: Node, topic: str, kind: str) -> str:
 
     That a publisher whom it would hear is silent is none.
     """
-    own = [each for each in node.get_subscriptions_info_by_topic(topic) if _name(each) == node.get_fully_qualified_name()]
+    name = node.get_fully_qualified_name()
+    own = [each for each in node.get_subscriptions_info_by_topic(topic) if _name(each) == name]
     reasons = []
     for publisher in node.get_publishers_info_by_topic(topic):
         mismatches = [_mismatch(publisher.qos_profile, subscription.qos_profile) for subscription in own]

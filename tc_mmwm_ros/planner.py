@@ -6,8 +6,8 @@ command, and only then reports. It runs on the steady clock, so that setting the
 with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
 1 Hz, repeats state and diagnostics, and stops the robot if the control timer has stopped ticking (``/clock``
 stands still). It also asks the ROS graph whether anybody else sends commands, whether the robot hears ours, and why an
-input that we wait for is not heard (``graph.py``). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
-only: no decision is torn in two, and the safe action is the last thing published.
+input that we wait for is not heard (``graph.py``). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this
+thread looks at between callbacks only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log and, until a transition succeeds, in ``~/state``.
