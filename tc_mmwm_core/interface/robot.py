@@ -80,7 +80,7 @@ class FieldSpec(_Section):
     """One number, or one array of numbers, of a sensor message."""
 
     name: Name = Field(description="name of the field within its sensor")
-    path: PathText = Field(description="where it stands in the message, e.g. pose.pose.position.x or ranges")
+    path: PathText = Field(description="where it stands in the message, e.g. pose.pose.position.x or position['elbow']")
     size: int | None = Field(None, ge=1, description="number of elements where the path is an array; unset: one number")
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     transform: Literal[TRANSFORMS] | None = Field(
@@ -129,7 +129,7 @@ class ActionField(_Section):
     """One number that the robot is commanded with."""
 
     name: Name = Field(description="name of the action field")
-    path: PathText = Field(description="where it stands in the message, e.g. twist.linear.x or data[0]")
+    path: PathText = Field(description="where it stands in the message, e.g. data[0] or velocity['elbow']")
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     limits: Span = Field(description="[lower, upper]: never commanded beyond; [-1, 1] for the model")
     max_rate: Positive | None = Field(None, description="largest change, units per second; unset: no limit")
@@ -154,8 +154,12 @@ class ActionField(_Section):
             )
         if self.safe is not None and not self.limits[0] <= self.safe <= self.limits[1]:
             raise ValueError(f"'{self.name}': safe value {self.safe} is outside its limits {self.limits}")
-        if any(not isinstance(step, str | int) for step in parse_path(self.path).steps):
-            raise ValueError(f"path '{self.path}' cannot be written to; use attributes and indices, e.g. data[0]")
+        *parents, last = parse_path(self.path).steps
+        if isinstance(last, slice) or any(not isinstance(step, str | int) for step in parents):
+            raise ValueError(
+                f"path '{self.path}' cannot be written to; use attributes and indices, e.g. data[0], or a joint's "
+                "name, e.g. velocity['elbow']"
+            )
         return self
 
 
@@ -170,8 +174,19 @@ class ActionSpec(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> ActionSpec:
         _unique("field names", [field.name for field in self.fields])
-        for field in self.fields:
-            check_path(self.type, parse_path(field.path), many=False)
+        paths = [parse_path(field.path) for field in self.fields]
+        joints: dict[str, list[str]] = {}  # by array
+        for path in paths:
+            check_path(self.type, path, many=False)
+            if path.joint is not None:
+                joints.setdefault(path.text.rpartition("[")[0], []).append(path.joint)
+        everyone = {joint for named in joints.values() for joint in named}
+        for array, named in joints.items():
+            if missing := sorted(everyone - set(named)):
+                raise ValueError(
+                    f"'{array}' is commanded for {', '.join(named)}, but not for {', '.join(missing)}: all joints "
+                    "stand in one message, and what is not commanded there would be 0; give every array the same joints"
+                )
         return self
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.image import decode_image
-from tc_mmwm_core.interface.path import UNREADABLE, FieldPath, parse_path
+from tc_mmwm_core.interface.path import UNREADABLE, FieldPath, joint_names, parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
 __all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
@@ -65,7 +65,7 @@ class _Topic:
             self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
         else:
             self.read = _sensor_reader(spec)
-            self.joints = [path for path in (parse_path(field.path) for field in spec.fields) if path.keyed]
+            self.joints = [path for path in (parse_path(field.path) for field in spec.fields) if path.joint]
 
     def concerns(self, message: Any) -> bool:
         """False where not one of the joints is in it: of another driver on the same topic."""
@@ -182,12 +182,9 @@ class StepStream:
 
 def _has(path: FieldPath, message: Any) -> bool:
     try:
-        path.get(message)
-    except KeyError:
-        return False
-    except UNREADABLE:
+        return path.joint in joint_names(message)
+    except AttributeError:
         return True  # for the reader to say what is wrong with it
-    return True
 
 
 def message_time(message: Any, received_ns: int) -> int:
@@ -199,14 +196,16 @@ def message_time(message: Any, received_ns: int) -> int:
 def _sensor_reader(spec: SensorSpec) -> Callable[[Any], np.ndarray | Fault]:
     """Compile the fields of a sensor into one function: message -> float32 [fields] or Fault."""
     readers = [_field_reader(field) for field in spec.fields]
-    names = [f"{spec.name}.{field.name}" for field in spec.fields]
+    names, paths = [f"{spec.name}.{field.name}" for field in spec.fields], [field.path for field in spec.fields]
     flat_names = [f"{spec.name}.{name}" for field in spec.fields for name in field.names]
 
     def read(message: Any) -> np.ndarray | Fault:
         parts: list[np.ndarray] = []
-        for name, read_field in zip(names, readers, strict=True):
+        for name, path, read_field in zip(names, paths, readers, strict=True):
             try:
                 value = read_field(message)
+            except IndexError as error:
+                return Fault(FaultKind.WRONG_TYPE, name, f"{spec.topic}: no {path}: {error}")
             except UNREADABLE as error:
                 return Fault(FaultKind.WRONG_TYPE, name, f"{spec.topic}: {error}; is it really {spec.type}?")
             if isinstance(value, tuple):

@@ -20,14 +20,16 @@ from lifecycle_msgs.srv import ChangeState
 from planner_rig import Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, LaserScan
+from sensor_msgs.msg import CompressedImage, JointState, LaserScan
 from std_msgs.msg import String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, position_commanded, tiny_files, tiny_manifest, write_tiny_bundle
 from visualization_msgs.msg import MarkerArray
 
+from tc_mmwm_core.interface.action import read_action
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import write_bundle
 from tc_mmwm_core.runtime.planner import PlannerState
@@ -442,6 +444,7 @@ def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(ma
         ("trajectory_msgs/msg/JointTrajectory", "points[0].positions[0]"),
         ("std_msgs/msg/Int32MultiArray", "data[0]"),
         ("std_msgs/msg/Int32", "data"),
+        ("sensor_msgs/msg/JointState", "velocity[0]"),
     ],
 )
 def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner, capfd, tmp_path, kind, path):
@@ -454,6 +457,24 @@ def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner,
     logged = capfd.readouterr().err
     assert f"cannot configure: robot interface: action.forward: {path} of a new {kind} cannot be set" in logged
     assert "Traceback" not in logged
+
+
+def test_joints_are_commanded_by_name(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["action"] |= {"type": "sensor_msgs/msg/JointState", "topic": "joint_command"}
+    for field, joint in zip(content["action"]["fields"], ("wheel", "caster"), strict=True):
+        field["path"] = f"velocity['{joint}']"
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    heard, recorded = [], []
+    robot.create_subscription(JointState, "joint_command", heard.append, 1)
+    robot.create_subscription(JointState, "joint_command", recorded.append, 1, raw=True)
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    Spinner(planner, robot).until(lambda: heard and heard[-1].velocity[0] == pytest.approx(0.7))
+    assert heard[-1].name == ["wheel", "caster"] and len(heard[-1].velocity) == 2 and not heard[-1].position
+    message = get_typestore(Stores.LATEST).deserialize_cdr(recorded[0], "sensor_msgs/msg/JointState")
+    action = read_action(message, RobotInterface.load(tmp_path / "robot.yaml").action)  # as the converter does
+    np.testing.assert_array_equal(action, np.float32(heard[0].velocity))
 
 
 def test_a_configure_that_fails_halfway_leaves_nothing_behind(make_planner, monkeypatch):

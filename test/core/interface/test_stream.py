@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from robot_messages import SECOND, boolean, header, image, odometry, scan, types
 
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.action import read_action, write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface, SensorSpec
@@ -270,6 +271,59 @@ def test_actions_write_and_read_back(navigation, robot):
     np.testing.assert_array_equal(read_action(message, navigation.action), np.float32([0.5, -1.25]))
     message.twist.linear.x = math.nan
     assert read_action(message, navigation.action).kind is FaultKind.NON_FINITE
+
+
+@pytest.mark.parametrize(
+    ("path", "names", "says"),
+    [
+        ("velocity['elbow']", ["elbow", "wrist"], "s: no velocity['elbow']: the array is empty, and 2 joints are"),
+        ("velocity[1]", ["elbow"], "s: no velocity[1]: the array is empty"),
+        ("position[3]", ["elbow"], "s: no position[3]: the array has 1 values"),
+    ],
+)
+def test_of_an_array_that_is_too_short_it_says_which_and_how_many_joints_are_named(robot, path, names, says):
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", {"name": "f", "path": path, "unit": "1"})
+    joints, nothing = types["sensor_msgs/msg/JointState"], np.zeros(0)
+    stream.add("s", joints(header(1.0), names, np.zeros(len(names)), nothing, nothing), ns(1.0))
+    found = fault(stream, 1.0)
+    assert (found.kind, found.field) == (FaultKind.WRONG_TYPE, "s.f")
+    assert found.reason.startswith(says) and "is it really" not in found.reason
+
+
+def joint_command(robot: dict, *paths: str) -> RobotInterface:
+    fields = [
+        {"name": f"a{index}", "path": path, "unit": "rad/s", "limits": [-1.0, 1.0], "safe": 0.0}
+        for index, path in enumerate(paths)
+    ]
+    robot["action"] = {"topic": "cmd", "type": "sensor_msgs/msg/JointState", "fields": fields}
+    return RobotInterface.from_dict(robot, "arm.yaml")
+
+
+def test_joints_are_commanded_by_name_and_read_back(robot):
+    paths = ("velocity['wrist']", "velocity['elbow']", "effort['wrist']", "effort['elbow']")
+    action = joint_command(robot, *paths).action
+    message = types["sensor_msgs/msg/JointState"](header(0.0), [], [], [], [])  # lists, as a new message of rclpy has
+    write_action(message, action, np.float32([0.25, -0.5, 0.75, 1.0]))
+    assert (message.name, message.position) == (["wrist", "elbow"], [])
+    assert (message.velocity, message.effort) == ([0.25, -0.5], [0.75, 1.0])
+    message.name.reverse()  # whoever recorded it may order them otherwise
+    np.testing.assert_array_equal(read_action(message, action), np.float32([-0.5, 0.25, 1.0, 0.75]))
+    message.name[0] = "finger"
+    missing = read_action(message, action)
+    assert missing.kind is FaultKind.WRONG_TYPE and "there is no 'elbow' among ['finger', 'wrist']" in missing.reason
+
+
+def test_joints_are_not_commanded_without_their_names(robot):
+    action = joint_command(robot, "velocity[0]").action
+    message = types["sensor_msgs/msg/JointState"](header(0.0), [], [], [], [])
+    with pytest.raises(ValueError, match=r"it names its joints, so write velocity\['<joint>'\]"):
+        write_action(message, action, np.float32([0.5]))
+
+
+def test_every_array_commands_the_same_joints(robot):
+    says = "'velocity' is commanded for elbow, but not for wrist"
+    with pytest.raises(ConfigError, match=says):
+        joint_command(robot, "position['elbow']", "position['wrist']", "velocity['elbow']")
 
 
 def test_a_step_takes_well_below_a_millisecond(navigation):
