@@ -28,12 +28,13 @@ Publishes (topics relative, command topic and type as the robot interface says):
                                                      commanded by a twist; gone from RViz when they are not replaced
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
-Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
-latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
-policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is
-nothing but a word for stopping (``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped
-and the robot stops until a valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent,
-reliable): at an episode's START it forgets what was seen before, as training does.
+Subscribes to the observation topics of the interface (best effort, depth 5; what is ``latched``: reliable, transient
+local), to its instruction topic (reliable, latched or not: ``instructions.py``) and to ``candidate_actions``
+(CandidateActions, reliable): sequences of any other policy, which take precedence over the planner's own if they are
+accepted. If an instruction cannot be parsed, or is nothing but a word for stopping
+(``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops until a
+valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an episode's
+START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tc_mmwm_ros.parameters import declare_config, describe, read_config
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED_SENSOR_QOS = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
@@ -245,7 +247,8 @@ class PlannerNode(LifecycleNode):
         self._latent_publisher = self._advertise(LatentState, "~/latent_state", REPORT_QOS)
         self._marker_publisher = self._advertise(MarkerArray, "~/candidates", COMMAND_QOS)
         for topic, type_name in interface.observation_topics().items():
-            self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
+            qos = LATCHED_SENSOR_QOS if topic in interface.latched_topics else SENSOR_QOS
+            self._subscribe(types[type_name], topic, partial(self._on_input, topic), qos)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
         self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS)
         if interface.events:
@@ -367,8 +370,9 @@ class PlannerNode(LifecycleNode):
     def _decide(self, now_ns: int) -> Decision:
         self._step = self._stream.step(now_ns)
         if self._begun_ns is not None and isinstance(self._step, Step):
-            oldest_ns = now_ns - round(max(self._step.ages.values()) * 1e9)
-            if oldest_ns >= self._begun_ns:  # not before all that is seen is of the new episode
+            latched = self._interface.latched_topics  # said once, and not again for an episode
+            oldest = max((age for topic, age in self._step.ages.items() if topic not in latched), default=0.0)
+            if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
@@ -593,7 +597,12 @@ class PlannerNode(LifecycleNode):
         self._command_at_risk = command_at_risk(self, action.topic, action.type)
         awaited = [self._interface.instruction] if self._said is None else []
         if isinstance(self._step, Fault):
-            awaited += [spec for spec in self._interface.observations if spec.topic not in rates]
+            latched = self._interface.latched_topics  # silent, but for the one that the fault names, for good reason
+            awaited += [
+                spec
+                for spec in self._interface.observations
+                if spec.topic not in rates and (spec.topic not in latched or spec.name == self._step.field)
+            ]
         reasons = {spec.topic: unheard(self, spec.topic, spec.type) for spec in awaited}
         self._unheard = {topic: reason for topic, reason in reasons.items() if reason}
 

@@ -4,10 +4,11 @@ Subscribes to every topic of the robot interface and to ``extra_topics``, and wr
 chunks: a recorder that is killed has lost at most its last second.
 
 QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), and for best
-effort as soon as a publisher turns up that offers no more (sensor data often). Instruction, events and extra topics
-(/tf_static, /map) may be latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears
-what was published before it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what
-both hear is recorded once.
+effort as soon as a publisher turns up that offers no more (sensor data often). A ``latched`` sensor is heard as the
+planner hears it, by a transient-local subscription. Instruction, events and extra topics (/tf_static, /map) may be
+latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears what was published before
+it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what both hear is recorded
+once.
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
@@ -25,6 +26,7 @@ lost is counted, which leaves out the queues.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -53,6 +55,9 @@ from tc_mmwm_ros.message_definition import MissingTypeError, message_class, mess
 from tc_mmwm_ros.parameters import describe
 
 QUEUE = 200
+LIVE = (DurabilityPolicy.VOLATILE,)
+LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL,)  # what the planner hears of a sensor that is latched
+EITHER = LIVE + LATCHED
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
 SILENCE = 5.0  # s without a message after which an observation or the command is missed
@@ -94,14 +99,16 @@ class Recorder(Node):
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         self.interface = RobotInterface.load(robot)
-        latched = {self.interface.instruction.topic}
-        latched |= {self.interface.events.topic} if self.interface.events else set()
+        heard_as = dict.fromkeys(self.interface.latched_topics, LATCHED)
+        heard_as |= {spec.topic: EITHER for spec in (self.interface.instruction, self.interface.events) if spec}
         topics = {
-            self.resolve_topic_name(name): (kind, name in latched) for name, kind in self.interface.topics().items()
+            self.resolve_topic_name(name): (kind, heard_as.get(name, LIVE))
+            for name, kind in self.interface.topics().items()
         }
         awaited = [*self.interface.observations, self.interface.action]
         self._awaited = {self.resolve_topic_name(spec.topic): spec.type for spec in awaited}
         self._heard_at = dict.fromkeys(self._awaited, time.monotonic())
+        self._said_once = {self.resolve_topic_name(name) for name in self.interface.latched_topics}
         self._silent: dict[str, str] = {}  # why, where the graph knows
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
@@ -109,13 +116,13 @@ class Recorder(Node):
             if topic in topics:  # it would be recorded twice
                 continue
             if kind:
-                topics[topic] = (kind, True)
+                topics[topic] = (kind, EITHER)
             else:
                 self._unknown.add(topic)
         self._unknown -= topics.keys()  # listed twice, with and without its type
-        prepared = [
-            (topic, message_class(kind, topic), message_definition(kind, topic), kind, held)
-            for topic, (kind, held) in topics.items()  # before anything is written: a missing package leaves no bag
+        prepared = [  # before anything is written: a missing package leaves no bag
+            (topic, message_class(kind, topic), message_definition(kind, topic), kind, durabilities)
+            for topic, (kind, durabilities) in topics.items()
         ]
 
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
@@ -157,13 +164,16 @@ class Recorder(Node):
                 f"parameter 'extra_topics': '{entry}': {error}; give name:package/msg/Name or a name alone"
             ) from None
 
-    def _record(self, topic: str, cls: type, definition: str, kind: str, latched: bool) -> None:
+    def _record(
+        self, topic: str, cls: type, definition: str, kind: str, durabilities: tuple[DurabilityPolicy, ...]
+    ) -> None:
+        latched = DurabilityPolicy.TRANSIENT_LOCAL in durabilities
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
         heard = partial(self._on_message, topic, deque(maxlen=2 * QUEUE))
-        self._subscribe(topic, cls, partial(heard, {}), QoSProfile(depth=QUEUE))
-        if latched:  # this one does not count what it misses: the other heard it
-            latched_qos = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._subscribe(topic, cls, partial(heard, None), latched_qos)
+        numbers: dict[bytes, int] | None = {}
+        for durability in durabilities:
+            self._subscribe(topic, cls, partial(heard, numbers), QoSProfile(depth=QUEUE, durability=durability))
+            numbers = None  # a second one does not count what it misses: the first heard it
 
     def _subscribe(self, topic: str, cls: type, heard: Callable[[bytes, dict], None], qos: QoSProfile) -> None:
         asked = (topic, qos.durability)
@@ -190,7 +200,7 @@ class Recorder(Node):
                 self._lost[topic] += number - before - 1
             numbers[publisher] = max(number, before)
         if topic in self._heard_at:
-            self._heard_at[topic] = time.monotonic()
+            self._heard_at[topic] = math.inf if topic in self._said_once else time.monotonic()
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
@@ -236,9 +246,9 @@ class Recorder(Node):
             for name, kind in found.items():
                 self._unknown.discard(name)
                 offered = [each.qos_profile.durability for each in self.get_publishers_info_by_topic(name)]
-                latched = DurabilityPolicy.TRANSIENT_LOCAL in offered
+                durabilities = EITHER if DurabilityPolicy.TRANSIENT_LOCAL in offered else LIVE
                 try:
-                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, latched)
+                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, durabilities)
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))

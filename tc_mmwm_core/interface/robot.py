@@ -115,6 +115,11 @@ class SensorSpec(_Section):
     topic: Topic = Field(description="topic name; relative names take the node's namespace")
     type: MessageType = Field(description="message type, package/msg/Name")
     max_age: Positive = Field(description="s: older than this and the input is stale")
+    latched: bool | None = Field(  # unset, not False: the digest of an interface without it stays what it was
+        None,
+        description="true: its publisher is transient local, and may publish once, or on change. What it said last "
+        "counts for max_age, however late somebody listens",
+    )
     fields: list[FieldSpec] = Field(min_length=1, description="what of the message the model sees, in this order")
 
     @model_validator(mode="after")
@@ -311,6 +316,11 @@ class RobotInterface(_Section):
     def observation_topics(self) -> dict[str, str]:
         """{topic: type} of what makes up a step."""
         return {spec.topic: spec.type for spec in self.observations}
+
+    @cached_property
+    def latched_topics(self) -> frozenset[str]:
+        """Of the observations, those that may be published once."""
+        return frozenset(sensor.topic for sensor in self.sensors if sensor.latched)
 
     def topics(self) -> dict[str, str]:
         """{topic: type} of everything that the recorder must record."""

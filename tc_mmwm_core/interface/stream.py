@@ -56,6 +56,7 @@ class _Topic:
     def __init__(self, spec: ImageSpec | SensorSpec, history: int):
         self.spec = spec
         self.max_age_ns = round(spec.max_age * SECOND)
+        self.latched = isinstance(spec, SensorSpec) and bool(spec.latched)
         self.history = history
         self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
@@ -103,7 +104,7 @@ class StepStream:
             return
         stamp_ns = message_time(message, received_ns)
         if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
-            self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
+            self._forget(received_ns)  # the clock was set back (simulation reset, bag looped)
         heard.received_ns = received_ns
         newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
         if stamp_ns > received_ns + self.clock_tolerance_ns:
@@ -173,9 +174,13 @@ class StepStream:
             return Fault(FaultKind.STALE, spec.name, reason)
         return entries[0]
 
-    def _forget(self) -> None:
+    def _forget(self, now_ns: int) -> None:
+        """What was heard is of the future. But what is latched is not said again: it counts as heard now."""
         for heard in self._topics.values():
-            heard.entries.clear()
+            while len(heard.entries) > heard.latched:
+                heard.entries.popleft()
+            for entry in heard.entries:
+                entry.stamp_ns = entry.received_ns = now_ns
             heard.refused.clear()
             heard.received_ns = None
 

@@ -17,13 +17,13 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
-from planner_rig import Robot, Spinner, image
+from planner_rig import LATCHED, Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, JointState, LaserScan
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, position_commanded, tiny_files, tiny_manifest, write_tiny_bundle
@@ -235,6 +235,30 @@ def test_of_several_latched_instructions_the_newest_is_in_force(make_planner, ro
     spinner.until(lambda: robot.states and robot.states[-1].instruction == "drive")
     spinner.spin(1.0)
     assert robot.states[-1].instruction == "drive"
+
+
+def test_a_latched_sensor_is_heard_though_it_spoke_once_and_before(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["sensors"][2] |= {"latched": True, "max_age": 1000.0}
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    del robot.messages["bumper"]
+    robot.destroy_publisher(robot._sensors["bumper"])
+    bumper = robot.create_publisher(Bool, "bumper", LATCHED)
+    bumper.publish(Bool(data=False))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+    begun = []
+    planner._planner.begin_episode = lambda: begun.append(planner._step)
+    events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
+    spinner.until(lambda: events.get_subscription_count() > 0)
+    start = EpisodeEvent(kind=EpisodeEvent.START)
+    start.header.stamp = robot.get_clock().now().to_msg()
+    events.publish(start)
+    spinner.until(lambda: begun)  # what is latched is not said again for it
+    bumper.publish(Bool(data=True))
+    spinner.until(lambda: robot.state == PlannerState.ALL_REJECTED)
 
 
 def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot, capfd):

@@ -23,7 +23,7 @@ from rclpy.time import Time
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Imu
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from tc_mmwm_core.data.bag import Bag
 from tc_mmwm_core.data.convert import convert
@@ -321,6 +321,27 @@ def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     assert [recorded.topics[topic].messages for topic in topics] == [1, 1], processes.tail("recorder")
     odometry = [raw.data for raw in recorded.messages({driver.node.resolve_topic_name("odom")})]
     assert len(odometry) == len(set(odometry)) > 10
+
+
+def test_a_latched_sensor_is_recorded_once_and_may_be_silent_since(scene):
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["sensors"][2] |= {"topic": "dock", "latched": True, "max_age": 1000.0}
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    driver.node.create_publisher(Bool, "dock", latched).publish(Bool(data=True))
+    bag = record(robot=mine)
+    topic = driver.node.resolve_topic_name("dock")
+    driver.wait(lambda: driver.told().get(f"messages {topic}") == "1")
+    driver.diagnostics.clear()
+    driver.wait(lambda: len(driver.diagnostics) > 6)
+    assert driver.diagnostics[-1].status[0].level == DiagnosticStatus.OK, driver.diagnostics[-1].status[0].message
+    assert processes.stop("recorder") == 0
+    assert Bag(bag).topics[topic].messages == 1
+    with Reader(bag) as reader:
+        (connection,) = reader.topics[topic].connections
+        assert connection.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
 def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):

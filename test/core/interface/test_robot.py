@@ -42,6 +42,13 @@ def test_plain_dict_reads_back_to_the_same_interface(navigation):
     assert again == navigation and again.digest == navigation.digest
 
 
+def test_what_is_latched_is_named_and_leaves_other_digests_as_they_were(robot, navigation):
+    assert navigation.latched_topics == frozenset() and "latched" not in str(navigation.to_dict())
+    robot["sensors"][2]["latched"] = True
+    mine = RobotInterface.from_dict(robot, "mine")
+    assert mine.latched_topics == {"bumper"} and navigation.differences(mine) == []
+
+
 def test_differences_name_what_a_model_would_see_otherwise(robot, navigation):
     robot["name"] = "mine"
     robot["images"][0]["height"] = robot["images"][0]["width"] = 96

@@ -139,6 +139,16 @@ def test_clock_set_back_starts_afresh(navigation):
     assert isinstance(stream.step(ns(0.5)), Step)
 
 
+def test_what_is_latched_outlives_a_clock_that_is_set_back(robot):
+    robot["sensors"][2] |= {"latched": True, "max_age": 1000.0}
+    stream = StepStream(RobotInterface.from_dict(robot, "mine"))
+    feed(stream, 50.0, bumper=boolean(True))
+    assert stream.step(ns(50.0)).sensor[-1] == 1.0
+    feed(stream, 0.5, bumper=None)
+    step = stream.step(ns(0.6))
+    assert step.sensor[-1] == 1.0 and step.ages["bumper"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "field", "says"),
     [
