@@ -12,6 +12,7 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 RECORDERS = frozenset({"recorder", "rosbag2_recorder"})  # they hear everything, and drive nothing
+NAMELESS = "_NODE_NAME_UNKNOWN_"  # no ROS node, or not announced yet; ourselves too, once a node of our name has ended
 
 
 def unheard(node: Node, topic: str, kind: str) -> str:
@@ -42,7 +43,8 @@ def command_at_risk(node: Node, topic: str, kind: str) -> str:
     """
     problems = []
     publishers = node.get_publishers_info_by_topic(topic)
-    own = next((each for each in publishers if _name(each) == node.get_fully_qualified_name()), None)
+    ours = [each for each in publishers if _name(each) == node.get_fully_qualified_name()]
+    own = next(iter(ours or [each for each in publishers if each.node_name == NAMELESS]), None)
     if others := [f"{_name(each)} ({each.topic_type})" for each in publishers if each is not own]:
         problems.append(f"also published by {_listing(others)}, unscreened")
     listeners = node.get_subscriptions_info_by_topic(topic)
@@ -69,6 +71,8 @@ def _mismatch(offered: QoSProfile, asked: QoSProfile) -> str:
 
 
 def _name(endpoint: TopicEndpointInfo) -> str:
+    if endpoint.node_name == NAMELESS:
+        return "an unknown node"
     return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 

@@ -637,7 +637,8 @@ class PlannerNode(LifecycleNode):
             values[f"{topic} rate (Hz)"] = f"{rates.get(topic, 0.0):.1f}"
             if topic in ages:
                 values[f"{topic} age (s)"] = f"{ages[topic]:.3f}"
-        values |= {f"{topic} is not heard": reason for topic, reason in self._unheard.items()}
+        if self._active:
+            values |= {f"{topic} is not heard": reason for topic, reason in self._unheard.items()}
         if self._ignored:
             values["candidate_actions ignored"] = f"{self._ignored}; the last {self._ignored_why}"
         return values

@@ -255,7 +255,7 @@ class Recorder(Node):
         known, now = self._silent.items(), time.monotonic()
         silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
         self._silent = {topic: unheard(self, topic, self._awaited[topic]) for topic in silent}
-        if missed := dict(self._silent.items() - known):
+        if missed := {topic: reason for topic, reason in self._silent.items() if (topic, reason) not in known}:
             self.get_logger().warning(_silence(missed))
         free = shutil.disk_usage(self.folder).free
         status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")

@@ -119,15 +119,16 @@ class StepStream:
         that has it, and a message with none of them is passed over.
         """
         stamp_ns, names = message_time(message, received_ns), _joints_in(message)
-        for part in self._topics[topic]:
+        parts = self._topics[topic]
+        if any(part.received_ns is not None and received_ns < part.received_ns - SECOND for part in parts):
+            self._forget(received_ns)  # the clock was set back (simulation reset, bag looped)
+        for part in parts:
             if not part.joints or names is None or not part.joints.isdisjoint(names):
                 self._hear(part, message, stamp_ns, received_ns)
             else:
                 part.others = names
 
     def _hear(self, heard: _Part, message: Any, stamp_ns: int, received_ns: int) -> None:
-        if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
-            self._forget(received_ns)  # the clock was set back (simulation reset, bag looped)
         heard.received_ns = received_ns
         topic = heard.spec.topic
         newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
