@@ -65,7 +65,7 @@ def check_path(message_type: str, path: FieldPath, many: bool, number: bool = Tr
                 if not any(fields.get(names, (None,))[0] == Nodetype.SEQUENCE for names in NAMES):
                     raise ValueError(
                         f"path '{path.text}': {parent[1]} has no list {' or '.join(NAMES)} that names its elements; "
-                        f"take one by its index, e.g. [0]"
+                        "take one by its index, e.g. [0]"
                     )
             if not isinstance(step, slice):
                 node = detail[0]

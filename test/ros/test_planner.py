@@ -35,7 +35,6 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import write_bundle
 from tc_mmwm_core.runtime.planner import PlannerState
 from tc_mmwm_core.runtime.selection import Verdict
-from tc_mmwm_ros.graph import NAMELESS
 from tc_mmwm_ros.planner import PlannerNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -726,17 +725,6 @@ def test_a_second_planner_of_the_same_name_bypasses_it_too(driving, elsewhere):
     _, robot, spinner = driving
     elsewhere("planner").create_publisher(TwistStamped, "cmd_vel", 1)
     diagnosed(robot, spinner, "cmd_vel: also published by /planner (geometry_msgs/msg/TwistStamped)")
-
-
-def test_its_own_publisher_whose_name_the_graph_forgot_is_no_bypass(driving):
-    """As it forgets that of two nodes of one name in one process, when one of them ends."""
-    planner, robot, spinner = driving
-    rclpy.create_node("planner").destroy_node()
-    (own,) = planner.get_publishers_info_by_topic("cmd_vel")
-    assert own.node_name == NAMELESS
-    robot.diagnostics.clear()
-    spinner.until(lambda: len(robot.diagnostics) >= 3)
-    assert not any("cmd_vel" in message.status[0].message for message in robot.diagnostics)
 
 
 def test_a_robot_that_does_not_hear_its_commands_is_warned_of(driving, elsewhere):

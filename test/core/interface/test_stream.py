@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from robot_messages import SECOND, boolean, header, image, odometry, scan, types
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.action import read_action, write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.path import parse_path
 from tc_mmwm_core.interface.robot import RobotInterface, SensorSpec
 from tc_mmwm_core.interface.stream import Step, StepStream
 
@@ -345,6 +347,13 @@ def test_joints_are_commanded_by_name_and_read_back(robot):
     message.name[0] = "finger"
     missing = read_action(message, action)
     assert missing.kind is FaultKind.WRONG_TYPE and "there is no 'elbow' among ['finger', 'wrist']" in missing.reason
+
+
+def test_joint_jog_names_its_joints_in_another_field():
+    jog = SimpleNamespace(joint_names=[], velocities=[], displacements=[])  # of control_msgs, which not everybody has
+    path = parse_path("velocities['elbow']")
+    path.set(jog, 0.5)
+    assert jog == SimpleNamespace(joint_names=["elbow"], velocities=[0.5], displacements=[]) and path.get(jog) == 0.5
 
 
 def test_joints_are_not_commanded_without_their_names(robot):
