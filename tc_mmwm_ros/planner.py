@@ -5,8 +5,9 @@ timer, at the robot interface's rate, does the work: it makes a step of the cach
 command, and only then reports. It runs on the steady clock, so that setting the system's clock does not hold it up, or
 with ``use_sim_time`` on the node's clock; stamps are always the node's clock. A second timer, on the steady clock at
 1 Hz, repeats state and diagnostics, and stops the robot if the control timer has stopped ticking (``/clock``
-stands still). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this thread looks at between callbacks
-only: no decision is torn in two, and the safe action is the last thing published.
+stands still). It also asks the ROS graph whether anybody else sends commands, whether the robot hears ours, and why an
+input that we wait for is not heard (``graph.py``). SIGINT, SIGTERM and SIGHUP (a closed terminal) set a flag that this
+thread looks at between callbacks only: no decision is torn in two, and the safe action is the last thing published.
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log and, until a transition succeeds, in ``~/state``.
@@ -27,12 +28,13 @@ Publishes (topics relative, command topic and type as the robot interface says):
                                                      commanded by a twist; gone from RViz when they are not replaced
     /diagnostics        diagnostic_msgs/DiagnosticArray  1 Hz
 
-Subscribes to the observation topics of the interface (best effort, depth 5), to its instruction topic (reliable,
-latched or not: ``instructions.py``) and to ``candidate_actions`` (CandidateActions, reliable): sequences of any other
-policy, which take precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is
-nothing but a word for stopping (``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped
-and the robot stops until a valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent,
-reliable): at an episode's START it forgets what was seen before, as training does.
+Subscribes to the observation topics of the interface (best effort, depth 5; what is ``latched``: reliable, transient
+local), to its instruction topic (reliable, latched or not: ``instructions.py``) and to ``candidate_actions``
+(CandidateActions, reliable): sequences of any other policy, which take precedence over the planner's own if they are
+accepted. If an instruction cannot be parsed, or is nothing but a word for stopping
+(``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops until a
+valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an episode's
+START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
 from tc_mmwm_core.runtime.planner import NOT_PARAMETERS, Decision, Planner, PlannerConfig, PlannerState
 from tc_mmwm_core.runtime.screener import Instruction, InstructionError, ProviderError, Screener
 from tc_mmwm_ros import signals
+from tc_mmwm_ros.graph import command_at_risk, unheard
 from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class
@@ -80,6 +83,7 @@ from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tc_mmwm_ros.parameters import declare_config, describe, read_config
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED_SENSOR_QOS = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
@@ -242,7 +246,8 @@ class PlannerNode(LifecycleNode):
         self._latent_publisher = self._advertise(LatentState, "~/latent_state", REPORT_QOS)
         self._marker_publisher = self._advertise(MarkerArray, "~/candidates", COMMAND_QOS)
         for topic, type_name in interface.observation_topics().items():
-            self._subscribe(types[type_name], topic, partial(self._on_input, topic), SENSOR_QOS)
+            qos = LATCHED_SENSOR_QOS if topic in interface.latched_topics else SENSOR_QOS
+            self._subscribe(types[type_name], topic, partial(self._on_input, topic), qos)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
         self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS)
         if interface.events:
@@ -369,8 +374,9 @@ class PlannerNode(LifecycleNode):
     def _decide(self, now_ns: int) -> Decision:
         self._step = self._stream.step(now_ns)
         if self._begun_ns is not None and isinstance(self._step, Step):
-            oldest_ns = now_ns - round(max(self._step.ages.values()) * 1e9)
-            if oldest_ns >= self._begun_ns:  # not before all that is seen is of the new episode
+            latched = self._interface.latched_topics  # said once, and not again for an episode
+            oldest = max((age for topic, age in self._step.ages.items() if topic not in latched), default=0.0)
+            if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
         return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
@@ -399,7 +405,7 @@ class PlannerNode(LifecycleNode):
         """Which input got too old while the decision ``took`` its seconds; empty: none."""
         if isinstance(self._step, Fault):
             return ""
-        for spec in (*self._interface.images, *self._interface.sensors):
+        for spec in self._interface.observations:
             age = self._step.ages[spec.topic] + took
             if age > spec.max_age:
                 return f"; {spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
@@ -451,7 +457,8 @@ class PlannerNode(LifecycleNode):
             self._candidate_count = len(decision.screening.verdict)
             self._accepted_count = decision.screening.accepted
             self._followed += decision.screening.chosen in decision.screening.external
-        self._set_state(decision.state, decision.reason)
+        why = self._why_unheard(decision)
+        self._set_state(decision.state, f"{decision.reason}; {why}" if why else decision.reason)
         if decision.screening is None:
             return
         if self._screening_publisher.get_subscription_count():
@@ -472,6 +479,15 @@ class PlannerNode(LifecycleNode):
             self._marker_publisher.publish(
                 candidate_markers(decision.screening, fields, self._bundle.step_duration, header, lifetime, drawn)
             )
+
+    def _why_unheard(self, decision: Decision) -> str:
+        """What the graph told last of the input that ``decision`` waits for; empty: of none, or nothing."""
+        if self._said is None:
+            return self._unheard.get(self._interface.instruction.topic, "")
+        if not isinstance(self._step, Fault) or decision.reason != str(self._step):
+            return ""
+        topics = [spec.topic for spec in self._interface.observations if spec.name == self._step.field]
+        return self._unheard.get(topics[0], "") if topics else ""
 
     def _header(self, stamp_ns: int) -> Header:
         return Header(stamp=Time(nanoseconds=stamp_ns).to_msg(), frame_id=self._interface.action.frame_id)
@@ -542,14 +558,21 @@ class PlannerNode(LifecycleNode):
         seconds = time.perf_counter() - self._heard_since
         rates = {topic: count / seconds for topic, count in self._heard.items()}
         self._heard, self._heard_since = {}, time.perf_counter()
+        level, message = _level(self._state, self._reason), self._state.name
+        message += f": {self._reason}" if self._reason else ""
+        if self._active:
+            self._ask_graph(rates)
+            if self._command_at_risk:
+                level = max(level, DiagnosticStatus.WARN)
+                message += f"; {self._interface.action.topic}: {self._command_at_risk}"
         self._diagnostics_publisher.publish(
             DiagnosticArray(
                 header=Header(stamp=self.get_clock().now().to_msg()),
                 status=[
                     DiagnosticStatus(
-                        level=_level(self._state, self._reason),
+                        level=level,
                         name=f"{self.get_fully_qualified_name().lstrip('/')}: planner",
-                        message=self._state.name + (f": {self._reason}" if self._reason else ""),
+                        message=message,
                         hardware_id=self._interface.name if self._planner is not None else "",
                         values=[KeyValue(key=key, value=value) for key, value in self._diagnose(rates).items()],
                     )
@@ -573,6 +596,28 @@ class PlannerNode(LifecycleNode):
             decision = self._planner.stop(PlannerState.DEADLINE_MISSED, f"control timer: {why}")
             self._publish_command(decision.action, self.get_clock().now().nanoseconds)
             self._set_state(decision.state, decision.reason)
+
+    def _ask_graph(self, rates: dict[str, float]) -> None:
+        """Why what we wait for is not heard, and whether it is us who command; logged once, when it is found twice."""
+        action = self._interface.action
+        self._command_at_risk = command_at_risk(self, action.topic, action.type)
+        awaited = [self._interface.instruction] if self._said is None else []
+        if isinstance(self._step, Fault):
+            latched = self._interface.latched_topics  # silent, but for the one that the fault names, for good reason
+            awaited += [
+                spec
+                for spec in self._interface.observations
+                if spec.topic not in rates and (spec.topic not in latched or spec.name == self._step.field)
+            ]
+        reasons = {spec.topic: unheard(self, spec.topic, spec.type) for spec in awaited}
+        self._unheard = {topic: reason for topic, reason in reasons.items() if reason}
+
+        found = {f"{topic}: {reason}" for topic, reason in self._unheard.items()}
+        found |= {f"{action.topic}: {self._command_at_risk}"} if self._command_at_risk else set()
+        lasting = found & self._found  # discovery takes its time: what is gone within a second is nothing
+        for line in sorted(lasting - self._told):
+            self.get_logger().warning(line)
+        self._found, self._told = found, lasting
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
         """What ``/diagnostics`` says, beside state and reason."""
@@ -599,6 +644,8 @@ class PlannerNode(LifecycleNode):
             values[f"{topic} rate (Hz)"] = f"{rates.get(topic, 0.0):.1f}"
             if topic in ages:
                 values[f"{topic} age (s)"] = f"{ages[topic]:.3f}"
+        if self._active:
+            values |= {f"{topic} is not heard": reason for topic, reason in self._unheard.items()}
         if self._ignored:
             values["candidate_actions ignored"] = f"{self._ignored}; the last {self._ignored_why}"
         return values
@@ -614,6 +661,10 @@ class PlannerNode(LifecycleNode):
         self._last_second_ns = -1
         self._begun_ns: int | None = None  # when the episode began of which nothing was decided yet
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
+        self._unheard: dict[str, str] = {}  # by topic that we wait for, why
+        self._command_at_risk = ""  # by whom else on the command topic
+        self._found: set[str] = set()  # what of this the graph told last,
+        self._told: set[str] = set()  # and what of it is in the log
         self._heard: dict[str, int] = {}
         self._heard_since = time.perf_counter()
 

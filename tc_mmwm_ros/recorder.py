@@ -4,10 +4,11 @@ Subscribes to every topic of the robot interface and to ``extra_topics``, and wr
 chunks: a recorder that is killed has lost at most its last second.
 
 QoS: asks for reliable with a deep queue (best effort lost half of a 30 Hz VGA camera on one machine), and for best
-effort as soon as a publisher turns up that offers no more (sensor data often). Instruction, events and extra topics
-(/tf_static, /map) may be latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears
-what was published before it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what
-both hear is recorded once.
+effort as soon as a publisher turns up that offers no more (sensor data often). A ``latched`` sensor is heard as the
+planner hears it, by a transient-local subscription. Instruction, events and extra topics (/tf_static, /map) may be
+latched: they have two subscriptions, as in ``instructions.py``. A transient-local one hears what was published before
+it came, a volatile one hears every publisher, the one of ``ros2 topic pub --once`` too; what both hear is recorded
+once.
 
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
@@ -15,15 +16,21 @@ Time: bag times are those of the node's clock, so of /clock with ``use_sim_time`
 it waits, and is recorded at that time. Flushing goes by the steady clock.
 
 Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
-WARN while an observation or the command of the robot interface is silent, or the disk nearly full.
+WARN while an observation or the command of the robot interface is silent, with what the ROS graph knows of it, or the
+disk nearly full, or messages were lost.
+
+What is lost, on the way or in a queue that overflowed while the disk was busy, is missing in the numbers that each
+publisher gives its messages, from the first that was heard. Where the middleware gives no numbers, what it reports as
+lost is counted, which leaves out the queues.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,7 +38,7 @@ from pathlib import Path
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
@@ -43,10 +50,14 @@ from tc_mmwm_core.interface.messages import check_type
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.bag_writer import BagWriter
+from tc_mmwm_ros.graph import unheard
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
 from tc_mmwm_ros.parameters import describe
 
 QUEUE = 200
+LIVE = (DurabilityPolicy.VOLATILE,)
+LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL,)  # what the planner hears of a sensor that is latched
+EITHER = LIVE + LATCHED
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
 SILENCE = 5.0  # s without a message after which an observation or the command is missed
@@ -88,32 +99,37 @@ class Recorder(Node):
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         self.interface = RobotInterface.load(robot)
-        latched = {self.interface.instruction.topic}
-        latched |= {self.interface.events.topic} if self.interface.events else set()
+        heard_as = dict.fromkeys(self.interface.latched_topics, LATCHED)
+        heard_as |= {spec.topic: EITHER for spec in (self.interface.instruction, self.interface.events) if spec}
         topics = {
-            self.resolve_topic_name(name): (kind, name in latched) for name, kind in self.interface.topics().items()
+            self.resolve_topic_name(name): (kind, heard_as.get(name, LIVE))
+            for name, kind in self.interface.topics().items()
         }
-        observed = [*self.interface.observation_topics(), self.interface.action.topic]
-        self._heard_at = {self.resolve_topic_name(name): time.monotonic() for name in observed}
-        self._silent: list[str] = []
+        awaited = [*self.interface.observations, self.interface.action]
+        self._awaited = {self.resolve_topic_name(spec.topic): spec.type for spec in awaited}
+        self._heard_at = dict.fromkeys(self._awaited, time.monotonic())
+        self._said_once = {self.resolve_topic_name(name) for name in self.interface.latched_topics}
+        self._silent: dict[str, str] = {}  # why, where the graph knows
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
             topic, kind = self._extra(entry)
             if topic in topics:  # it would be recorded twice
                 continue
             if kind:
-                topics[topic] = (kind, True)
+                topics[topic] = (kind, EITHER)
             else:
                 self._unknown.add(topic)
         self._unknown -= topics.keys()  # listed twice, with and without its type
-        prepared = [
-            (topic, message_class(kind, topic), message_definition(kind, topic), kind, held)
-            for topic, (kind, held) in topics.items()  # before anything is written: a missing package leaves no bag
+        prepared = [  # before anything is written: a missing package leaves no bag
+            (topic, message_class(kind, topic), message_definition(kind, topic), kind, durabilities)
+            for topic, (kind, durabilities) in topics.items()
         ]
 
         self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
-        self._lost = 0
+        self._lost: Counter[str] = Counter()  # by topic
+        self._lost_told = 0  # in the log
+        self._numbered = False  # the middleware numbers messages
         self._early: dict[str, deque[bytes]] = {}  # by topic, what was heard before time began
         self._asked: dict[tuple[str, DurabilityPolicy], tuple[Subscription, QoSProfile]] = {}
         self._refused: dict[tuple[str, DurabilityPolicy], QoSPolicyKind] = {}  # what a publisher does not offer
@@ -132,7 +148,8 @@ class Recorder(Node):
         self.writer.close()
         counts = self.writer.counts
         silent = [name for name, count in counts.items() if not count]
-        self.get_logger().info(f"{sum(counts.values())} messages, {self.writer.size / 1e6:.1f} MB in {self.folder}")
+        size = self.writer.size / 1e6
+        self.get_logger().info(f"{sum(counts.values())} messages, {self._losses()}, {size:.1f} MB in {self.folder}")
         if silent:
             self.get_logger().warning(f"nothing was heard on {', '.join(silent)}")
 
@@ -147,27 +164,43 @@ class Recorder(Node):
                 f"parameter 'extra_topics': '{entry}': {error}; give name:package/msg/Name or a name alone"
             ) from None
 
-    def _record(self, topic: str, cls: type, definition: str, kind: str, latched: bool) -> None:
+    def _record(
+        self, topic: str, cls: type, definition: str, kind: str, durabilities: tuple[DurabilityPolicy, ...]
+    ) -> None:
+        latched = DurabilityPolicy.TRANSIENT_LOCAL in durabilities
         self.writer.add_topic(topic, kind, definition, [_playback_qos(latched)])
         heard = partial(self._on_message, topic, deque(maxlen=2 * QUEUE))
-        self._subscribe(topic, cls, heard, QoSProfile(depth=QUEUE))
-        if latched:
-            latched_qos = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._subscribe(topic, cls, heard, latched_qos)
+        numbers: dict[bytes, int] | None = {}
+        for durability in durabilities:
+            self._subscribe(topic, cls, partial(heard, numbers), QoSProfile(depth=QUEUE, durability=durability))
+            numbers = None  # a second one does not count what it misses: the first heard it
 
     def _subscribe(self, topic: str, cls: type, heard: Callable[[bytes, dict], None], qos: QoSProfile) -> None:
         asked = (topic, qos.durability)
         events = SubscriptionEventCallbacks(
-            message_lost=self._on_lost,
+            message_lost=partial(self._on_lost, topic),
             incompatible_qos=lambda event: self._refused.update({asked: event.last_policy_kind}),
         )
         subscription = self.create_subscription(cls, topic, heard, qos, raw=True, event_callbacks=events)
         self._asked[asked] = (subscription, qos)
 
-    def _on_message(self, topic: str, recent: deque[int], data: bytes, information: dict) -> None:
-        """``recent``: stamps of what was heard on the topic lately, by any of its subscriptions."""
+    def _on_message(
+        self, topic: str, recent: deque[int], numbers: dict[bytes, int] | None, data: bytes, information: dict
+    ) -> None:
+        """``recent``: stamps of what was heard on the topic lately, by any of its subscriptions.
+
+        ``numbers``: of the last message that this subscription heard, by publisher; None: it does not count.
+        """
+        number = information["publication_sequence_number"]
+        if numbers is not None and number is not None:
+            self._numbered = True
+            publisher = information["publisher_gid"]["data"]
+            before = numbers.get(publisher, number - 1)
+            if number > before + 1:
+                self._lost[topic] += number - before - 1
+            numbers[publisher] = max(number, before)
         if topic in self._heard_at:
-            self._heard_at[topic] = time.monotonic()
+            self._heard_at[topic] = math.inf if topic in self._said_once else time.monotonic()
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
@@ -198,8 +231,13 @@ class Recorder(Node):
             elif kind != QoSPolicyKind.DURABILITY:  # a volatile publisher is heard by the other subscription
                 self.get_logger().error(f"{subscription.topic_name}: a publisher's QoS does not match: {kind.name}")
 
-    def _on_lost(self, event) -> None:
-        self._lost += event.total_count_change
+    def _on_lost(self, topic: str, event: QoSMessageLostInfo) -> None:
+        if not self._numbered:
+            self._lost[topic] += event.total_count_change
+
+    def _losses(self) -> str:
+        by_topic = ", ".join(f"{topic} {count}" for topic, count in self._lost.most_common())
+        return f"{self._lost.total()} lost" + (f" ({by_topic})" if by_topic else "")
 
     def _look_after(self) -> None:
         """Each second: record topics whose type is now known, and tell how it goes."""
@@ -208,16 +246,17 @@ class Recorder(Node):
             for name, kind in found.items():
                 self._unknown.discard(name)
                 offered = [each.qos_profile.durability for each in self.get_publishers_info_by_topic(name)]
-                latched = DurabilityPolicy.TRANSIENT_LOCAL in offered
+                durabilities = EITHER if DurabilityPolicy.TRANSIENT_LOCAL in offered else LIVE
                 try:
-                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, latched)
+                    self._record(name, message_class(kind, name), message_definition(kind, name), kind, durabilities)
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
-        known, now = self._silent, time.monotonic()
-        self._silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
-        if missed := [topic for topic in self._silent if topic not in known]:
-            self.get_logger().warning(f"nothing was heard for {SILENCE:g} s on {', '.join(missed)}")
+        known, now = self._silent.items(), time.monotonic()
+        silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
+        self._silent = {topic: unheard(self, topic, self._awaited[topic]) for topic in silent}
+        if missed := {topic: reason for topic, reason in self._silent.items() if (topic, reason) not in known}:
+            self.get_logger().warning(_silence(missed))
         free = shutil.disk_usage(self.folder).free
         status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")
         status.name = f"{self.get_fully_qualified_name().lstrip('/')}: bag"
@@ -226,13 +265,13 @@ class Recorder(Node):
         elif self._early:
             status.level, status.message = DiagnosticStatus.WARN, "use_sim_time is true: waits for the first /clock"
         elif self._silent:
-            status.level = DiagnosticStatus.WARN
-            status.message = f"nothing was heard for {SILENCE:g} s on {', '.join(self._silent)}"
+            status.level, status.message = DiagnosticStatus.WARN, _silence(self._silent)
         elif self._lost:
-            status.level, status.message = DiagnosticStatus.WARN, f"{self._lost} messages lost"
-        counts = self.writer.counts
-        values = {"bag": self.folder, "bytes": self.writer.size, "messages": sum(counts.values()), "lost": self._lost}
+            status.level, status.message = DiagnosticStatus.WARN, f"messages: {self._losses()}"
+        counts, lost = self.writer.counts, self._lost.total()
+        values = {"bag": self.folder, "bytes": self.writer.size, "messages": sum(counts.values()), "lost": lost}
         values |= {f"messages {name}": count for name, count in counts.items()}
+        values |= {f"lost {name}": count for name, count in self._lost.items()}
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
@@ -242,11 +281,20 @@ class Recorder(Node):
         now, total = time.monotonic(), sum(self.writer.counts.values())
         rate = (total - self._reported[1]) / (now - self._reported[0])
         self._reported = (now, total)
-        size = self.writer.size / 1e6
-        self.get_logger().info(f"{total} messages, {rate:.0f}/s, {self._lost} lost, {size:.1f} MB")
+        line = f"{total} messages, {rate:.0f}/s, {self._losses()}, {self.writer.size / 1e6:.1f} MB"
+        if (lost := self._lost.total()) > self._lost_told:
+            self.get_logger().warning(line)
+        else:
+            self.get_logger().info(line)
+        self._lost_told = lost
 
     def _declare(self, name: str, default, description: str, *limits: float):
         return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
+
+
+def _silence(reasons: dict[str, str]) -> str:
+    topics = [f"{topic} ({reason})" if reason else topic for topic, reason in reasons.items()]
+    return f"nothing was heard for {SILENCE:g} s on {', '.join(topics)}"
 
 
 def _playback_qos(latched: bool) -> dict:

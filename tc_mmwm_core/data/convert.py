@@ -343,19 +343,22 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], re
     seen: dict[str, list[int | None]] = {}  # by topic, of each message; None: nobody stamped it
     unstamped: set[str] = set()
     inputs = {names[topic] for topic in (*interface.observation_topics(), interface.action.topic)}
+    latched = {names[topic] for topic in interface.latched_topics}
     for raw, message in bag.contents(inputs):
         if hasattr(message, "header"):
             stamp_ns = message_time(message, raw.log_ns)
             seen.setdefault(raw.topic, []).append(raw.log_ns - stamp_ns if stamp_ns else None)
         else:
             unstamped.add(raw.topic)
-        if len(seen.keys() | unstamped) == len(inputs) and all(len(offsets) >= 10 for offsets in seen.values()):
+        enough = [len(offsets) >= 10 for topic, offsets in seen.items() if topic not in latched]
+        if len(seen.keys() | unstamped) == len(inputs) and all(enough):
             break
     for topic, offsets in seen.items():
         if all(offset is None for offset in offsets):
             found = f"header.stamp is 0 in its first {len(offsets)} messages"
             report.notes.append(f"{topic}: not used: {found}; {UNSTAMPED}")
-    known = [[offset for offset in offsets if offset is not None] for offsets in seen.values()]
+    current = [offsets for topic, offsets in seen.items() if topic not in latched]  # which may be heard long after
+    known = [[offset for offset in offsets if offset is not None] for offsets in current]
     offsets = [int(np.median(offsets)) for offsets in known if offsets]
     offset_ns = int(np.median(offsets)) if offsets else 0
     if abs(offset_ns) < CLOCKS_DIFFER_NS:
@@ -656,6 +659,7 @@ def _observe(
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
+    latched: dict[str, tuple[str, Any, int]] = {}  # by topic, what was said last
     newest_ns = received_ns = 0
     first_ns: int | None = None
 
@@ -684,10 +688,15 @@ def _observe(
                 end = bisect.bisect(episode.ticks, bag.end_ns)
             episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
             running.append((episode, StepStream(interface)))
+            for said in latched.values():
+                running[-1][1].add(*said)
         yield from advance(received_ns)
+        heard = (topics[raw.topic], message, received_ns)
+        if heard[0] in interface.latched_topics:
+            latched[heard[0]] = heard
         for episode, stream in running:
-            if stamp_ns >= episode.start_ns:
-                stream.add(topics[raw.topic], message, received_ns)
+            if stamp_ns >= episode.start_ns or heard[0] in latched:
+                stream.add(*heard)
     for episode, _ in running:  # what came after the end of the bag is not known
         episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns), len(episode.steps))]
     yield from advance(float("inf"))

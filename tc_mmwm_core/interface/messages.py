@@ -10,7 +10,7 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
 
 from tc_mmwm_core.config import did_you_mean
-from tc_mmwm_core.interface.path import FieldPath
+from tc_mmwm_core.interface.path import NAMES, FieldPath
 
 _SCALARS = re.compile(r"(bool|byte|char|octet|u?int(8|16|32|64)|float(32|64))$")
 
@@ -46,10 +46,11 @@ def check_path(message_type: str, path: FieldPath, many: bool, number: bool = Tr
     """
     if message_type not in _definitions():
         return
-    node: tuple = (Nodetype.NAME, message_type)
+    parent = node = (Nodetype.NAME, message_type)
     for step in path.steps:
         kind, detail = node
         if isinstance(step, str):
+            parent = node
             fields = dict(_definitions().get(detail, ((), ()))[1]) if kind == Nodetype.NAME else {}
             if step not in fields:
                 found = f"{detail} has {', '.join(fields)}" if fields else "what is before it has no fields"
@@ -59,6 +60,13 @@ def check_path(message_type: str, path: FieldPath, many: bool, number: bool = Tr
         else:
             if kind not in (Nodetype.ARRAY, Nodetype.SEQUENCE):
                 raise ValueError(f"path '{path.text}': what stands before {step!r} is not an array in {message_type}")
+            if isinstance(step, tuple):
+                fields = dict(_definitions()[parent[1]][1])
+                if not any(fields.get(names, (None,))[0] == Nodetype.SEQUENCE for names in NAMES):
+                    raise ValueError(
+                        f"path '{path.text}': {parent[1]} has no list {' or '.join(NAMES)} that names its elements; "
+                        "take one by its index, e.g. [0]"
+                    )
             if not isinstance(step, slice):
                 node = detail[0]
     kind, detail = node

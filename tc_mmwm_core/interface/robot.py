@@ -80,7 +80,7 @@ class FieldSpec(_Section):
     """One number, or one array of numbers, of a sensor message."""
 
     name: Name = Field(description="name of the field within its sensor")
-    path: PathText = Field(description="where it stands in the message, e.g. pose.pose.position.x or ranges")
+    path: PathText = Field(description="where it stands in the message, e.g. pose.pose.position.x or position['elbow']")
     size: int | None = Field(None, ge=1, description="number of elements where the path is an array; unset: one number")
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     transform: Literal[TRANSFORMS] | None = Field(
@@ -115,6 +115,11 @@ class SensorSpec(_Section):
     topic: Topic = Field(description="topic name; relative names take the node's namespace")
     type: MessageType = Field(description="message type, package/msg/Name")
     max_age: Positive = Field(description="s: older than this and the input is stale")
+    latched: bool | None = Field(  # unset, not False: the digest of an interface without it stays what it was
+        None,
+        description="true: its publisher is transient local, and may publish once, or on change. What it said last "
+        "counts for max_age, however late somebody listens",
+    )
     fields: list[FieldSpec] = Field(min_length=1, description="what of the message the model sees, in this order")
 
     @model_validator(mode="after")
@@ -129,7 +134,7 @@ class ActionField(_Section):
     """One number that the robot is commanded with."""
 
     name: Name = Field(description="name of the action field")
-    path: PathText = Field(description="where it stands in the message, e.g. twist.linear.x or data[0]")
+    path: PathText = Field(description="where it stands in the message, e.g. data[0] or velocity['elbow']")
     unit: str = Field(min_length=1, description="SI unit (REP-103), '1' for none")
     limits: Span = Field(description="[lower, upper]: never commanded beyond; [-1, 1] for the model")
     max_rate: Positive | None = Field(None, description="largest change, units per second; unset: no limit")
@@ -154,8 +159,12 @@ class ActionField(_Section):
             )
         if self.safe is not None and not self.limits[0] <= self.safe <= self.limits[1]:
             raise ValueError(f"'{self.name}': safe value {self.safe} is outside its limits {self.limits}")
-        if any(not isinstance(step, str | int) for step in parse_path(self.path).steps):
-            raise ValueError(f"path '{self.path}' cannot be written to; use attributes and indices, e.g. data[0]")
+        *parents, last = parse_path(self.path).steps
+        if isinstance(last, slice) or any(not isinstance(step, str | int) for step in parents):
+            raise ValueError(
+                f"path '{self.path}' cannot be written to; use attributes and indices, e.g. data[0], or a joint's "
+                "name, e.g. velocity['elbow']"
+            )
         return self
 
 
@@ -170,8 +179,19 @@ class ActionSpec(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> ActionSpec:
         _unique("field names", [field.name for field in self.fields])
-        for field in self.fields:
-            check_path(self.type, parse_path(field.path), many=False)
+        paths = [parse_path(field.path) for field in self.fields]
+        joints: dict[str, list[str]] = {}  # by array
+        for path in paths:
+            check_path(self.type, path, many=False)
+            if path.joint is not None:
+                joints.setdefault(path.text.rpartition("[")[0], []).append(path.joint)
+        everyone = {joint for named in joints.values() for joint in named}
+        for array, named in joints.items():
+            if missing := sorted(everyone - set(named)):
+                raise ValueError(
+                    f"'{array}' is commanded for {', '.join(named)}, but not for {', '.join(missing)}: all joints "
+                    "stand in one message, and what is not commanded there would be 0; give every array the same joints"
+                )
         return self
 
 
@@ -205,8 +225,8 @@ class RobotInterface(_Section):
     def _consistent(self) -> RobotInterface:
         if not self.images and not self.sensors:
             raise ValueError("neither 'images' nor 'sensors' has an entry: the robot must sense something")
-        _unique("names of images and sensors", [spec.name for spec in (*self.images, *self.sensors)])
-        topics = [spec.topic.lstrip("/") for spec in (*self.images, *self.sensors, self.action, self.instruction)]
+        _unique("names of images and sensors", [spec.name for spec in self.observations])
+        topics = [spec.topic.lstrip("/") for spec in (*self.observations, self.action, self.instruction)]
         _unique("topics", topics + ([self.events.topic.lstrip("/")] if self.events else []))
         units = [field.unit for sensor in self.sensors for field in sensor.fields for _ in field.names]
         for field in self.action.fields:
@@ -288,9 +308,19 @@ class RobotInterface(_Section):
         lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]
         return ((np.asarray(action, np.float32) + 1) / 2 * (upper - lower) + lower).astype(np.float32)
 
+    @property
+    def observations(self) -> list[ImageSpec | SensorSpec]:
+        """What makes up a step."""
+        return [*self.images, *self.sensors]
+
     def observation_topics(self) -> dict[str, str]:
         """{topic: type} of what makes up a step."""
-        return {spec.topic: spec.type for spec in (*self.images, *self.sensors)}
+        return {spec.topic: spec.type for spec in self.observations}
+
+    @cached_property
+    def latched_topics(self) -> frozenset[str]:
+        """Of the observations, those that may be published once."""
+        return frozenset(sensor.topic for sensor in self.sensors if sensor.latched)
 
     def topics(self) -> dict[str, str]:
         """{topic: type} of everything that the recorder must record."""

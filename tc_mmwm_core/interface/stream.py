@@ -17,7 +17,7 @@ import numpy as np
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.image import decode_image
-from tc_mmwm_core.interface.path import UNREADABLE, FieldPath, parse_path
+from tc_mmwm_core.interface.path import UNREADABLE, joint_names, parse_path
 from tc_mmwm_core.interface.robot import FieldSpec, ImageSpec, RobotInterface, SensorSpec
 
 __all__ = ["Fault", "FaultKind", "Step", "StepStream", "message_time"]
@@ -50,26 +50,42 @@ class _Entry:
         return self.stamp_ns <= now_ns and self.received_ns <= now_ns
 
 
-class _Topic:
-    """What was heard on one topic that a step may still need: everything since the newest message before a tick."""
+class _Part:
+    """What was heard of one image, or of those fields of a sensor that are read from one message.
 
-    def __init__(self, spec: ImageSpec | SensorSpec, history: int):
+    What a step may still need of it is kept: everything since the newest message before a tick.
+
+    Args:
+        columns: where the fields stand in ``Step.sensor``.
+        joints: only messages that name one of these are read; empty: all are.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec | SensorSpec,
+        history: int,
+        columns: list[int] | None = None,
+        joints: frozenset[str] = frozenset(),
+    ):
         self.spec = spec
+        self.columns = columns
+        self.joints = joints
         self.max_age_ns = round(spec.max_age * SECOND)
+        self.latched = isinstance(spec, SensorSpec) and bool(spec.latched)
         self.history = history
         self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
         self.received_ns: int | None = None
-        self.joints: list[FieldPath] = []  # what is read by a joint's name
+        self.others: list[str] = []  # joints in the last message that was passed over
         if isinstance(spec, ImageSpec):
             self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
         else:
             self.read = _sensor_reader(spec)
-            self.joints = [path for path in (parse_path(field.path) for field in spec.fields) if path.keyed]
 
-    def concerns(self, message: Any) -> bool:
-        """False where not one of the joints is in it: of another driver on the same topic."""
-        return not self.joints or any(_has(path, message) for path in self.joints)
+    @property
+    def what(self) -> str:
+        """Which messages it is made of, to be told apart from others on the topic."""
+        return f" with {', '.join(field.path for field in self.spec.fields)}" if self.joints else ""
 
     def discard(self, now_ns: int, keep: int = 1) -> None:
         """All before the newest message that a step of ``now_ns`` knows, as far as more than ``keep`` are there."""
@@ -97,21 +113,31 @@ class StepStream:
     def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
         self.interface = interface
         self.clock_tolerance_ns = round(clock_tolerance * SECOND)
-        self._topics = {spec.topic: _Topic(spec, history) for spec in (*interface.images, *interface.sensors)}
+        self._parts = _parts(interface, history)
+        self._topics: dict[str, list[_Part]] = {}
+        for part in self._parts:
+            self._topics.setdefault(part.spec.topic, []).append(part)
 
     def add(self, topic: str, message: Any, received_ns: int) -> None:
         """Store ``message``. Its time is its header stamp, or ``received_ns`` (node clock) where it has no header.
 
         Never raises for a bad message; that becomes a Fault of the next step. KeyError: the topic is not an input.
-        Where joints are read by name, a message with none of them is passed over: several drivers may share a topic.
+        Several drivers may share a topic: of what is read by a joint's name, each joint is read from the newest message
+        that has it, and a message with none of them is passed over.
         """
-        heard = self._topics[topic]
-        if not heard.concerns(message):
-            return
-        stamp_ns = message_time(message, received_ns)
-        if heard.received_ns is not None and received_ns < heard.received_ns - SECOND:
-            self._forget()  # the clock was set back (simulation reset, bag looped): what was heard is of the future
+        stamp_ns, names = message_time(message, received_ns), _joints_in(message)
+        parts = self._topics[topic]
+        if any(part.received_ns is not None and received_ns < part.received_ns - SECOND for part in parts):
+            self._forget(received_ns)  # the clock was set back (simulation reset, bag looped)
+        for part in parts:
+            if not part.joints or names is None or not part.joints.isdisjoint(names):
+                self._hear(part, message, stamp_ns, received_ns)
+            else:
+                part.others = names
+
+    def _hear(self, heard: _Part, message: Any, stamp_ns: int, received_ns: int) -> None:
         heard.received_ns = received_ns
+        topic = heard.spec.topic
         newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
         if stamp_ns > received_ns + self.clock_tolerance_ns:
             ahead = (stamp_ns - received_ns) / SECOND
@@ -127,7 +153,7 @@ class StepStream:
 
     def discard(self, now_ns: int) -> None:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""
-        for heard in self._topics.values():
+        for heard in self._parts:
             heard.discard(now_ns)
             heard.refusal(now_ns)
 
@@ -136,9 +162,9 @@ class StepStream:
 
         The first thing that is wrong, in the order of the interface, is returned as a Fault instead.
         """
-        chosen = [(heard, self._choose(heard, now_ns)) for heard in self._topics.values()]
+        chosen = [(heard, self._choose(heard, now_ns)) for heard in self._parts]
         images: dict[str, np.ndarray] = {}
-        parts: list[np.ndarray] = []
+        sensor = np.empty(self.interface.sensor_size, np.float32)
         ages: dict[str, float] = {}
         for heard, entry in chosen:
             if isinstance(entry, Fault):
@@ -148,15 +174,15 @@ class StepStream:
                 entry.message = None
             if isinstance(entry.value, Fault):
                 return entry.value
-            ages[heard.spec.topic] = (now_ns - entry.stamp_ns) / SECOND
-            if isinstance(heard.spec, ImageSpec):
+            age = (now_ns - entry.stamp_ns) / SECOND
+            ages[heard.spec.topic] = max(age, ages.get(heard.spec.topic, age))
+            if heard.columns is None:
                 images[heard.spec.name] = entry.value
             else:
-                parts.append(entry.value)
-        sensor = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+                sensor[heard.columns] = entry.value
         return Step(now_ns, images, sensor, ages)
 
-    def _choose(self, heard: _Topic, now_ns: int) -> _Entry | Fault:
+    def _choose(self, heard: _Part, now_ns: int) -> _Entry | Fault:
         heard.discard(now_ns)
         entries = heard.entries
         if (fault := heard.refusal(now_ns)) is not None:
@@ -167,11 +193,13 @@ class StepStream:
             reason = f"{spec.topic}: all that was heard is stamped {ahead:.3f} s or more ahead; do the clocks differ?"
             return Fault(FaultKind.WAITING, spec.name, reason)
         if not entries or not entries[0].known_at(now_ns):
-            what = f" with {', '.join(path.text for path in heard.joints)}" if heard.joints else ""
-            return Fault(FaultKind.WAITING, spec.name, f"{spec.topic}: nothing heard yet ({spec.type}{what})")
+            others = f"; the last message names {heard.others}" if heard.others else ""
+            reason = f"{spec.topic}: nothing heard yet ({spec.type}{heard.what}){others}"
+            return Fault(FaultKind.WAITING, spec.name, reason)
         age_ns = now_ns - entries[0].stamp_ns
         if age_ns > heard.max_age_ns:
-            reason = f"{spec.topic}: newest message is {age_ns / SECOND:.3f} s old, allowed are {spec.max_age} s"
+            age = age_ns / SECOND
+            reason = f"{spec.topic}: newest message{heard.what} is {age:.3f} s old, allowed are {spec.max_age} s"
             if entries[0].stamp_ns == 0:
                 reason += "; its header.stamp is 0: does the driver fill it in?"
             elif (latency_ns := entries[0].received_ns - entries[0].stamp_ns) > heard.max_age_ns:
@@ -179,21 +207,42 @@ class StepStream:
             return Fault(FaultKind.STALE, spec.name, reason)
         return entries[0]
 
-    def _forget(self) -> None:
-        for heard in self._topics.values():
-            heard.entries.clear()
+    def _forget(self, now_ns: int) -> None:
+        """What was heard is of the future. But what is latched is not said again: it counts as heard now."""
+        for heard in self._parts:
+            while len(heard.entries) > heard.latched:
+                heard.entries.popleft()
+            for entry in heard.entries:
+                entry.stamp_ns = entry.received_ns = now_ns
             heard.refused.clear()
             heard.received_ns = None
 
 
-def _has(path: FieldPath, message: Any) -> bool:
+def _parts(interface: RobotInterface, history: int) -> list[_Part]:
+    """In the order of the interface. Of a sensor one for each joint, since each may come in a message of its own."""
+    parts = [_Part(spec, history) for spec in interface.images]
+    column = 0
+    for spec in interface.sensors:
+        fields: dict[str | None, list[FieldSpec]] = {}  # by joint; None: not read by a joint's name
+        columns: dict[str | None, list[int]] = {}
+        for field in spec.fields:
+            joint = parse_path(field.path).joint
+            fields.setdefault(joint, []).append(field)
+            columns.setdefault(joint, []).extend(range(column, column + len(field.names)))
+            column += len(field.names)
+        for joint in fields:
+            joints = frozenset(fields) - {None} if joint is None else frozenset({joint})
+            part = spec.model_copy(update={"fields": fields[joint]})
+            parts.append(_Part(part, history, columns[joint], joints))
+    return parts
+
+
+def _joints_in(message: Any) -> list[str] | None:
+    """None where the message names none; if it should, its reader says what is wrong with it."""
     try:
-        path.get(message)
-    except KeyError:
-        return False
-    except UNREADABLE:
-        return True  # for the reader to say what is wrong with it
-    return True
+        return list(joint_names(message))
+    except AttributeError:
+        return None
 
 
 def message_time(message: Any, received_ns: int) -> int:
@@ -205,14 +254,16 @@ def message_time(message: Any, received_ns: int) -> int:
 def _sensor_reader(spec: SensorSpec) -> Callable[[Any], np.ndarray | Fault]:
     """Compile the fields of a sensor into one function: message -> float32 [fields] or Fault."""
     readers = [_field_reader(field) for field in spec.fields]
-    names = [f"{spec.name}.{field.name}" for field in spec.fields]
+    names, paths = [f"{spec.name}.{field.name}" for field in spec.fields], [field.path for field in spec.fields]
     flat_names = [f"{spec.name}.{name}" for field in spec.fields for name in field.names]
 
     def read(message: Any) -> np.ndarray | Fault:
         parts: list[np.ndarray] = []
-        for name, read_field in zip(names, readers, strict=True):
+        for name, path, read_field in zip(names, paths, readers, strict=True):
             try:
                 value = read_field(message)
+            except IndexError as error:
+                return Fault(FaultKind.WRONG_TYPE, name, f"{spec.topic}: no {path}: {error}")
             except UNREADABLE as error:
                 return Fault(FaultKind.WRONG_TYPE, name, f"{spec.topic}: {error}; is it really {spec.type}?")
             if isinstance(value, tuple):

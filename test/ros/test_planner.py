@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pty
 import signal
@@ -14,19 +15,22 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
-from planner_rig import Robot, Spinner, image
+from planner_rig import LATCHED, Robot, Spinner, image
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import LaserScan
-from std_msgs.msg import String
+from sensor_msgs.msg import CompressedImage, JointState, LaserScan
+from std_msgs.msg import Bool, String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, position_commanded, tiny_files, tiny_manifest, write_tiny_bundle
 from visualization_msgs.msg import MarkerArray
 
+from tc_mmwm_core.interface.action import read_action
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.runtime.bundle import write_bundle
 from tc_mmwm_core.runtime.planner import NODE_PARAMETERS, PlannerConfig, PlannerState
@@ -68,8 +72,9 @@ def make_planner(model):
         return nodes[-1]
 
     yield make
-    for node in nodes:
-        node.destroy_node()
+    while nodes:
+        nodes.pop().destroy_node()
+    gc.collect()  # else it ends later, and the graph forgets the name of its successor in this process: the same
 
 
 @pytest.fixture
@@ -232,6 +237,30 @@ def test_of_several_latched_instructions_the_newest_is_in_force(make_planner, ro
     spinner.until(lambda: robot.states and robot.states[-1].instruction == "drive")
     spinner.spin(1.0)
     assert robot.states[-1].instruction == "drive"
+
+
+def test_a_latched_sensor_is_heard_though_it_spoke_once_and_before(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["sensors"][2] |= {"latched": True, "max_age": 1000.0}
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    del robot.messages["bumper"]
+    robot.destroy_publisher(robot._sensors["bumper"])
+    bumper = robot.create_publisher(Bool, "bumper", LATCHED)
+    bumper.publish(Bool(data=False))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+    begun = []
+    planner._planner.begin_episode = lambda: begun.append(planner._step)
+    events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
+    spinner.until(lambda: events.get_subscription_count() > 0)
+    start = EpisodeEvent(kind=EpisodeEvent.START)
+    start.header.stamp = robot.get_clock().now().to_msg()
+    events.publish(start)
+    spinner.until(lambda: begun)  # what is latched is not said again for it
+    bumper.publish(Bool(data=True))
+    spinner.until(lambda: robot.state == PlannerState.ALL_REJECTED)
 
 
 def test_a_latched_instruction_that_comes_late_does_not_replace_what_was_said_since(make_planner, robot, capfd):
@@ -441,6 +470,7 @@ def test_a_robot_that_the_bundle_was_not_trained_for_fails_configure_by_field(ma
         ("trajectory_msgs/msg/JointTrajectory", "points[0].positions[0]"),
         ("std_msgs/msg/Int32MultiArray", "data[0]"),
         ("std_msgs/msg/Int32", "data"),
+        ("sensor_msgs/msg/JointState", "velocity[0]"),
     ],
 )
 def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner, capfd, tmp_path, kind, path):
@@ -453,6 +483,24 @@ def test_a_command_that_cannot_be_written_fails_configure_by_field(make_planner,
     logged = capfd.readouterr().err
     assert f"cannot configure: robot interface: action.forward: {path} of a new {kind} cannot be set" in logged
     assert "Traceback" not in logged
+
+
+def test_joints_are_commanded_by_name(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["action"] |= {"type": "sensor_msgs/msg/JointState", "topic": "joint_command"}
+    for field, joint in zip(content["action"]["fields"], ("wheel", "caster"), strict=True):
+        field["path"] = f"velocity['{joint}']"
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    heard, recorded = [], []
+    robot.create_subscription(JointState, "joint_command", heard.append, 1)
+    robot.create_subscription(JointState, "joint_command", recorded.append, 1, raw=True)
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    Spinner(planner, robot).until(lambda: heard and heard[-1].velocity[0] == pytest.approx(0.7))
+    assert heard[-1].name == ["wheel", "caster"] and len(heard[-1].velocity) == 2 and not heard[-1].position
+    message = get_typestore(Stores.LATEST).deserialize_cdr(recorded[0], "sensor_msgs/msg/JointState")
+    action = read_action(message, RobotInterface.load(tmp_path / "robot.yaml").action)  # as the converter does
+    np.testing.assert_array_equal(action, np.float32(heard[0].velocity))
 
 
 def test_a_configure_that_fails_halfway_leaves_nothing_behind(make_planner, monkeypatch):
@@ -635,6 +683,87 @@ def test_diagnostics_latent_state_and_markers(driving):
     assert 0 < float(values["decision p50 (ms)"]) <= float(values["decision p99 (ms)"])
     assert {"encode p50 (ms)", "screen p50 (ms)"} <= values.keys()
     assert values["provider"] == "CPUExecutionProvider"
+
+
+def diagnosed(robot, spinner, words: str) -> DiagnosticStatus:
+    """The newest diagnostics of the planner, as soon as their message has ``words``."""
+    robot.diagnostics.clear()
+    spinner.until(lambda: robot.diagnostics and words in robot.diagnostics[-1].status[0].message)
+    return robot.diagnostics[-1].status[0]
+
+
+def test_whoever_bypasses_it_is_named_and_warned_of_once(driving, capfd):
+    _, robot, spinner = driving
+    assert diagnosed(robot, spinner, "PLANNING").message == "PLANNING"
+    teleop = rclpy.create_node("teleop")
+    teleop.create_publisher(TwistStamped, "cmd_vel", 1)
+    words = "cmd_vel: also published by /teleop (geometry_msgs/msg/TwistStamped), unscreened"
+    status = diagnosed(robot, spinner, words)
+    assert status.level == DiagnosticStatus.WARN and status.message == f"PLANNING; {words}"
+    spinner.spin(3.0)
+    assert capfd.readouterr().err.count(words) == 1
+    teleop.destroy_node()
+    spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.OK)
+
+
+@pytest.fixture
+def elsewhere():
+    """Make nodes of another process: within one, DDS has one type per topic."""
+    contexts, nodes = [], []
+
+    def make(name: str) -> rclpy.node.Node:
+        contexts.append(rclpy.Context())
+        rclpy.init(context=contexts[-1])
+        nodes.append(rclpy.create_node(name, context=contexts[-1]))
+        return nodes[-1]
+
+    yield make
+    for node, context in zip(nodes, contexts, strict=True):
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_a_second_planner_of_the_same_name_bypasses_it_too(driving, elsewhere):
+    _, robot, spinner = driving
+    elsewhere("planner").create_publisher(TwistStamped, "cmd_vel", 1)
+    diagnosed(robot, spinner, "cmd_vel: also published by /planner (geometry_msgs/msg/TwistStamped)")
+
+
+def test_a_robot_that_does_not_hear_its_commands_is_warned_of(driving, elsewhere):
+    _, robot, spinner = driving
+    hears = next(each for each in robot.subscriptions if each.topic_name == "/cmd_vel")
+    robot.destroy_subscription(hears)
+    elsewhere("recorder").create_subscription(TwistStamped, "cmd_vel", lambda _: None, 1)
+    status = diagnosed(robot, spinner, "cmd_vel: heard by nobody but /recorder")
+    assert status.level == DiagnosticStatus.WARN
+    elsewhere("base").create_subscription(Twist, "cmd_vel", lambda _: None, 1)
+    words = "not heard by /base (geometry_msgs/msg/Twist), since it is published as geometry_msgs/msg/TwistStamped"
+    diagnosed(robot, spinner, f"cmd_vel: {words}")
+
+
+def test_why_an_input_is_not_heard_is_told(make_planner, robot, elsewhere, capfd):
+    for topic in ("camera/image_raw", "scan"):
+        del robot.messages[topic]
+        robot.destroy_publisher(robot._sensors[topic])
+    robot.destroy_publisher(robot._instructions)
+    elsewhere("camera").create_publisher(CompressedImage, "camera/image_raw", 1)
+    weak = robot.create_publisher(String, "instruction", rclpy.qos.qos_profile_sensor_data)
+    planner = make_planner()
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    none = "instruction: none was given yet; "
+    weaker = "published by /robot with a QoS that does not match: Best effort publisher and reliable subscription"
+    spinner.until(lambda: robot.states and robot.states[-1].reason == none + weaker)
+    robot.destroy_publisher(weak)
+    spinner.until(lambda: robot.states[-1].reason == none + "no publisher")
+    planner.set_parameters([Parameter("instruction", value="drive")])
+    words = "published as sensor_msgs/msg/CompressedImage by /camera"
+    spinner.until(lambda: robot.states[-1].reason.endswith(f"nothing heard yet (sensor_msgs/msg/Image); {words}"))
+    status = diagnosed(robot, spinner, words)
+    assert {value.key: value.value for value in status.values}["scan is not heard"] == "no publisher"
+    spinner.spin(3.0)
+    logged = capfd.readouterr().err
+    assert logged.count(f"camera/image_raw: {words}") == logged.count("scan: no publisher") == 1
 
 
 def test_parameters_have_descriptions_and_ranges(make_planner):

@@ -12,16 +12,18 @@ import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.time import Time
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Imu
-from std_msgs.msg import String
+from sensor_msgs.msg import CompressedImage, Imu
+from std_msgs.msg import Bool, String
 
 from tc_mmwm_core.data.bag import Bag
 from tc_mmwm_core.data.convert import convert
@@ -32,6 +34,7 @@ from tc_mmwm_core.interface.stream import Step, StepStream, message_time
 from tc_mmwm_core.resources import robot_file
 from tc_mmwm_ros.message_definition import message_class
 from tc_mmwm_ros.processes import Processes, executable
+from tc_mmwm_ros.recorder import Recorder
 
 NAMESPACES = itertools.count()
 ROBOT = robot_file("navigation.yaml")
@@ -227,11 +230,63 @@ def test_a_camera_that_is_missing_is_warned_of(scene):
     driver.wait(lambda: driver.diagnostics and driver.diagnostics[-1].status[0].level == DiagnosticStatus.WARN)
     status = driver.diagnostics[-1].status[0]
     camera = driver.node.resolve_topic_name("camera/unplugged")
-    assert status.message == f"nothing was heard for 5 s on {camera}"
+    assert status.message == f"nothing was heard for 5 s on {camera} (no publisher)"
     assert status.name == driver.node.resolve_topic_name("recorder").lstrip("/") + ": bag"
     driver.diagnostics.clear()
     driver.wait(lambda: len(driver.diagnostics) > 1)
     assert processes.tail("recorder").count(status.message) == 1
+    driver.node.create_publisher(CompressedImage, "camera/unplugged", 1)
+    words = f"{camera} (published as sensor_msgs/msg/CompressedImage by {driver.node.get_fully_qualified_name()})"
+    driver.wait(lambda: words in driver.diagnostics[-1].status[0].message)
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    """A recorder in the thread of the test, so that a test can hold it up, as a slow disk does."""
+    context = Context()
+    rclpy.init(context=context)
+    values = {"robot": str(ROBOT), "output": str(tmp_path / "bag")}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    namespace = f"recorded{next(NAMESPACES)}"
+    node = Recorder(context=context, namespace=namespace, parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def record(topic, messages):
+        """Until so many were recorded and no more come."""
+        deadline = time.monotonic() + 15
+        while node.writer.counts[topic] < messages:
+            assert time.monotonic() < deadline, node.writer.counts
+            executor.spin_once(timeout_sec=0.05)
+        for _ in range(10):
+            executor.spin_once(timeout_sec=0.02)
+
+    yield node, record
+    node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
+def test_what_its_own_queue_loses_is_counted(recorder, reliability):
+    node, record = recorder
+    publishers = [node.create_publisher(Odometry, "odom", QoSProfile(depth=10, reliability=reliability)) for _ in "ab"]
+    topic = node.resolve_topic_name("odom")
+    # With best effort it subscribes anew, once it was told that reliable is not offered.
+    deadline = time.monotonic() + 15
+    while not node.writer.counts[topic] and time.monotonic() < deadline:
+        for publisher in publishers:
+            publisher.publish(Odometry())
+        record(topic, 0)
+    heard = node.writer.counts[topic]
+    for index in range(300):
+        publishers[index % 2].publish(Odometry())
+        time.sleep(0.0005)
+    record(topic, heard + 200)
+    assert node.writer.counts[topic] == heard + 200
+    assert node._lost == {topic: 100}
+    assert node._losses() == f"100 lost ({topic} 100)"
 
 
 def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(scene):
@@ -266,6 +321,27 @@ def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     assert [recorded.topics[topic].messages for topic in topics] == [1, 1], processes.tail("recorder")
     odometry = [raw.data for raw in recorded.messages({driver.node.resolve_topic_name("odom")})]
     assert len(odometry) == len(set(odometry)) > 10
+
+
+def test_a_latched_sensor_is_recorded_once_and_may_be_silent_since(scene):
+    driver, processes, record = scene
+    robot = yaml.safe_load(ROBOT.read_text())
+    robot["sensors"][2] |= {"topic": "dock", "latched": True, "max_age": 1000.0}
+    mine = processes.logs / "mine.yaml"
+    mine.write_text(yaml.safe_dump(robot))
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    driver.node.create_publisher(Bool, "dock", latched).publish(Bool(data=True))
+    bag = record(robot=mine)
+    topic = driver.node.resolve_topic_name("dock")
+    driver.wait(lambda: driver.told().get(f"messages {topic}") == "1")
+    driver.diagnostics.clear()
+    driver.wait(lambda: len(driver.diagnostics) > 6)
+    assert driver.diagnostics[-1].status[0].level == DiagnosticStatus.OK, driver.diagnostics[-1].status[0].message
+    assert processes.stop("recorder") == 0
+    assert Bag(bag).topics[topic].messages == 1
+    with Reader(bag) as reader:
+        (connection,) = reader.topics[topic].connections
+        assert connection.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
 def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):

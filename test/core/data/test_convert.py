@@ -242,6 +242,31 @@ def test_commands_and_events_without_a_stamp_are_refused(run, topic, messages):
         run(drive)
 
 
+@pytest.mark.parametrize("bag_time_offset", [0.0, 1.7e9])
+def test_what_is_latched_counts_in_every_episode_though_said_once(robot, tmp_path, bag_time_offset):
+    """Long before the first; with a bag clock that is not that of the stamps, too."""
+    drive = Drive()
+    for begin, end in ((0.5, 2.0), (2.5, 4.5)):
+        drive.event(begin, START)
+        drive.event(end, END, success=1)
+    drive.without("bumper")
+    drive.add(900.0, "heading", odometry(900.0, x=0.25), latency=99.0)  # heard when the recorder came
+    drive.add(1003.0, "heading", odometry(1003.0, x=0.75))
+    heading = {"name": "heading", "path": "pose.pose.position.x", "unit": "m"}
+    robot["sensors"][2] = {"name": "latched", "topic": "heading", "type": "nav_msgs/msg/Odometry", "max_age": 1000.0}
+    robot["sensors"][2] |= {"latched": True, "fields": [heading]}
+    report = convert(
+        drive.write(tmp_path / "bag", bag_time_offset=bag_time_offset),
+        tmp_path / "dataset",
+        RobotInterface.from_dict(robot, "mine"),
+    )
+    first, second = Dataset.open(tmp_path / "dataset")
+    assert first.valid.all() and second.valid.all(), report.table()
+    np.testing.assert_array_equal(first.sensor[:, -1], np.full(len(first), 0.25, np.float32))
+    np.testing.assert_array_equal(np.unique(second.sensor[:, -1]), [0.25, 0.75])
+    assert not any("clock" in note for note in report.notes)
+
+
 def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
     drive = episode()
     for topic in ("odom", "scan"):

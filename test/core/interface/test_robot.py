@@ -42,6 +42,13 @@ def test_plain_dict_reads_back_to_the_same_interface(navigation):
     assert again == navigation and again.digest == navigation.digest
 
 
+def test_what_is_latched_is_named_and_leaves_other_digests_as_they_were(robot, navigation):
+    assert navigation.latched_topics == frozenset() and "latched" not in str(navigation.to_dict())
+    robot["sensors"][2]["latched"] = True
+    mine = RobotInterface.from_dict(robot, "mine")
+    assert mine.latched_topics == {"bumper"} and navigation.differences(mine) == []
+
+
 def test_differences_name_what_a_model_would_see_otherwise(robot, navigation):
     robot["name"] = "mine"
     robot["images"][0]["height"] = robot["images"][0]["width"] = 96
@@ -114,6 +121,9 @@ def _hold(what):
         (_hold("odometry.turn_rat"), "no sensor field; did you mean 'odometry.turn_rate'"),
         (_hold("odometry.forward_speed"), "is in rad/s; odometry.forward_speed, which it is to hold, in m/s"),
         (_set("action", "fields", 0, "path", "linear.x"), "has no 'linear' there"),
+        (_set("action", "fields", 0, "path", "twist['x'].linear"), "cannot be written to"),
+        (_set("action", "fields", 0, "path", "data[0:2]"), "or a joint's name, e.g. velocity['elbow']"),
+        (_set("sensors", 1, "fields", 0, "path", "ranges['left']"), "LaserScan has no list name or joint_names"),
         (_set("action", "fields", 1, "limits", [float("nan"), 1.0]), "finite"),
         (_set("action", "fields", []), "at least 1"),
         (_set("schema", 2), "schema"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from robot_messages import SECOND, boolean, header, image, odometry, scan, types
 
+from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.action import read_action, write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.path import parse_path
 from tc_mmwm_core.interface.robot import RobotInterface, SensorSpec
 from tc_mmwm_core.interface.stream import Step, StepStream
 
@@ -120,7 +123,7 @@ def test_a_fast_sensor_whose_clock_is_ahead_is_seen_once_its_stamps_are_due(navi
     for tick in range(400):
         feed(stream, 1 + tick / 1000, odom=odometry(1.2 + tick / 1000, x=tick / 1000))
     assert stream.step(ns(1.399)).sensor[0] == np.float32(0.199)
-    assert len(stream._topics["odom"].entries) <= 201, "what is due, and what is ahead of it"
+    assert max(len(part.entries) for part in stream._parts) <= 201, "what is due, and what is ahead of it"
 
 
 def test_of_what_is_stamped_ahead_it_says_so_until_it_is_due(navigation):
@@ -136,6 +139,16 @@ def test_clock_set_back_starts_afresh(navigation):
     feed(stream, 50.0)
     feed(stream, 0.5)
     assert isinstance(stream.step(ns(0.5)), Step)
+
+
+def test_what_is_latched_outlives_a_clock_that_is_set_back(robot):
+    robot["sensors"][2] |= {"latched": True, "max_age": 1000.0}
+    stream = StepStream(RobotInterface.from_dict(robot, "mine"))
+    feed(stream, 50.0, bumper=boolean(True))
+    assert stream.step(ns(50.0)).sensor[-1] == 1.0
+    feed(stream, 0.5, bumper=None)
+    step = stream.step(ns(0.6))
+    assert step.sensor[-1] == 1.0 and step.ages["bumper"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +188,7 @@ def test_discarding_keeps_the_message_that_a_step_needs(navigation):
         feed(stream, seconds)
         feed(plain, seconds)
         stream.discard(ns(seconds - 0.05))
-    assert {len(topic.entries) for topic in stream._topics.values()} == {2}  # the newest at 1.25 s, and one after it
+    assert {len(part.entries) for part in stream._parts} == {2}  # the newest at 1.25 s, and one after it
     for seconds in (1.25, 1.35):
         np.testing.assert_array_equal(stream.step(ns(seconds)).sensor, plain.step(ns(seconds)).sensor)
 
@@ -229,7 +242,8 @@ def test_of_drivers_that_share_a_topic_each_is_read_for_its_own_joints(robot):
         stream.add("s", joints(header(seconds), names, positions, np.zeros(0), np.zeros(0)), ns(seconds))
 
     add(0.9, ["finger"])
-    assert "nothing heard yet (sensor_msgs/msg/JointState with position['elbow']" in fault(stream, 0.9).reason
+    waiting = "nothing heard yet (sensor_msgs/msg/JointState with position['elbow']); the last message names ['finger']"
+    assert waiting in fault(stream, 0.9).reason
     add(1.0, ["elbow", "wrist"])
     add(1.1, ["finger"])
     assert stream.step(ns(1.1)).sensor[0] == np.float32(1.0)
@@ -237,7 +251,30 @@ def test_of_drivers_that_share_a_topic_each_is_read_for_its_own_joints(robot):
     assert fault(stream, 2.1).kind is FaultKind.STALE
     add(2.2, ["wrist", "finger"])
     missing = fault(stream, 2.2)
-    assert missing.kind is FaultKind.WRONG_TYPE and "elbow" in missing.reason and "finger" in missing.reason
+    assert missing.kind is FaultKind.STALE and "newest message with position['elbow'] is 1.200 s old" in missing.reason
+
+
+def test_joints_of_one_sensor_may_come_from_several_drivers(robot):
+    """An arm's and a gripper's, both on joint_states: each field is the newest of its own, the oldest tells the age."""
+    paths = ("position['elbow']", "position['finger']", "velocity['elbow']")
+    fields = [{"name": f"f{index}", "path": path, "unit": "1"} for index, path in enumerate(paths)]
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", *fields)
+
+    def add(stamped, heard, name, value):
+        values = (np.full(1, value), np.full(1, 10 * value), np.full(1, 100 * value))
+        stream.add("s", types["sensor_msgs/msg/JointState"](header(stamped), [name], *values), ns(heard))
+
+    add(1.0, 1.0, "finger", 0.5)
+    assert "with position['elbow'], velocity['elbow']" in fault(stream, 1.0).reason
+    add(1.2, 1.2, "elbow", 0.25)
+    add(1.1, 1.25, "finger", 0.75)  # each driver's stamps are in order, though not those of both
+    add(1.3, 1.3, "elsewhere", 9.0)
+    step = stream.step(ns(1.5))
+    np.testing.assert_array_equal(step.sensor, np.float32([0.25, 0.75, 2.5]))
+    assert step.ages["s"] == pytest.approx(0.4)
+    assert stream.step(ns(2.15)).field == "s", "the finger, though the elbow is not too old"
+    add(2.2, 2.2, "finger", 1.0)
+    assert "elbow" in fault(stream, 2.21).reason
 
 
 def test_slices_and_nan_stand_ins(robot):
@@ -284,6 +321,66 @@ def test_actions_write_and_read_back(navigation, robot):
     np.testing.assert_array_equal(read_action(message, navigation.action), np.float32([0.5, -1.25]))
     message.twist.linear.x = math.nan
     assert read_action(message, navigation.action).kind is FaultKind.NON_FINITE
+
+
+@pytest.mark.parametrize(
+    ("path", "names", "says"),
+    [
+        ("velocity['elbow']", ["elbow", "wrist"], "s: no velocity['elbow']: the array is empty, and 2 joints are"),
+        ("velocity[1]", ["elbow"], "s: no velocity[1]: the array is empty"),
+        ("position[3]", ["elbow"], "s: no position[3]: the array has 1 values"),
+    ],
+)
+def test_of_an_array_that_is_too_short_it_says_which_and_how_many_joints_are_named(robot, path, names, says):
+    stream = _sensor(robot, "sensor_msgs/msg/JointState", {"name": "f", "path": path, "unit": "1"})
+    joints, nothing = types["sensor_msgs/msg/JointState"], np.zeros(0)
+    stream.add("s", joints(header(1.0), names, np.zeros(len(names)), nothing, nothing), ns(1.0))
+    found = fault(stream, 1.0)
+    assert (found.kind, found.field) == (FaultKind.WRONG_TYPE, "s.f")
+    assert found.reason.startswith(says) and "is it really" not in found.reason
+
+
+def joint_command(robot: dict, *paths: str) -> RobotInterface:
+    fields = [
+        {"name": f"a{index}", "path": path, "unit": "rad/s", "limits": [-1.0, 1.0], "safe": 0.0}
+        for index, path in enumerate(paths)
+    ]
+    robot["action"] = {"topic": "cmd", "type": "sensor_msgs/msg/JointState", "fields": fields}
+    return RobotInterface.from_dict(robot, "arm.yaml")
+
+
+def test_joints_are_commanded_by_name_and_read_back(robot):
+    paths = ("velocity['wrist']", "velocity['elbow']", "effort['wrist']", "effort['elbow']")
+    action = joint_command(robot, *paths).action
+    message = types["sensor_msgs/msg/JointState"](header(0.0), [], [], [], [])  # lists, as a new message of rclpy has
+    write_action(message, action, np.float32([0.25, -0.5, 0.75, 1.0]))
+    assert (message.name, message.position) == (["wrist", "elbow"], [])
+    assert (message.velocity, message.effort) == ([0.25, -0.5], [0.75, 1.0])
+    message.name.reverse()  # whoever recorded it may order them otherwise
+    np.testing.assert_array_equal(read_action(message, action), np.float32([-0.5, 0.25, 1.0, 0.75]))
+    message.name[0] = "finger"
+    missing = read_action(message, action)
+    assert missing.kind is FaultKind.WRONG_TYPE and "there is no 'elbow' among ['finger', 'wrist']" in missing.reason
+
+
+def test_joint_jog_names_its_joints_in_another_field():
+    jog = SimpleNamespace(joint_names=[], velocities=[], displacements=[])  # of control_msgs, which not everybody has
+    path = parse_path("velocities['elbow']")
+    path.set(jog, 0.5)
+    assert jog == SimpleNamespace(joint_names=["elbow"], velocities=[0.5], displacements=[]) and path.get(jog) == 0.5
+
+
+def test_joints_are_not_commanded_without_their_names(robot):
+    action = joint_command(robot, "velocity[0]").action
+    message = types["sensor_msgs/msg/JointState"](header(0.0), [], [], [], [])
+    with pytest.raises(ValueError, match=r"it names its joints, so write velocity\['<joint>'\]"):
+        write_action(message, action, np.float32([0.5]))
+
+
+def test_every_array_commands_the_same_joints(robot):
+    says = "'velocity' is commanded for elbow, but not for wrist"
+    with pytest.raises(ConfigError, match=says):
+        joint_command(robot, "position['elbow']", "position['wrist']", "velocity['elbow']")
 
 
 def test_a_step_takes_well_below_a_millisecond(navigation):
