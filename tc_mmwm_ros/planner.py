@@ -428,7 +428,9 @@ class PlannerNode(LifecycleNode):
         age = (now_ns - self._candidates.stamp_ns) * 1e-9
         allowed = self.get_parameter("max_candidate_age").value
         if abs(age) <= allowed:
+            self._silent_policy = ""
             return self._candidates
+        self._silent_policy = self._candidates.source
         self._ignore_candidates(f"from '{self._candidates.source}': {age:.3f} s old, allowed are {allowed:g} s")
         self._candidates = None
         return None
@@ -562,9 +564,9 @@ class PlannerNode(LifecycleNode):
         message += f": {self._reason}" if self._reason else ""
         if self._active:
             self._ask_graph(rates)
-            if self._command_at_risk:
+            for line in self._at_risk():
                 level = max(level, DiagnosticStatus.WARN)
-                message += f"; {self._interface.action.topic}: {self._command_at_risk}"
+                message += f"; {line}"
         self._diagnostics_publisher.publish(
             DiagnosticArray(
                 header=Header(stamp=self.get_clock().now().to_msg()),
@@ -613,11 +615,19 @@ class PlannerNode(LifecycleNode):
         self._unheard = {topic: reason for topic, reason in reasons.items() if reason}
 
         found = {f"{topic}: {reason}" for topic, reason in self._unheard.items()}
-        found |= {f"{action.topic}: {self._command_at_risk}"} if self._command_at_risk else set()
+        found |= set(self._at_risk())
         lasting = found & self._found  # discovery takes its time: what is gone within a second is nothing
         for line in sorted(lasting - self._told):
             self.get_logger().warning(line)
         self._found, self._told = found, lasting
+
+    def _at_risk(self) -> list[str]:
+        """What else is not as it should be while we command."""
+        lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
+        if self._silent_policy:
+            instead = "nothing" if self._planner.config.external == "only" else "the planner's own plan"
+            lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, {instead} is executed")
+        return lines
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
         """What ``/diagnostics`` says, beside state and reason."""
@@ -663,6 +673,7 @@ class PlannerNode(LifecycleNode):
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._unheard: dict[str, str] = {}  # by topic that we wait for, why
         self._command_at_risk = ""  # by whom else on the command topic
+        self._silent_policy = ""  # whose candidates are no longer fresh
         self._found: set[str] = set()  # what of this the graph told last,
         self._told: set[str] = set()  # and what of it is in the log
         self._heard: dict[str, int] = {}

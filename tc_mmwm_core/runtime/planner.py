@@ -103,7 +103,9 @@ class PlannerConfig(Config):
         "whether it is (goal_threshold). False: drive to what resembles it most",
     )
     threshold: float | None = Field(
-        None, description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one"
+        None,
+        allow_inf_nan=False,
+        description="acceptance threshold tau, for ablations; unset: the bundle's calibrated one",
     )
 
 
