@@ -199,7 +199,19 @@ def export_graph(graph: nn.Module, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+    _state_shapes(graph, path)
     onnx.checker.check_model(str(path))
+
+
+@torch.no_grad()
+def _state_shapes(graph: nn.Module, path: Path) -> None:
+    """Write into the graph at ``path`` what sizes come out: the tracing exporter infers some wrong; runtimes warn."""
+    model = onnx.load(path)
+    for output, value in zip(model.graph.output, graph(*graph.example()), strict=True):
+        for dimension, size in zip(output.type.tensor_type.shape.dim, value.shape, strict=True):
+            if not dimension.dim_param:  # what has a name may be of any size
+                dimension.dim_value = size
+    onnx.save(model, path)
 
 
 def export_bundle(

@@ -24,7 +24,7 @@ from tc_mmwm_core.training import export
 from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, calibrate, trajectories_needed
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
-from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, recalibrate
+from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, graphs, recalibrate
 from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.trainer import train
@@ -136,6 +136,21 @@ def test_the_robots_runtime_reads_it_from_words_to_verdict(bundle, model, interf
     violation, progress = model.judge(imagined, model.ground(features, words, mask, z_l, told), actions)
     np.testing.assert_allclose(rollouts.violation, violation[0], atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(rollouts.progress, progress[0], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_the_graphs_state_the_shapes_that_come_out(interface, config, tmp_path, keypoints):
+    """Without keypoints nothing is told of them, and of no numbers the tracing exporter makes one."""
+    config = config.model_copy(update={"model": config.model.model_copy(update={"keypoints": keypoints})})
+    model, stated = build_model(config, interface).eval(), {}
+    for name, graph in graphs(model, interface).items():
+        export.export_graph(graph, tmp_path / name)
+        for node in onnx.load(tmp_path / name).graph.output:  # onnxruntime would tell what it infers itself
+            stated[node.name] = [size.dim_param or size.dim_value for size in node.type.tensor_type.shape.dim]
+    horizon = config.model.horizon
+    assert stated["context"] == [1, model.context_size] and stated["latent"] == [1, config.model.latent]
+    assert stated["proposal"] == [1, horizon, interface.action_size] and stated["memory"] == [1, *model.memory_shape]
+    assert stated["violation"] == stated["progress"] == ["candidates", horizon] and stated["goal"] == [1]
 
 
 def test_the_manifest_tells_what_was_trained_and_calibrated(bundle, model, config):
