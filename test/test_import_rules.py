@@ -32,7 +32,7 @@ PARTS = {
     "tc_mmwm_core/interface": set(),
     "tc_mmwm_core/runtime": {"interface", "utils.files"},
     "tc_mmwm_core/data": {"interface", "utils.files"},
-    "tc_mmwm_core/domains": {"interface", "runtime", "data"},
+    "tc_mmwm_core/domains": {"interface", "runtime", "data", "utils.workers"},
     "tc_mmwm_core/models": set(),
     "tc_mmwm_core/losses": set(),
     "tc_mmwm_core/training": {"interface", "runtime", "data", "domains", "models", "losses", "utils"},

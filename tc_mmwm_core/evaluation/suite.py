@@ -332,7 +332,7 @@ def _identity(contestant: Contestant, suite: Suite) -> dict[str, Any]:
         "driver": contestant.kind,
         "screens": contestant.screens,
         "bundle": bundle and bundle.identity,
-        "planner": contestant.planner.model_dump(mode="json") if contestant.learned else None,
+        "planner": contestant.planner.model_dump(mode="json", exclude_defaults=True) if contestant.learned else None,
         **suite.model_dump(mode="json", include={"seed", "candidates", "perturbations"}),
     }
 

@@ -32,9 +32,10 @@ NOT_PARAMETERS = frozenset({"threshold"})  # on a robot the threshold is the cal
 NODE_PARAMETERS = frozenset(  # that the planner node has beside these settings
     {"model", "robot", "provider", "threads", "deadline", "max_candidate_age", "max_external_candidates"}
     | {"marker_candidates", "require_instruction", "instruction", "autostart"}
-    | {"use_sim_time", "start_type_description_service"}  # as every node has
+    | {"use_sim_time", "start_type_description_service", "qos_overrides"}  # as every node has
 )
 STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
+WAITING = 0.02  # the same, for a policy that does not want to move
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
 HALVINGS = 10  # of trust, at most: more would only take longer to return from
@@ -116,16 +117,9 @@ def read_planner(path: Path) -> PlannerConfig:
         ConfigError: names the file and the field.
     """
     content = load(path, RootModel[dict[str, Any]]).root
-    nodes = {name.rsplit("/", 1)[-1]: node for name, node in content.items() if _is_node(node)}
+    nodes = {name: node["ros__parameters"] for name, node in content.items() if _is_node(node)}
     if nodes:
-        content = {}
-        for name in ("**", "planner"):  # as ROS does: what is said of this node overrides what is said of all
-            for key, value in nodes.get(name, {}).get("ros__parameters", {}).items():
-                if name == "planner" or key.split(".")[0] in PlannerConfig.model_fields:
-                    _put(content, key, value)
-        content = {key: value for key, value in content.items() if key not in NODE_PARAMETERS}
-        if refused := NOT_PARAMETERS & content.keys():
-            raise ConfigError(f"{path}: {', '.join(refused)}: the planner node has no such parameter")
+        content = _of_node(nodes, path)
     return parse(content, PlannerConfig, str(path))
 
 
@@ -133,15 +127,40 @@ def _is_node(content: Any) -> bool:
     return isinstance(content, dict) and "ros__parameters" in content
 
 
-def _put(content: dict[str, Any], name: str, value: Any) -> None:
-    """Put ``value`` where a parameter's name, which may be dotted or hold a mapping, says."""
+def _of_node(nodes: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The planner's settings among the parameters of ``nodes``; as in ROS the last that is said in the file holds.
+
+    Names that a file for all nodes (``/**``) has for others are passed over, and so are the node's own parameters.
+    """
+    ours = {name: name.rsplit("/", 1)[-1] for name in nodes if name.rsplit("/", 1)[-1] in ("planner", "*", "**")}
+    if not ours or sum("*" not in name for name in ours) > 1:
+        raise ConfigError(f"{path}: parameters of {', '.join(nodes)}: those of one node 'planner' are needed")
+    content: dict[str, Any] = {}
+    for name, last in ours.items():
+        given = {} if nodes[name] is None else nodes[name]
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path}: {name}: ros__parameters is {given!r}, a mapping of names is needed")
+        for key, value in given.items():
+            first = str(key).split(".")[0]
+            if first in NODE_PARAMETERS or (last != "planner" and first not in PlannerConfig.model_fields):
+                continue
+            if first in NOT_PARAMETERS:
+                raise ConfigError(f"{path}: {key}: the planner node has no such parameter")
+            _put(content, str(key), value, path)
+    return content
+
+
+def _put(content: dict[str, Any], name: str, value: Any, path: Path) -> None:
+    """Put ``value`` where a parameter's ``name``, which may be dotted or of a mapping, says."""
     if isinstance(value, dict):
         for key, below in value.items():
-            _put(content, f"{name}.{key}", below)
+            _put(content, f"{name}.{key}", below, path)
         return
-    *path, last = name.split(".")
-    for key in path:
-        content = content.setdefault(key, {})
+    *groups, last = name.split(".")
+    for group in groups:
+        content = content.setdefault(group, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: {name}: '{group}' has a value of its own, and nothing below it")
     content[last] = value
 
 
@@ -250,8 +269,12 @@ class Planner:
         step, instruction = self.screener.blank()
         self._instructed(instruction)
         self._goal_seen = True
+        external = None
+        if self.config.external == "only":
+            shape = (1, self.screener.bundle.manifest.horizon, self.interface.action_size)
+            external = ExternalCandidates("warm-up", step.stamp_ns, np.zeros(shape, np.float32))
         for _ in range(decisions):
-            self.decide(step, instruction)
+            self.decide(step, instruction, external)
         self.reset()
 
     def stop(self, state: PlannerState, reason: str, **record: object) -> Decision:
@@ -307,8 +330,8 @@ class Planner:
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
                 theirs_at = range(len(own), len(actions))
-                waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]))
-        preferred = theirs_at if alone or waits or self._prefers_external else range(0)
+                waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]), WAITING)
+        preferred = theirs_at if alone or self._prefers_external(waits) else range(0)
         screening = self._screen(scene, actions, sources, timings, safe=1, external=theirs_at, preferred=preferred)
         for iteration in range(1, 0 if alone else self._rounds + 1):
             with _timed(timings, "propose"):
@@ -317,7 +340,7 @@ class Planner:
                 break
             screening = _join(screening, self._screen(scene, refined, (("refined", len(refined)),), timings))
         with _timed(timings, "select"):
-            chosen, state, reason = self._choose(screening, theirs_at if alone else range(len(screening.verdict)))
+            chosen, state, reason = self._choose(screening, only_external=alone)
             stalled = self._stalled(float(screening.progress[STOPPING, 0]), waits)
             self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0], stalled)
         if chosen < 0:
@@ -352,18 +375,18 @@ class Planner:
             return PlannerState.STALE_INPUT, "candidate_actions: none is fresh any more, and 'external' is 'only'"
         return PlannerState.WAITING, "candidate_actions: none was heard yet, and 'external' is 'only'"
 
-    def _choose(self, screening: Screening, eligible: range) -> tuple[int, PlannerState, str]:
+    def _choose(self, screening: Screening, only_external: bool) -> tuple[int, PlannerState, str]:
         """The candidate to execute (-1: the safe action), what that means, and why.
 
-        If not all are ``eligible``, they are the preferred ones.
+        With ``only_external``, which are preferred then, none that is rejected: there is no retreat.
         """
+        eligible = screening.external if only_external else range(len(screening.verdict))
         if (screening.verdict[eligible] == Verdict.ACCEPTED).any():
             chosen = selection.choose(screening.verdict, screening.score, screening.preferred)
             return chosen, PlannerState.PLANNING, ""
         reason = _why_all_rejected(screening, eligible)
-        way_out = -1
-        if self.config.retreat and not screening.accepted:
-            way_out = selection.retreat(screening.verdict, screening.violation)
+        retreats = self.config.retreat and not only_external
+        way_out = selection.retreat(screening.verdict, screening.violation) if retreats else -1
         if way_out < 0:
             return way_out, PlannerState.ALL_REJECTED, reason
         stopped, there = screening.violation[STOPPING, -1], screening.violation[way_out, -1]
@@ -376,7 +399,7 @@ class Planner:
         """
         if not self.screener.bundle.manifest.progress_taught:
             return False
-        if progress > self._furthest + GAIN:
+        if progress > self._furthest + GAIN * self.config.speed:
             self._furthest, self._since_gain = progress, 0.0
         elif not waits:
             self._since_gain += 1 / self.interface.rate
@@ -390,14 +413,14 @@ class Planner:
         its own arm hides. With much trust the robot would stay there for ever.
         """
         period = 1 / self.interface.rate
-        still = self._stands_still(self.interface.normalise_action(action))
+        still = self._stands_still(self.interface.normalise_action(action), STILL * self.config.speed)
         held_up = not self._stands_still(proposal) and (still or stalled)
         self._held_up += period if held_up else -period / 2
         self._held_up = min(max(self._held_up, 0.0), HALVINGS * self.config.patience)
 
-    def _stands_still(self, actions: np.ndarray) -> bool:
+    def _stands_still(self, actions: np.ndarray, still: float = STILL) -> bool:
         """Whether ``actions`` [..., A], normalised, hardly move the robot, any of them."""
-        return bool((np.abs(actions - self._safe)[..., self._motions] <= STILL).all())
+        return bool((np.abs(actions - self._safe)[..., self._motions] <= still).all())
 
     @property
     def _trust(self) -> float:
@@ -405,11 +428,11 @@ class Planner:
         patience = self.config.patience
         return self.config.trust * 2 ** -(self._held_up / patience) if patience else self.config.trust
 
-    @property
-    def _prefers_external(self) -> bool:
-        """Whether the best accepted external candidate comes first."""
+    def _prefers_external(self, waits: bool) -> bool:
+        """Whether the best accepted external candidate comes first; ``waits``: their policy does not want to move."""
         patience = self.config.external_patience
-        return self.config.external == "preferred" and (not patience or self._since_gain < patience)
+        impatient = 0 < patience <= self._since_gain and not waits
+        return self.config.external == "preferred" and not impatient
 
     @property
     def _rounds(self) -> int:

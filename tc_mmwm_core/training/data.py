@@ -229,8 +229,12 @@ class TrainedOn:
     """
 
     def __init__(self, datasets: Sequence[Dataset], seen: Sequence[Dataset], before: Iterable[str] = ()) -> None:
-        """Of ``datasets`` the parts ``seen`` are fitted to, or chosen by; until now, those of identities ``before``."""
-        self.identities = sorted({*before, *(info.identity for data in seen for info in data.trajectories)})
+        """Of ``datasets`` the parts ``seen`` are fitted to, or chosen by; until now, those of identities ``before``.
+
+        Kept are the identities of trajectories and of their episodes, which a recording converted again shares.
+        """
+        those = [info for data in seen for info in data.trajectories]
+        self.identities = sorted({*before, *(info.identity for info in those), *(info.episode for info in those)})
         self.datasets = [dataset.digest for dataset in datasets]
         self._names = {dataset.digest: " ".join(map(str, dataset.paths)) for dataset in datasets}
 
@@ -248,7 +252,10 @@ class TrainedOn:
         if theirs == ours:
             return
         if known is not None:
-            raise ValueError("it started from other weights; continue with the same --init")
+            raise ValueError(
+                "what it is trained on was divided otherwise: it started from other weights (continue with the same "
+                "--init), or was begun before the pieces of an episode were held out together"
+            )
         raise ValueError(
             f"trained on {len(theirs)} trajectories, {len(theirs - ours)} of which are not among these now, "
             f"which are {len(ours)}; continue with the same --data and --init"
@@ -265,6 +272,7 @@ def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[li
     second independent trajectory. Second, how many were left out for that.
     """
     known = {info.episode for dataset in datasets for info in dataset.trajectories if info.identity in trained_on}
+    known |= {info.episode for dataset in datasets for info in dataset.trajectories if info.episode in trained_on}
     parts, taken, repeated = [], set(), 0
     for dataset in datasets:
         chosen = []

@@ -88,6 +88,8 @@ def train(
         if those.first:
             if not there:
                 stack.enter_context(_alone_in(output))
+                if (output / LAST).exists():  # since data were labelled
+                    raise TrainingError(f"{output}: another process has begun to train in it; run again to go on")
             resolved = config.model_dump(mode="json")
             run = stack.enter_context(Run(output, resolved, progress=progress, resume_step=position.step))
         for index in range(position.stage, len(config.stages)):

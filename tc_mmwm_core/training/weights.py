@@ -20,7 +20,7 @@ from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.model import build_model
 
 WEIGHTS = "weights.safetensors"
-TRAINED_ON = "trained_on.txt"  # an identity a line
+TRAINED_ON = "trained_on.txt"  # an identity a line, of trajectories and of their episodes
 
 
 @dataclass(frozen=True, eq=False)

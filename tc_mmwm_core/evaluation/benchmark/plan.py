@@ -226,7 +226,10 @@ class Plan:
         # What a plan says nothing of is not told: those that were carried out before it could be said go on.
         unsaid = {"explored"} if second and domain.again.explored is None else set()
         exclude = dict.fromkeys(idle, True) | ({"again": {"train"} | unsaid} if second else {})
-        return domain.model_dump(mode="json", exclude=exclude)
+        made = domain.model_dump(mode="json", exclude=exclude)
+        if second:  # a setting that is new, and is not set, changes nothing
+            made["planner"] = domain.planner.model_dump(mode="json", exclude_defaults=True)
+        return made
 
     def training_steps(self, job: Job) -> tuple[int, ...]:
         """Optimizer steps of each round of the training of ``job``."""

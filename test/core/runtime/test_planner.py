@@ -364,10 +364,13 @@ def test_a_policy_may_stand_still_for_as_long_as_it_likes(screener, navigation, 
     assert all(follows(at / 10, 0.0) for at in range(10))
     assert [follows(1 + at / 10, 0.5) for at in range(4)] == [True, True, True, False], "what moves must lead somewhere"
     assert follows(1.4, 0.0), "it has the last word on standing still"
+    planner = Planner(screener, navigation, PlannerConfig(external="competing"))
+    assert not follows(2.0, 0.0), "here the best of all"
 
 
 def test_with_only_another_policy_nothing_else_is_executed(screener, navigation, make_step):
     planner = Planner(screener, navigation, PlannerConfig(external="only", external_patience=0.1))
+    planner.warm_up()
     drive, slow = screener.instruct("drive"), screener.instruct("drive slow")
 
     def decide(at, instruction, forward=None):
@@ -383,6 +386,9 @@ def test_with_only_another_policy_nothing_else_is_executed(screener, navigation,
     refused = decide(0.6, slow, 0.7)
     assert refused.state == PlannerState.ALL_REJECTED and refused.reason.startswith("all 2 candidates rejected")
     np.testing.assert_array_equal(refused.action, [0, 0])
+    planner.threshold = -1.5  # not even stopping is accepted, and to reverse would be better
+    refused = decide(0.65, slow, -0.3)
+    assert refused.state == PlannerState.ALL_REJECTED and refused.screening.accepted == 0, "a filter does not retreat"
     silent = decide(0.7, drive)
     assert silent.state == PlannerState.STALE_INPUT and silent.reason.startswith("candidate_actions: none is fresh")
     np.testing.assert_array_equal(silent.action, [0, 0])
@@ -512,6 +518,22 @@ def test_settings_are_read_from_a_file_of_their_own_or_from_the_nodes_parameters
     nodes.write_text("planner: {ros__parameters: {threshold: 0.0}}\n")
     with pytest.raises(ConfigError, match="threshold: the planner node has no such parameter"):
         read_planner(nodes)
-    nodes.write_text("planner: {ros__parameters: {prefer_external: true}}\n")
-    with pytest.raises(ConfigError, match="unknown key 'prefer_external'"):
-        read_planner(nodes)
+    for wrong, told in (
+        ("planner: {ros__parameters: {prefer_external: true}}", "unknown key 'prefer_external'"),
+        ("/robot/my_planner: {ros__parameters: {trust: 1.0}}", "of /robot/my_planner: those of one node 'planner'"),
+        (
+            "/a/planner: {ros__parameters: {}}\n/b/planner: {ros__parameters: {}}",
+            "/a/planner, /b/planner: those of one",
+        ),
+        ("planner: {ros__parameters: 3}", "ros__parameters is 3"),
+        ("planner: {ros__parameters: {trust: 1.0, trust.x: 1}}", "'trust' has a value of its own"),
+    ):
+        nodes.write_text(f"{wrong}\n")
+        with pytest.raises(ConfigError, match=told):
+            read_planner(nodes)
+    nodes.write_text("planner:\n  ros__parameters:\n    # trust: 1.0\n")
+    assert read_planner(nodes) == PlannerConfig()
+    nodes.write_text(
+        "planner: {ros__parameters: {speed: 0.3, qos_overrides./x.depth: 1}}\n/*: {ros__parameters: {speed: 0.2}}"
+    )
+    assert read_planner(nodes).speed == 0.2, "as in ROS the last holds"
