@@ -13,6 +13,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 RECORDERS = frozenset({"recorder", "rosbag2_recorder"})  # they hear everything, and drive nothing
 NAMELESS = "_NODE_NAME_UNKNOWN_"  # no ROS node, or not announced yet; ourselves too, once a node of our name has ended
+BARE = "_CREATED_BY_BARE_DDS_APP_"  # a robot's own firmware, for example
 
 
 def unheard(node: Node, topic: str, kind: str) -> str:
@@ -46,9 +47,10 @@ def command_at_risk(node: Node, topic: str, kind: str) -> str:
     ours = [each for each in publishers if _name(each) == node.get_fully_qualified_name()]
     own = next(iter(ours or [each for each in publishers if each.node_name == NAMELESS]), None)
     if others := [f"{_name(each)} ({each.topic_type})" for each in publishers if each is not own]:
-        problems.append(f"also published by {_listing(others)}, unscreened")
+        killed = " (one that was killed stays for 20 s)" if len(ours) > 1 else ""
+        problems.append(f"also published by {_listing(others)}{killed}, unscreened")
     listeners = node.get_subscriptions_info_by_topic(topic)
-    robots = [each for each in listeners if each.node_name not in RECORDERS and not each.node_name.startswith("_")]
+    robots = [each for each in listeners if each.node_name not in RECORDERS and not _is_hidden(each)]
     deaf = []
     for robot in robots:
         if robot.topic_type != kind:
@@ -70,8 +72,12 @@ def _mismatch(offered: QoSProfile, asked: QoSProfile) -> str:
     return ", ".join(part.removeprefix("ERROR: ") for part in reason.split(";") if part.startswith("ERROR: "))
 
 
+def _is_hidden(endpoint: TopicEndpointInfo) -> bool:
+    return endpoint.node_name.startswith("_") and endpoint.node_name not in (NAMELESS, BARE)
+
+
 def _name(endpoint: TopicEndpointInfo) -> str:
-    if endpoint.node_name == NAMELESS:
+    if endpoint.node_name in (NAMELESS, BARE):
         return "an unknown node"
     return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 

@@ -180,6 +180,7 @@ class PlannerNode(LifecycleNode):
                 self._set_state(PlannerState.INACTIVE, f"cannot activate: {why}")
                 return FAILURE
         self._planner.reset()
+        self._candidates = None  # what was heard while nobody asked for it
         self._begin_counting()
         super().on_activate(state)
         self._active = True
@@ -564,7 +565,7 @@ class PlannerNode(LifecycleNode):
         message += f": {self._reason}" if self._reason else ""
         if self._active:
             self._ask_graph(rates)
-            for line in self._at_risk():
+            for line in filter(self._told.__contains__, self._at_risk()):
                 level = max(level, DiagnosticStatus.WARN)
                 message += f"; {line}"
         self._diagnostics_publisher.publish(
@@ -624,9 +625,8 @@ class PlannerNode(LifecycleNode):
     def _at_risk(self) -> list[str]:
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
-        if self._silent_policy:
-            instead = "nothing" if self._planner.config.external == "only" else "the planner's own plan"
-            lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, {instead} is executed")
+        if self._silent_policy and self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
+            lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, the planner's own are executed")
         return lines
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:

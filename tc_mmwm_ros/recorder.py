@@ -20,8 +20,8 @@ WARN while an observation or the command of the robot interface is silent, with 
 disk nearly full, or messages were lost.
 
 What is lost, on the way or in a queue that overflowed while the disk was busy, is missing in the numbers that each
-publisher gives its messages, from the first that was heard. Where the middleware gives no numbers, what it reports as
-lost is counted, which leaves out the queues.
+publisher gives its messages, from the first that was heard. Where the middleware, or rclpy before Kilted, does not tell
+them or whose they are, what is reported as lost is counted, which leaves out the queues.
 """
 
 from __future__ import annotations
@@ -191,10 +191,10 @@ class Recorder(Node):
 
         ``numbers``: of the last message that this subscription heard, by publisher; None: it does not count.
         """
-        number = information["publication_sequence_number"]
-        if numbers is not None and number is not None:
+        number, publisher = information.get("publication_sequence_number"), information.get("publisher_gid")
+        if numbers is not None and number is not None and publisher is not None:  # rclpy of Jazzy does not tell whose
             self._numbered = True
-            publisher = information["publisher_gid"]["data"]
+            publisher = publisher["data"]
             before = numbers.get(publisher, number - 1)
             if number > before + 1:
                 self._lost[topic] += number - before - 1
@@ -228,7 +228,9 @@ class Recorder(Node):
                 qos.reliability = ReliabilityPolicy.BEST_EFFORT
                 self.destroy_subscription(subscription)
                 self._subscribe(asked[0], subscription.msg_type, subscription.callback, qos)
-            elif kind != QoSPolicyKind.DURABILITY:  # a volatile publisher is heard by the other subscription
+            elif (
+                kind != QoSPolicyKind.DURABILITY
+            ):  # a volatile publisher is heard by another subscription, or told of as silent
                 self.get_logger().error(f"{subscription.topic_name}: a publisher's QoS does not match: {kind.name}")
 
     def _on_lost(self, topic: str, event: QoSMessageLostInfo) -> None:
@@ -252,10 +254,14 @@ class Recorder(Node):
                     self.get_logger().info(f"recording {name} ({kind}) too")
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
-        known, now = self._silent.items(), time.monotonic()
+        known, now = self._silent, time.monotonic()
         silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
         self._silent = {topic: unheard(self, topic, self._awaited[topic]) for topic in silent}
-        if missed := {topic: reason for topic, reason in self._silent.items() if (topic, reason) not in known}:
+        if missed := {
+            topic: reason
+            for topic, reason in self._silent.items()
+            if topic not in known or (reason and reason != known[topic])
+        }:
             self.get_logger().warning(_silence(missed))
         free = shutil.disk_usage(self.folder).free
         status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")

@@ -76,6 +76,7 @@ class _Part:
         self.entries: deque[_Entry] = deque()
         self.refused: deque[tuple[int, Fault]] = deque(maxlen=history)  # (when, why)
         self.received_ns: int | None = None
+        self.carried = False  # what it holds is of a time that the clock was set back from
         self.others: list[str] = []  # joints in the last message that was passed over
         if isinstance(spec, ImageSpec):
             self.read: Callable[[Any], np.ndarray | Fault] = lambda message: decode_image(message, spec)
@@ -138,7 +139,7 @@ class StepStream:
     def _hear(self, heard: _Part, message: Any, stamp_ns: int, received_ns: int) -> None:
         heard.received_ns = received_ns
         topic = heard.spec.topic
-        newest_ns = heard.entries[-1].stamp_ns if heard.entries else None
+        newest_ns = heard.entries[-1].stamp_ns if heard.entries and not heard.carried else None
         if stamp_ns > received_ns + self.clock_tolerance_ns:
             ahead = (stamp_ns - received_ns) / SECOND
             reason = f"{topic}: stamped {ahead:.3f} s after it was received; do the clocks or use_sim_time differ?"
@@ -149,6 +150,7 @@ class StepStream:
             heard.refused.append((received_ns, Fault(FaultKind.OUT_OF_ORDER, heard.spec.name, reason)))
         else:
             heard.entries.append(_Entry(stamp_ns, received_ns, message))
+            heard.carried = False
             heard.discard(received_ns, heard.history)
 
     def discard(self, now_ns: int) -> None:
@@ -208,12 +210,14 @@ class StepStream:
         return entries[0]
 
     def _forget(self, now_ns: int) -> None:
-        """What was heard is of the future. But what is latched is not said again: it counts as heard now."""
+        """What was heard is of the future. But what is latched may not be said again: till it is, it counts as heard
+        now."""
         for heard in self._parts:
             while len(heard.entries) > heard.latched:
                 heard.entries.popleft()
             for entry in heard.entries:
                 entry.stamp_ns = entry.received_ns = now_ns
+            heard.carried = bool(heard.entries)
             heard.refused.clear()
             heard.received_ns = None
 

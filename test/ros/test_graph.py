@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from tc_mmwm_ros.graph import NAMELESS, command_at_risk, unheard
+from tc_mmwm_ros.graph import BARE, NAMELESS, command_at_risk, unheard
 
 TWIST = "geometry_msgs/msg/Twist"
 
@@ -36,7 +36,13 @@ WEAK = {"reliability": ReliabilityPolicy.BEST_EFFORT}
         (["planner"], ["base"], ""),
         ([NAMELESS], ["base"], ""),  # ourselves: a node of our name has ended in this process
         (["planner", NAMELESS], ["base"], f"also published by an unknown node ({TWIST}), unscreened"),
-        (["planner", "planner"], ["base"], f"also published by /planner ({TWIST}), unscreened"),
+        (
+            ["planner", "planner"],
+            ["base"],
+            f"also published by /planner ({TWIST}) (one that was killed stays for 20 s), unscreened",
+        ),
+        (["planner"], [NAMELESS], ""),
+        (["planner"], [BARE], ""),
         (["planner"], [], "heard by nobody"),
         (["planner"], ["recorder", "_ros2cli_7"], "heard by nobody but /_ros2cli_7, /recorder"),
     ],

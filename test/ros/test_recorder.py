@@ -4,7 +4,9 @@ import itertools
 import math
 import signal
 import time
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
@@ -287,6 +289,17 @@ def test_what_its_own_queue_loses_is_counted(recorder, reliability):
     assert node.writer.counts[topic] == heard + 200
     assert node._lost == {topic: 100}
     assert node._losses() == f"100 lost ({topic} 100)"
+
+
+def test_where_rclpy_does_not_tell_whose_a_number_is_what_the_middleware_reports_is_counted(recorder):
+    """As before Kilted."""
+    node, _ = recorder
+    topic = node.resolve_topic_name("odom")
+    for number in (1, 9):
+        information = {"source_timestamp": number, "received_timestamp": number, "publication_sequence_number": number}
+        node._on_message(topic, deque(), {}, serialize_message(Odometry()), information)
+    node._on_lost(topic, SimpleNamespace(total_count_change=3))
+    assert node.writer.counts[topic] == 2 and node._lost == {topic: 3}
 
 
 def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(scene):

@@ -151,6 +151,20 @@ def test_what_is_latched_outlives_a_clock_that_is_set_back(robot):
     assert step.sensor[-1] == 1.0 and step.ages["bumper"] == pytest.approx(0.1)
 
 
+def test_what_is_latched_anew_replaces_what_outlived_the_clock(robot):
+    """Though stamped before the first message that told of the new time."""
+    odom = next(sensor for sensor in robot["sensors"] if sensor["topic"] == "odom")
+    odom |= {"latched": True, "max_age": 1000.0}
+    stream = StepStream(RobotInterface.from_dict(robot, "mine"))
+    feed(stream, 50.0, odom=odometry(50.0, x=1.0))
+    feed(stream, 0.5, odom=None)
+    stream.add("odom", odometry(0.1, x=2.0), ns(0.55))
+    step = stream.step(ns(0.6))
+    assert step.sensor[0] == 2.0 and step.ages["odom"] == pytest.approx(0.5)
+    stream.add("odom", odometry(0.05, x=3.0), ns(0.6))
+    assert stream.step(ns(0.6)).kind == FaultKind.OUT_OF_ORDER
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "field", "says"),
     [
