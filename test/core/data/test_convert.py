@@ -456,6 +456,102 @@ def test_what_the_planner_was_told_by_its_parameter_counts_too(run, events):
     assert told == [("go left", 0, 3), ("go right", 3, 5), ("go left", 6, 7 if events else 8)]
 
 
+@pytest.mark.parametrize("since", [-1.0, 0.0, 1.0])
+def test_what_the_planner_obeyed_all_along_counts_from_the_event_that_it_did_not_heed(run, since):
+    drive = Drive(duration=12.0)
+    drive.instruct(since - 0.05, "go right")
+    for second in range(13):
+        drive.planner_state(second + 0.4 - 1.0, "go right" if second - 0.6 >= since else "go left")
+    drive.planner_state(since, "go right")
+    drive.event(2.0, START, "go left")
+    drive.event(6.5, END, "", success=1)
+    drive.event(7.0, START, "go up")
+    drive.event(9.0, INSTRUCTION, "go down")
+    drive.event(11.5, END, "go down", success=1)
+    report, dataset = run(drive)
+    told = [(each.instruction, each.success, each.sensor[0, 0].round()) for each in dataset]
+    assert told == [("go right", True, 2), ("go right", None, 7), ("go right", None, 9)]
+    assert report.instruction_cuts == 3
+    assert report.notes.count("episode e1: cut where it was told 'go right'") == 3
+
+
+def test_a_planner_that_obeys_what_the_events_say_cuts_nothing(run):
+    """It tells each second, what was before shortly after the event too, and does not hear of it at once."""
+    drive = Drive(duration=10.0)
+    texts = ((0.5, START, "go left"), (3.0, INSTRUCTION, "go right"), (6.0, START, "go up"))
+    for begin, kind, text in texts:
+        drive.event(begin, kind, text)
+        drive.instruct(begin + 0.05, text)
+        drive.planner_state(begin + 0.6, text)
+    drive.event(5.5, END, "go right", success=1)
+    drive.event(9.5, END, "go up", success=1)
+    drive.planner_state(-0.5, "")  # active, and told nothing yet
+    for second in range(10):
+        heeded = [text for begin, _, text in texts if begin + 0.6 <= second + 0.5]
+        drive.planner_state(second + 0.5, heeded[-1] if heeded else "")
+    report, dataset = run(drive)
+    assert [(each.instruction, each.success) for each in dataset] == [
+        ("go left", None),
+        ("go right", True),
+        ("go up", True),
+    ]
+    assert report.instruction_cuts == 0
+
+
+def test_what_the_planner_obeyed_before_it_was_inactive_does_not_count_until_it_is_active_again(run):
+    drive = Drive(duration=9.0)
+    for second in range(9):
+        drive.planner_state(second + 0.5, "go right", state=3 if second in (0, 6, 7, 8) else 1)
+    drive.event(2.0, START, "go left")
+    drive.event(8.5, END, "", success=1)
+    _, dataset = run(drive)
+    told = [(each.instruction, each.sensor[0, 0]) for each in dataset]
+    assert [text for text, _ in told] == ["go left", "go right"] and told[1][1] == 6.5
+
+
+def test_a_planner_that_was_told_to_stop_before_the_episode_teaches_nothing(navigation, tmp_path):
+    drive = Drive(duration=10.0)
+    for second in range(10):
+        drive.planner_state(second + 0.5, "" if second < 5 else "go left")
+    drive.event(2.0, START, "go left")
+    drive.event(9.5, END, "go left", success=1)
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert (trajectory.instruction, trajectory.success, trajectory.sensor[0, 0]) == ("go left", True, 5.5)
+    assert report.instruction_cuts == 2 and "episode e1: left out, 'stop' is nothing to learn" in report.notes
+
+
+def test_told_on_its_topic_what_the_planner_does_not_obey_changes_nothing_however_often(run):
+    drive = Drive(duration=8.0)
+    drive.event(0.5, START, "go left")
+    for tick in range(70):
+        drive.instruct(0.6 + tick / 10, "go right")
+    for second in range(8):
+        drive.planner_state(second + 0.5, "go left")
+    drive.event(7.5, END, "", success=1)
+    report, [*_, trajectory] = run(drive)
+    assert trajectory.instruction == "go left" and trajectory.success is True and report.instruction_cuts <= 2
+
+
+@pytest.mark.parametrize("text", ["stop", "Stop!", ""])
+def test_to_be_told_to_stop_and_to_obey_is_one(run, text):
+    drive = Drive(duration=8.0)
+    drive.event(0.0, START, "go left")
+    drive.instruct(2.0, text)
+    drive.instruct(4.0, "go left")
+    drive.event(7.5, END, "go left", success=1)
+    drive.planner_state(0.02, "go left")
+    for after in (2.1, 3.0, 4.05):
+        drive.planner_state(after, "")
+    for after in (4.1, 5.0, 6.0, 7.0):
+        drive.planner_state(after, "go left")
+    report, dataset = run(drive)
+    told = [(each.instruction, each.success, each.sensor[0, 0].round()) for each in dataset]
+    assert told == [("go left", None, 0), ("go left", True, 4)]
+    assert report.instruction_cuts == 2
+    assert sum("nothing to learn" in note for note in report.notes) == 1
+
+
 def test_what_a_simulator_was_not_told_by_its_events_it_did_not_judge(run):
     drive = Drive()
     drive.event(0.0, START, "go left", scene=SCENE)
