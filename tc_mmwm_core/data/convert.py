@@ -327,9 +327,12 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
 
 
 def _planner_state(bag: Bag, robot: str) -> str | None:
-    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several."""
-    kinds = ((name, topic) for name, topic in bag.topics.items() if name.startswith(f"{robot.rstrip('/')}/"))
-    found = [name for name, topic in kinds if topic.type == PLANNER_STATE and topic.messages]
+    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several.
+
+    It is ``<robot>/<node>/state``: what lies deeper is of another robot.
+    """
+    states = [name for name, topic in bag.topics.items() if topic.type == PLANNER_STATE and topic.messages]
+    found = [name for name in states if name.rsplit("/", 2)[0] == robot.rstrip("/")]
     return found[0] if len(found) == 1 else None
 
 

@@ -475,6 +475,25 @@ def test_what_the_planner_obeyed_all_along_counts_from_the_event_that_it_did_not
     assert report.notes.count("episode e1: cut where it was told 'go right'") == 3
 
 
+@pytest.mark.parametrize("robot", ["", "/a"])
+def test_what_the_planner_of_another_robot_obeys_is_none_of_this_ones_business(navigation, tmp_path, robot):
+    drive = Drive(prefix=robot)
+    drive.event(0.0, START, "go left")
+    drive.event(4.5, END, "go left", success=1)
+    drive.prefix = f"{robot}/b"  # all that it has in this bag is its planner's state
+    for second in range(5):
+        drive.planner_state(second, "go right")
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+    assert [each.instruction for each in Dataset.open(tmp_path / "dataset")] == ["go left"]
+    assert report.instruction_cuts == 0
+
+    drive.prefix = robot
+    for second in range(5):
+        drive.planner_state(second, "go up")
+    convert(drive.write(tmp_path / "own"), tmp_path / "obeyed", navigation)
+    assert [each.instruction for each in Dataset.open(tmp_path / "obeyed")] == ["go up"]
+
+
 def test_a_planner_that_obeys_what_the_events_say_cuts_nothing(run):
     """It tells each second, what was before shortly after the event too, and does not hear of it at once."""
     drive = Drive(duration=10.0)
