@@ -691,14 +691,18 @@ def _observe(
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
-    latched: dict[str, tuple[str, Any, int]] = {}  # by topic, what was said last
+    latched = StepStream(interface)  # what was said once counts in the episodes that begin later, too
+    period_ns = round(SECOND / interface.rate)
     newest_ns = received_ns = 0
     first_ns: int | None = None
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
             while len(episode.steps) < len(episode.ticks) and episode.ticks[len(episode.steps)] < until_ns:
-                episode.steps.append(stream.step(episode.ticks[len(episode.steps)]))
+                tick = episode.ticks[len(episode.steps)]
+                if not episode.steps:
+                    stream.discard(tick - period_ns)  # live, what was refused until then is told by an earlier step
+                episode.steps.append(stream.step(tick))
                 if len(episode.steps) == episode.piece(longest) < len(episode.ticks):
                     report.length_cuts += 1
                     yield episode.split(len(episode.steps))
@@ -719,16 +723,17 @@ def _observe(
             if not offset_ns:
                 end = bisect.bisect(episode.ticks, bag.end_ns)
             episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
-            running.append((episode, StepStream(interface)))
-            for said in latched.values():
-                running[-1][1].add(*said)
+            stream = StepStream(interface)
+            stream.carry_latched(latched)
+            running.append((episode, stream))
         yield from advance(received_ns)
         heard = (topics[raw.topic], message, received_ns)
-        if heard[0] in interface.latched_topics:
-            latched[heard[0]] = heard
+        is_latched = heard[0] in interface.latched_topics
         for episode, stream in running:
-            if stamp_ns >= episode.start_ns or heard[0] in latched:
+            if stamp_ns >= episode.start_ns or is_latched:
                 stream.add(*heard)
+        if is_latched:
+            latched.add(*heard)
     for episode, _ in running:  # what came after the end of the bag is not known
         episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns), len(episode.steps))]
     yield from advance(float("inf"))

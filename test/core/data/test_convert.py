@@ -13,8 +13,20 @@ from contextlib import closing
 import numpy as np
 import pytest
 from mcap.reader import make_reader
-from robot_bags import END, INSTRUCTION, SCENE, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
-from robot_messages import SECOND, boolean, image, odometry
+from robot_bags import (
+    END,
+    INSTRUCTION,
+    SCENE,
+    START,
+    VIOLATION_BEGIN,
+    VIOLATION_END,
+    Drive,
+    episode,
+    picture,
+    store,
+    twist,
+)
+from robot_messages import SECOND, boolean, header, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
@@ -265,6 +277,51 @@ def test_what_is_latched_counts_in_every_episode_though_said_once(robot, tmp_pat
     np.testing.assert_array_equal(first.sensor[:, -1], np.full(len(first), 0.25, np.float32))
     np.testing.assert_array_equal(np.unique(second.sensor[:, -1]), [0.25, 0.75])
     assert not any("clock" in note for note in report.notes)
+
+
+def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_path):
+    """Two drivers, each with a joint of its own, on one topic, and messages that are refused between the episodes."""
+    drive = Drive(duration=9.0)
+    for begin, end in ((0.5, 2.0), (4.0, 6.0), (7.0, 8.5)):
+        drive.event(begin, START)
+        drive.event(end, END, success=1)
+    drive.without("bumper")
+
+    def say(joint: str, value: float, after: float, stamped: float) -> None:
+        kind, nothing = store.types["sensor_msgs/msg/JointState"], np.zeros(0)
+        message = kind(header(drive.start + stamped), [joint], np.array([value]), nothing, nothing)
+        drive.add(drive.start + after, "joint_states", message)
+
+    say("elbow", 0.25, -0.1, -0.1)
+    say("finger", 0.5, -0.05, -0.05)
+    say("elbow", 9.0, 2.5, 4.5)  # stamped too far ahead
+    say("finger", 9.0, 2.6, -1.0)  # older than the one before
+    say("finger", 0.75, 5.0, 5.0)
+    say("elbow", 0.125, 6.5, 6.5)
+    fields = [{"name": joint, "path": f"position['{joint}']", "unit": "rad"} for joint in ("elbow", "finger")]
+    robot["sensors"][2] = {"name": "joints", "topic": "joint_states", "type": "sensor_msgs/msg/JointState"}
+    robot["sensors"][2] |= {"max_age": 1000.0, "latched": True, "fields": fields}
+    interface = RobotInterface.from_dict(robot, "mine")
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", interface)
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert [len(each) for each in dataset] == [15, 20, 15] and report.faults == {}, report.table()
+
+    coming = deque(sorted(drive.entries, key=lambda entry: entry[0]))
+    live = StepStream(interface)
+    seen: dict[int, np.ndarray] = {}  # by tick
+    for tick in range(90):
+        now = drive.start + 0.02 + tick / 10
+        while coming and coming[0][0] <= now:
+            received, topic, message = coming.popleft()
+            if topic.lstrip("/") in interface.observation_topics():
+                live.add(topic.lstrip("/"), message, round(received * SECOND))
+        if isinstance(step := live.step(round(now * SECOND)), Step):
+            seen[tick] = step.sensor
+    for trajectory in dataset:
+        first = round((trajectory.provenance["start_ns"] / SECOND - drive.start - 0.02) * 10)
+        for index, sensor in enumerate(trajectory.sensor):
+            np.testing.assert_array_equal(sensor, seen[first + index])
+    np.testing.assert_array_equal(dataset[2].sensor[0, -2:], [0.125, 0.75])
 
 
 def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
