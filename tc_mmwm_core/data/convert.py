@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,8 +162,16 @@ class _Timeline:
     command_ns: list[int]
     commands: list[np.ndarray | Fault]
     events: list[tuple[int, Any]]
-    instructions: list[tuple[int, str]]  # said on their topic, or obeyed by the planner, whose parameter sets one too
+    told: list[tuple[int, str]]  # on the instruction topic
+    obeyed: list[tuple[int, str | None]]  # what the planner, each second, says that it obeys; None: it is not active
     missed_ns: list[int]  # when an event was received that cannot be read
+
+    @property
+    def instructions(self) -> list[tuple[int, str]]:
+        """Told on their topic, or newly obeyed by the planner, whose parameter sets one too."""
+        obeyed = [(0, ""), *((at_ns, text) for at_ns, text in self.obeyed if text is not None)]
+        news = [after for before, after in pairwise(obeyed) if after[1] != before[1]]
+        return sorted([*self.told, *news], key=lambda item: item[0])
 
 
 def convert(
@@ -231,8 +240,8 @@ def _convert(
         writer.check_new(bag.path, "sha256", digest, namespace=robot)
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
-    obeyed = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
-    timeline = _read_timeline(bag, interface, names, obeyed)
+    planner = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
+    timeline = _read_timeline(bag, interface, names, planner)
     episodes = _episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
@@ -318,9 +327,12 @@ def _guess_namespace(bag: Bag, needed: dict[str, str]) -> str:
 
 
 def _planner_state(bag: Bag, robot: str) -> str | None:
-    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several."""
-    kinds = ((name, topic) for name, topic in bag.topics.items() if name.startswith(f"{robot.rstrip('/')}/"))
-    found = [name for name, topic in kinds if topic.type == PLANNER_STATE and topic.messages]
+    """The topic on which the planner of ``robot`` tells what it obeys; None where none was recorded, or several.
+
+    It is ``<robot>/<node>/state``: what lies deeper is of another robot.
+    """
+    states = [name for name, topic in bag.topics.items() if topic.type == PLANNER_STATE and topic.messages]
+    found = [name for name in states if name.rsplit("/", 2)[0] == robot.rstrip("/")]
     return found[0] if len(found) == 1 else None
 
 
@@ -374,33 +386,30 @@ def _clock_offset(bag: Bag, interface: RobotInterface, names: dict[str, str], re
 # --- what was said and done
 
 
-def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], obeyed: str | None) -> _Timeline:
-    action, told = names[interface.action.topic], names[interface.instruction.topic]
+def _read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], planner: str | None) -> _Timeline:
+    action, instruction = names[interface.action.topic], names[interface.instruction.topic]
     judged = names[interface.events.topic] if interface.events else None
     commands: list[tuple[int, np.ndarray | Fault]] = []
     events: list[tuple[int, Any]] = []
-    instructions: list[tuple[int, str]] = []
-    planner_obeys = ""
-    for raw, message in bag.contents({action, told, judged, obeyed} - {None}):
+    told: list[tuple[int, str]] = []
+    obeyed: list[tuple[int, str | None]] = []
+    for raw, message in bag.contents({action, instruction, judged, planner} - {None}):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
             commands.append((stamp_ns, read_action(message, interface.action)))
-        elif raw.topic == told:
-            instructions.append((stamp_ns, message.data.strip()))
-        elif raw.topic == obeyed:  # told each second, and late: only where it changes is it news
-            text = message.instruction.strip()
-            if message.state >= ACTIVE and text != planner_obeys:
-                planner_obeys = text
-                instructions.append((stamp_ns, text))
+        elif raw.topic == instruction:
+            told.append((stamp_ns, message.data.strip()))
+        elif raw.topic == planner:
+            obeyed.append((stamp_ns, message.instruction.strip() if message.state >= ACTIVE else None))
         else:
             events.append((stamp_ns, message))
     if not commands:
         raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
     missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
-    for said in (commands, events, instructions):
+    for said in (commands, events, told, obeyed):
         said.sort(key=lambda item: item[0])
     times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
-    return _Timeline(times, actions, events, instructions, missed_ns)
+    return _Timeline(times, actions, events, told, obeyed, missed_ns)
 
 
 def _episodes(
@@ -419,7 +428,7 @@ def _episodes(
     if any(event.kind == START for _, event in events):
         _note_before_start(events, first_ns + SECOND, interface.events.topic, report)
         _complete(events, timeline.instructions, offset_ns, interface.instruction.topic, report)
-        said = _said_beside(events, timeline.instructions, first_ns + SECOND + TOGETHER_NS) if not offset_ns else []
+        said = _said_beside(timeline, first_ns + SECOND + TOGETHER_NS) if not offset_ns else []
         if offset_ns and {text for _, text in timeline.instructions} - {event.instruction for _, event in events}:
             topic = interface.instruction.topic
             report.notes.append(f"{topic}: its times are not those of the stamps, so what the events say counts")
@@ -488,34 +497,57 @@ def _complete(
             report.notes.append(f"episode {event.episode}: its event has no instruction; {topic} said '{known[0]}'")
 
 
-def _said_beside(
-    events: list[tuple[int, Any]], instructions: list[tuple[int, str]], since_ns: int
-) -> list[tuple[int, str]]:
-    """What was said on the instruction topic (or to the planner) within an episode, other than its events say.
+def _said_beside(timeline: _Timeline, since_ns: int) -> list[tuple[int, str]]:
+    """What the robot was told within an episode, other than its events say: on the topic, or as its planner obeys.
 
-    Not what was heard before ``since_ns``: it may have been latched long ago. Nor what an event says too: the two are
-    received at different moments, up to a second apart, and one who repeats an instruction may go on a little.
+    Not what the topic said before ``since_ns``: it may have been latched long ago. Nor what an event says too: the two
+    are received at different moments, up to a second apart, and one who repeats an instruction may go on a little.
+    So may the planner say what it obeyed before; where it still does later, it never obeyed the new one.
     """
-    told = [(at_ns, event.instruction) for at_ns, event in events if event.kind in (START, INSTRUCTION)]
+    events = timeline.events
+    told = [(at_ns, _aim(event.instruction)) for at_ns, event in events if event.kind in (START, INSTRUCTION)]
+    said = [(at_ns, text, False) for at_ns, text in timeline.told]
+    said += [(at_ns, text, True) for at_ns, text in timeline.obeyed]
     changes: list[tuple[int, str]] = []
     in_force: str | None = None  # None: between episodes
-    event_ns, before = 0, None
-    for at_ns, what in sorted([*events, *instructions], key=lambda item: item[0]):
-        if not isinstance(what, str):
+    event_ns = in_force_ns = 0
+    heard: str | None = None  # on the topic
+    obeyed, obeyed_ns = None, 0  # by the planner, and since when; None: it is not active
+    for at_ns, what, by_planner in sorted([*((*event, False) for event in events), *said], key=lambda item: item[0]):
+        if not isinstance(what, str | None):
             if what.kind in (START, INSTRUCTION):
-                in_force, event_ns = what.instruction, at_ns
+                in_force, event_ns, in_force_ns = _aim(what.instruction), at_ns, at_ns
             elif what.kind == END:
                 in_force = None
             continue
-        repeated, before = what == before, what
-        if in_force is None or what == in_force or at_ns < since_ns:
+        aim = None if what is None else _aim(what)
+        if by_planner:
+            # just activated and told nothing yet, or told to stop long ago: which of the two, only time tells
+            lasting = aim == obeyed or (obeyed is None and not what)
+            if aim != obeyed:
+                obeyed, obeyed_ns = aim, at_ns
+        else:
+            lasting, heard = aim == heard, aim
+        if in_force is None or aim is None or aim == in_force:
             continue
-        others = {text for told_ns, text in told if told_ns != event_ns and abs(at_ns - told_ns) <= TOGETHER_NS}
-        if what in others or (repeated and at_ns - event_ns <= TOGETHER_NS):
-            continue
+        if by_planner and lasting:
+            if at_ns - in_force_ns <= TOGETHER_NS:
+                continue
+            at_ns = max(in_force_ns, obeyed_ns)
+        else:
+            others = {text for told_ns, text in told if told_ns != event_ns and abs(at_ns - told_ns) <= TOGETHER_NS}
+            early = at_ns < since_ns and not by_planner
+            unheeded = lasting and (at_ns - event_ns <= TOGETHER_NS or in_force == obeyed)
+            if early or unheeded or aim in others:
+                continue
         changes.append((at_ns, what or NOTHING))
-        in_force = what
+        in_force, in_force_ns = aim, at_ns
     return changes
+
+
+def _aim(text: str) -> str:
+    """``text`` to be compared: there are many ways to tell a robot to stop."""
+    return NOTHING if not text or tells_to_stop(text) else text
 
 
 def _by_events(
@@ -659,14 +691,18 @@ def _observe(
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
     running: list[tuple[_Episode, StepStream]] = []
-    latched: dict[str, tuple[str, Any, int]] = {}  # by topic, what was said last
+    latched = StepStream(interface)  # what was said once counts in the episodes that begin later, too
+    period_ns = round(SECOND / interface.rate)
     newest_ns = received_ns = 0
     first_ns: int | None = None
 
     def advance(until_ns: float) -> Iterator[_Episode]:
         for episode, stream in list(running):
             while len(episode.steps) < len(episode.ticks) and episode.ticks[len(episode.steps)] < until_ns:
-                episode.steps.append(stream.step(episode.ticks[len(episode.steps)]))
+                tick = episode.ticks[len(episode.steps)]
+                if not episode.steps:
+                    stream.discard(tick - period_ns)  # live, what was refused until then is told by an earlier step
+                episode.steps.append(stream.step(tick))
                 if len(episode.steps) == episode.piece(longest) < len(episode.ticks):
                     report.length_cuts += 1
                     yield episode.split(len(episode.steps))
@@ -687,16 +723,17 @@ def _observe(
             if not offset_ns:
                 end = bisect.bisect(episode.ticks, bag.end_ns)
             episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
-            running.append((episode, StepStream(interface)))
-            for said in latched.values():
-                running[-1][1].add(*said)
+            stream = StepStream(interface)
+            stream.carry_latched(latched)
+            running.append((episode, stream))
         yield from advance(received_ns)
         heard = (topics[raw.topic], message, received_ns)
-        if heard[0] in interface.latched_topics:
-            latched[heard[0]] = heard
+        is_latched = heard[0] in interface.latched_topics
         for episode, stream in running:
-            if stamp_ns >= episode.start_ns or heard[0] in latched:
+            if stamp_ns >= episode.start_ns or is_latched:
                 stream.add(*heard)
+        if is_latched:
+            latched.add(*heard)
     for episode, _ in running:  # what came after the end of the bag is not known
         episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns), len(episode.steps))]
     yield from advance(float("inf"))

@@ -73,7 +73,7 @@ class Drive:
         """The planner tells which instruction it obeys."""
         seconds = self.start + after
         nothing = {"reason": "", "bundle": "", "provider": "", "decisions": 0, "deadline_misses": 0, "candidates": 0}
-        nothing |= {"latency_p50": 0.0, "latency_p99": 0.0, "accepted": 0}
+        nothing |= {"latency_p50": 0.0, "latency_p99": 0.0, "accepted": 0, "followed": 0}
         kind = store.types["tc_mmwm_ros/msg/PlannerState"]
         message = kind(header=header(seconds), state=state, instruction=instruction, **nothing)
         self.add(seconds, "planner/state", message)

@@ -13,8 +13,20 @@ from contextlib import closing
 import numpy as np
 import pytest
 from mcap.reader import make_reader
-from robot_bags import END, INSTRUCTION, SCENE, START, VIOLATION_BEGIN, VIOLATION_END, Drive, episode, picture, twist
-from robot_messages import SECOND, boolean, image, odometry
+from robot_bags import (
+    END,
+    INSTRUCTION,
+    SCENE,
+    START,
+    VIOLATION_BEGIN,
+    VIOLATION_END,
+    Drive,
+    episode,
+    picture,
+    store,
+    twist,
+)
+from robot_messages import SECOND, boolean, header, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
@@ -267,6 +279,51 @@ def test_what_is_latched_counts_in_every_episode_though_said_once(robot, tmp_pat
     assert not any("clock" in note for note in report.notes)
 
 
+def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_path):
+    """Two drivers, each with a joint of its own, on one topic, and messages that are refused between the episodes."""
+    drive = Drive(duration=9.0)
+    for begin, end in ((0.5, 2.0), (4.0, 6.0), (7.0, 8.5)):
+        drive.event(begin, START)
+        drive.event(end, END, success=1)
+    drive.without("bumper")
+
+    def say(joint: str, value: float, after: float, stamped: float) -> None:
+        kind, nothing = store.types["sensor_msgs/msg/JointState"], np.zeros(0)
+        message = kind(header(drive.start + stamped), [joint], np.array([value]), nothing, nothing)
+        drive.add(drive.start + after, "joint_states", message)
+
+    say("elbow", 0.25, -0.1, -0.1)
+    say("finger", 0.5, -0.05, -0.05)
+    say("elbow", 9.0, 2.5, 4.5)  # stamped too far ahead
+    say("finger", 9.0, 2.6, -1.0)  # older than the one before
+    say("finger", 0.75, 5.0, 5.0)
+    say("elbow", 0.125, 6.5, 6.5)
+    fields = [{"name": joint, "path": f"position['{joint}']", "unit": "rad"} for joint in ("elbow", "finger")]
+    robot["sensors"][2] = {"name": "joints", "topic": "joint_states", "type": "sensor_msgs/msg/JointState"}
+    robot["sensors"][2] |= {"max_age": 1000.0, "latched": True, "fields": fields}
+    interface = RobotInterface.from_dict(robot, "mine")
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", interface)
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert [len(each) for each in dataset] == [15, 20, 15] and report.faults == {}, report.table()
+
+    coming = deque(sorted(drive.entries, key=lambda entry: entry[0]))
+    live = StepStream(interface)
+    seen: dict[int, np.ndarray] = {}  # by tick
+    for tick in range(90):
+        now = drive.start + 0.02 + tick / 10
+        while coming and coming[0][0] <= now:
+            received, topic, message = coming.popleft()
+            if topic.lstrip("/") in interface.observation_topics():
+                live.add(topic.lstrip("/"), message, round(received * SECOND))
+        if isinstance(step := live.step(round(now * SECOND)), Step):
+            seen[tick] = step.sensor
+    for trajectory in dataset:
+        first = round((trajectory.provenance["start_ns"] / SECOND - drive.start - 0.02) * 10)
+        for index, sensor in enumerate(trajectory.sensor):
+            np.testing.assert_array_equal(sensor, seen[first + index])
+    np.testing.assert_array_equal(dataset[2].sensor[0, -2:], [0.125, 0.75])
+
+
 def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
     drive = episode()
     for topic in ("odom", "scan"):
@@ -454,6 +511,121 @@ def test_what_the_planner_was_told_by_its_parameter_counts_too(run, events):
     _, dataset = run(drive)
     told = [(each.instruction, each.sensor[0, 0].round(), each.sensor[-1, 0].round()) for each in dataset]
     assert told == [("go left", 0, 3), ("go right", 3, 5), ("go left", 6, 7 if events else 8)]
+
+
+@pytest.mark.parametrize("since", [-1.0, 0.0, 1.0])
+def test_what_the_planner_obeyed_all_along_counts_from_the_event_that_it_did_not_heed(run, since):
+    drive = Drive(duration=12.0)
+    drive.instruct(since - 0.05, "go right")
+    for second in range(13):
+        drive.planner_state(second + 0.4 - 1.0, "go right" if second - 0.6 >= since else "go left")
+    drive.planner_state(since, "go right")
+    drive.event(2.0, START, "go left")
+    drive.event(6.5, END, "", success=1)
+    drive.event(7.0, START, "go up")
+    drive.event(9.0, INSTRUCTION, "go down")
+    drive.event(11.5, END, "go down", success=1)
+    report, dataset = run(drive)
+    told = [(each.instruction, each.success, each.sensor[0, 0].round()) for each in dataset]
+    assert told == [("go right", True, 2), ("go right", None, 7), ("go right", None, 9)]
+    assert report.instruction_cuts == 3
+    assert report.notes.count("episode e1: cut where it was told 'go right'") == 3
+
+
+@pytest.mark.parametrize("robot", ["", "/a"])
+def test_what_the_planner_of_another_robot_obeys_is_none_of_this_ones_business(navigation, tmp_path, robot):
+    drive = Drive(prefix=robot)
+    drive.event(0.0, START, "go left")
+    drive.event(4.5, END, "go left", success=1)
+    drive.prefix = f"{robot}/b"  # all that it has in this bag is its planner's state
+    for second in range(5):
+        drive.planner_state(second, "go right")
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+    assert [each.instruction for each in Dataset.open(tmp_path / "dataset")] == ["go left"]
+    assert report.instruction_cuts == 0
+
+    drive.prefix = robot
+    for second in range(5):
+        drive.planner_state(second, "go up")
+    convert(drive.write(tmp_path / "own"), tmp_path / "obeyed", navigation)
+    assert [each.instruction for each in Dataset.open(tmp_path / "obeyed")] == ["go up"]
+
+
+def test_a_planner_that_obeys_what_the_events_say_cuts_nothing(run):
+    """It tells each second, what was before shortly after the event too, and does not hear of it at once."""
+    drive = Drive(duration=10.0)
+    texts = ((0.5, START, "go left"), (3.0, INSTRUCTION, "go right"), (6.0, START, "go up"))
+    for begin, kind, text in texts:
+        drive.event(begin, kind, text)
+        drive.instruct(begin + 0.05, text)
+        drive.planner_state(begin + 0.6, text)
+    drive.event(5.5, END, "go right", success=1)
+    drive.event(9.5, END, "go up", success=1)
+    drive.planner_state(-0.5, "")  # active, and told nothing yet
+    for second in range(10):
+        heeded = [text for begin, _, text in texts if begin + 0.6 <= second + 0.5]
+        drive.planner_state(second + 0.5, heeded[-1] if heeded else "")
+    report, dataset = run(drive)
+    assert [(each.instruction, each.success) for each in dataset] == [
+        ("go left", None),
+        ("go right", True),
+        ("go up", True),
+    ]
+    assert report.instruction_cuts == 0
+
+
+def test_what_the_planner_obeyed_before_it_was_inactive_does_not_count_until_it_is_active_again(run):
+    drive = Drive(duration=9.0)
+    for second in range(9):
+        drive.planner_state(second + 0.5, "go right", state=3 if second in (0, 6, 7, 8) else 1)
+    drive.event(2.0, START, "go left")
+    drive.event(8.5, END, "", success=1)
+    _, dataset = run(drive)
+    told = [(each.instruction, each.sensor[0, 0]) for each in dataset]
+    assert [text for text, _ in told] == ["go left", "go right"] and told[1][1] == 6.5
+
+
+def test_a_planner_that_was_told_to_stop_before_the_episode_teaches_nothing(navigation, tmp_path):
+    drive = Drive(duration=10.0)
+    for second in range(10):
+        drive.planner_state(second + 0.5, "" if second < 5 else "go left")
+    drive.event(2.0, START, "go left")
+    drive.event(9.5, END, "go left", success=1)
+    report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", navigation)
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert (trajectory.instruction, trajectory.success, trajectory.sensor[0, 0]) == ("go left", True, 5.5)
+    assert report.instruction_cuts == 2 and "episode e1: left out, 'stop' is nothing to learn" in report.notes
+
+
+def test_told_on_its_topic_what_the_planner_does_not_obey_changes_nothing_however_often(run):
+    drive = Drive(duration=8.0)
+    drive.event(0.5, START, "go left")
+    for tick in range(70):
+        drive.instruct(0.6 + tick / 10, "go right")
+    for second in range(8):
+        drive.planner_state(second + 0.5, "go left")
+    drive.event(7.5, END, "", success=1)
+    report, [*_, trajectory] = run(drive)
+    assert trajectory.instruction == "go left" and trajectory.success is True and report.instruction_cuts <= 2
+
+
+@pytest.mark.parametrize("text", ["stop", "Stop!", ""])
+def test_to_be_told_to_stop_and_to_obey_is_one(run, text):
+    drive = Drive(duration=8.0)
+    drive.event(0.0, START, "go left")
+    drive.instruct(2.0, text)
+    drive.instruct(4.0, "go left")
+    drive.event(7.5, END, "go left", success=1)
+    drive.planner_state(0.02, "go left")
+    for after in (2.1, 3.0, 4.05):
+        drive.planner_state(after, "")
+    for after in (4.1, 5.0, 6.0, 7.0):
+        drive.planner_state(after, "go left")
+    report, dataset = run(drive)
+    told = [(each.instruction, each.success, each.sensor[0, 0].round()) for each in dataset]
+    assert told == [("go left", None, 0), ("go left", True, 4)]
+    assert report.instruction_cuts == 2
+    assert sum("nothing to learn" in note for note in report.notes) == 1
 
 
 def test_what_a_simulator_was_not_told_by_its_events_it_did_not_judge(run):
