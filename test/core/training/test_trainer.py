@@ -261,7 +261,7 @@ def test_a_run_goes_on_with_the_same_datasets_as_often_and_in_the_same_order(
         with pytest.raises(TrainingError, match=f"--data was {first} {second} {second} and is {now} now; .* order"):
             train(short, others, tmp_path / "run", init, progress=False)
     for other in (None, weights):
-        with pytest.raises(TrainingError, match="started from other weights; continue with the same --init"):
+        with pytest.raises(TrainingError, match=r"started from other weights \(continue with the same --init\)"):
             train(short, [dataset, real, real], tmp_path / "run", other, progress=False)
     train(short, [dataset, real, real], tmp_path / "run", init, progress=False)
 
