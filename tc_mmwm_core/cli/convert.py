@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
     converted, and the same command can be given again. One alone is refused (exit code 2).
     """
     from tc_mmwm_core.data.bag import BagError
-    from tc_mmwm_core.data.convert import ConversionError, ConversionReport, convert
+    from tc_mmwm_core.data.convert import convert
     from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetError
     from tc_mmwm_core.data.lerobot import LeRobotError, export_lerobot, import_lerobot
+    from tc_mmwm_core.data.report import ConversionError, ConversionReport
     from tc_mmwm_core.interface.robot import RobotInterface
     from tc_mmwm_core.resources import robot_given
 
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_what_does_not_apply(args: argparse.Namespace) -> None:
     """ConversionError: an option is given that would be passed over."""
-    from tc_mmwm_core.data.convert import ConversionError
+    from tc_mmwm_core.data.report import ConversionError
 
     of_a_bag = ("namespace", "longest", "reaction")
     if args.to == "lerobot":

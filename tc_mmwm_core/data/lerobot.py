@@ -24,8 +24,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from tc_mmwm_core.data.convert import ConversionReport, outcome
 from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
+from tc_mmwm_core.data.report import ConversionReport, outcome
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.robot import ImageSpec, RobotInterface
 from tc_mmwm_core.utils.files import sha256

@@ -30,8 +30,9 @@ from robot_messages import SECOND, boolean, header, image, odometry
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from tc_mmwm_core.data.bag import Bag, BagError
-from tc_mmwm_core.data.convert import ConversionError, convert
+from tc_mmwm_core.data.convert import convert
 from tc_mmwm_core.data.dataset import AlreadyHeldError, Dataset, DatasetWriter, ShardWriter
+from tc_mmwm_core.data.report import ConversionError
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step, StepStream
 
