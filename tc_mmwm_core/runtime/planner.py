@@ -315,11 +315,11 @@ class Planner:
         with _timed(timings, "encode"):
             scene = self.screener.encode(step, instruction, self._remembered(step))
             self._memory, self._seen_ns = scene.memory, step.stamp_ns
-        sees_goal = self._sees_goal(scene)
-        alone = self.config.external == "only" or not sees_goal  # no candidates but theirs
+        in_vain = self.config.external != "only" and not self._sees_goal(scene)
+        alone = self.config.external == "only" or in_vain  # no candidates but theirs
         self._proposed_to |= external is not None
         if alone and external is None:
-            state, reason = self._left_alone() if sees_goal else self._in_vain(scene, instruction)
+            state, reason = self._in_vain(scene, instruction) if in_vain else self._left_alone()
             return self.stop(state, reason, scene=scene, timings=timings)
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
@@ -344,7 +344,7 @@ class Planner:
             stalled = self._stalled(float(screening.progress[STOPPING, 0]), waits)
             self._count_time_held_up(screening.actions[max(chosen, 0), 0], scene.proposal[0, 0], stalled)
         if chosen < 0:
-            if not sees_goal:
+            if in_vain:
                 state, missing = self._in_vain(scene, instruction)
                 reason = f"{missing}; {reason}"
             return self.stop(state, reason, screening=screening, scene=scene, timings=timings)

@@ -94,6 +94,8 @@ def test_it_stays_until_the_goal_is_seen_and_says_so(navigation, make_step, tmp_
     assert decide(0.7, slow, dark).state == PlannerState.GOAL_NOT_FOUND
     planner = Planner(screener, navigation, PlannerConfig(require_goal=False))
     assert decide(0.0, drive, dark).state == PlannerState.PLANNING
+    planner = Planner(screener, navigation, PlannerConfig(external="only"))
+    assert decide(0.0, drive, dark).state == PlannerState.WAITING, "where the goal is, is the other policy's affair"
 
 
 def test_held_up_by_what_is_forbidden_it_trusts_the_policy_less_until_it_moves(bundle, navigation, make_step):
