@@ -35,7 +35,7 @@ NODE_PARAMETERS = frozenset(  # that the planner node has beside these settings
     | {"use_sim_time", "start_type_description_service", "qos_overrides"}  # as every node has
 )
 STILL = 0.15  # normalised: with no velocity or position farther than this from the safe one, the robot stands still
-WAITING = 0.02  # the same, for a policy that does not want to move
+WAITS = 0.02  # the same, of all that another policy proposes: it does not want to move
 STOPPING = 0  # which of the candidates stops the robot
 STALL, GAIN = 1.0, 0.1  # s in which less than that is gained of progress: the robot gets no nearer
 HALVINGS = 10  # of trust, at most: more would only take longer to return from
@@ -330,7 +330,7 @@ class Planner:
                 actions = np.concatenate([actions, theirs])
                 sources = (*sources, (external.source, len(theirs)))
                 theirs_at = range(len(own), len(actions))
-                waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]), WAITING)
+                waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]), WAITS)
         preferred = theirs_at if alone or self._prefers_external(waits) else range(0)
         screening = self._screen(scene, actions, sources, timings, safe=1, external=theirs_at, preferred=preferred)
         for iteration in range(1, 0 if alone else self._rounds + 1):
@@ -378,7 +378,7 @@ class Planner:
     def _choose(self, screening: Screening, only_external: bool) -> tuple[int, PlannerState, str]:
         """The candidate to execute (-1: the safe action), what that means, and why.
 
-        With ``only_external``, which are preferred then, none that is rejected: there is no retreat.
+        With ``only_external`` it is one of the external ones, which are preferred then, and there is no retreat.
         """
         eligible = screening.external if only_external else range(len(screening.verdict))
         if (screening.verdict[eligible] == Verdict.ACCEPTED).any():

@@ -271,8 +271,8 @@ def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[li
     Each once, in the first dataset that has it: what is given twice (folders that overlap, a bag converted again) is no
     second independent trajectory. Second, how many were left out for that.
     """
-    known = {info.episode for dataset in datasets for info in dataset.trajectories if info.identity in trained_on}
-    known |= {info.episode for dataset in datasets for info in dataset.trajectories if info.episode in trained_on}
+    given = [info for dataset in datasets for info in dataset.trajectories]
+    known = {info.episode for info in given if info.identity in trained_on or info.episode in trained_on}
     parts, taken, repeated = [], set(), 0
     for dataset in datasets:
         chosen = []
