@@ -45,7 +45,7 @@ class StageConfig(Config):
     instructions: int = Field(2, ge=1, description="instructions that each window of a batch is seen under")
     starts: int = Field(4, ge=1, description="decisions a window: steps where the scene is grounded and imagined from")
     passes: int = Field(
-        1, ge=1, description="stages on encoders at rest: how often what was encoded once is learnt from"
+        1, ge=1, description="stages on encoders at rest: how often what was encoded once is learned from"
     )
     learning_rate: float | None = Field(None, gt=0, description="overrides the optimizer's for this stage")
     weights: dict[LossName, NonNegative] = Field({}, description="λ that this stage has in place of the run's")

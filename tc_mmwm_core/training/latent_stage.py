@@ -1,8 +1,8 @@
 """Stages in which the encoders rest (see :mod:`tc_mmwm_core.training.kinds`) and one part of the model is trained.
 
-Encoding is most of a training step, and what is learnt from latents needs many more steps than the encoders do:
+Encoding is most of a training step, and what is learned from latents needs many more steps than the encoders do:
 how far a hand gets in a second, that a wall is in the way of a push, what is sharp in an expert (when to close a
-gripper, which way around). With the encoders at rest each window is encoded once and learnt from many times.
+gripper, which way around). With the encoders at rest each window is encoded once and learned from many times.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LatentStage(Stage):
         return [self._encode(batch, index) for index, batch in enumerate(self.held_out)]
 
     def _joined(self) -> tuple[Rows, int]:
-        """All rows that are learnt from, and the most that a batch gave."""
+        """All rows that are learned from, and the most that a batch gave."""
         batches, stage = self.steps // self.stage.passes, self.stage
         encoded = tqdm(self._encoded(), "encode", batches, disable=not self.show)
         most = batches * stage.trajectories * stage.starts * stage.instructions

@@ -364,7 +364,7 @@ def _imagine(model: WorldModel, rows: Foreseen) -> tuple[Tensor, Tensor]:
 def foresight_losses(model: WorldModel, rows: Foreseen, config: ObjectiveConfig) -> dict[str, Tensor]:
     """The terms of what is imagined, where in the image that is, and what is judged of it.
 
-    The reader rests: the policy has learnt from what it reads.
+    The reader rests: the policy has learned from what it reads.
     """
     seen, led = _imagine(model, rows)
     v, p = model.score(seen, _at_rest(model.reader)(seen, rows.field.float()), rows.summary, led)
