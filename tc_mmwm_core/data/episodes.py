@@ -39,6 +39,7 @@ class Episode:
     judged: bool = False
     scene: dict[str, Any] | None = None
     scene_seed: int | None = None
+    begun_ns: int = 0  # its START; 0: none says that anything begins anew
     labelled: list[int] = field(default_factory=list)  # when each VIOLATION_BEGIN was, in all pieces of its episode
     cut_gaps: bool = False  # nobody says where attempts begin and end: a long gap is such a place
     broken: list[tuple[int, int]] = field(default_factory=list, init=False)  # [begin, end) of each violation
@@ -287,7 +288,7 @@ def _by_events(
             broken_since = None
             scene = _scene(event.scene, report)
             first = Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
-            first.scene, first.scene_seed = scene, int(event.seed)
+            first.scene, first.scene_seed, first.begun_ns = scene, int(event.seed), stamp_ns
             pieces = [first]
         elif not pieces:
             continue

@@ -185,10 +185,26 @@ def test_before_the_first_message_there_is_nothing_that_could_be_missing(run):
 def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
     drive = Drive()
     drive.instruct(0.01, "go left")
-    drive.instruct(2.01, "go right")  # just after a frame: at its first tick, nothing was heard under it
-    report, _ = run(drive)
-    assert report.faults.keys() == {"overhead: waiting"}
+    drive.instruct(2.01, "go right")  # just after a frame: at its first tick, nothing was heard under it yet
+    drive.without("camera/image_raw", 0.0, 0.3)
+    report, [left, right] = run(drive)
+    assert report.faults == {"overhead: waiting": 3}
     assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+    assert (len(left), len(right)) == (17, 30) and right.sensor[0, 0] == 2.0  # as it went on seeing
+
+
+def test_a_step_that_sees_what_was_before_start_is_not_of_the_episode(run):
+    """A simulator puts the robot elsewhere: until the first message from there, live it sees where it was."""
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(2.0, END, "go left", success=1)
+    drive.event(2.2, START, "go left")
+    for topic in ("camera/image_raw", "odom"):
+        drive.without(topic, 2.15, 2.35)
+    drive.event(4.5, END, "go left", success=1)
+    report, [first, second] = run(drive)
+    assert (len(first), len(second)) == (20, 21) and second.valid.all() and second.sensor[0, 0] == np.float32(2.4)
+    assert report.faults == {"camera/image_raw: of before START": 2}
 
 
 def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run, navigation, tmp_path):
@@ -280,7 +296,8 @@ def test_what_is_latched_counts_in_every_episode_though_said_once(robot, tmp_pat
     assert not any("clock" in note for note in report.notes)
 
 
-def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_path):
+@pytest.mark.parametrize("latched", [True, False])
+def test_what_is_said_on_change_is_carried_into_an_episode_as_it_is_live(robot, tmp_path, latched):
     """Two drivers, each with a joint of its own, on one topic, and messages that are refused between the episodes."""
     drive = Drive(duration=9.0)
     for begin, end in ((0.5, 2.0), (4.0, 6.0), (7.0, 8.5)):
@@ -301,7 +318,7 @@ def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_pat
     say("elbow", 0.125, 6.5, 6.5)
     fields = [{"name": joint, "path": f"position['{joint}']", "unit": "rad"} for joint in ("elbow", "finger")]
     robot["sensors"][2] = {"name": "joints", "topic": "joint_states", "type": "sensor_msgs/msg/JointState"}
-    robot["sensors"][2] |= {"max_age": 1000.0, "latched": True, "fields": fields}
+    robot["sensors"][2] |= {"max_age": 1000.0, "latched": latched, "fields": fields}
     interface = RobotInterface.from_dict(robot, "mine")
     report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", interface)
     dataset = Dataset.open(tmp_path / "dataset")
@@ -330,7 +347,7 @@ def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
     for topic in ("odom", "scan"):
         unstamped(drive, topic)
     report, _ = run(drive)
-    assert report.trajectories == 0 and report.faults.keys() == {"odometry: waiting"}
+    assert report.trajectories == 0 and report.faults.keys() == {"odometry: stale"}
     told = [note.split(" in its first")[0] for note in report.notes]
     assert {f"/{topic}: not used: header.stamp is 0" for topic in ("odom", "scan")} == set(told)
 
@@ -452,7 +469,7 @@ def test_told_something_else_within_an_episode_it_is_cut_there(run, told, succes
     report, [left, right] = run(drive)
     assert (left.instruction, left.success) == ("go left", None)
     assert (right.instruction, right.success) == ("go right", success)
-    assert len(left) == 20 and len(right) == 24 and left.violation.sum() == 1 and not right.violation.any()
+    assert len(left) == 20 and len(right) == 25 and left.violation.sum() == 1 and not right.violation.any()
     assert report.instruction_cuts == 1 and report.broken_successes == 0
 
 
