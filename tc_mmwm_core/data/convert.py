@@ -2,8 +2,8 @@
 
 Two passes over the bag. The first reads what was said and done (events, instructions, commands) and finds the episodes.
 The second feeds the observations to one StepStream, in the order in which they were received, and steps it at the
-interface's rate. As in the planner, a step holds what had been received by its tick, between episodes too: a camera that
-is late live is as late in the dataset, and what a sensor said holds for its max_age.
+interface's rate. As in the planner, a step holds what had been received by its tick, also between episodes: a camera
+that is late live is as late in the dataset, and what a sensor said holds for its max_age.
 
 Ticks lie just before the commands where those come at the control rate: a command is decided on what was seen right
 before it, so its effect shows in the following step and not in the one after that.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tc_mmwm_core.data.bag import Bag, DamagedBagError
 from tc_mmwm_core.data.dataset import DatasetWriter
-from tc_mmwm_core.data.episodes import Episode, Timeline, find_episodes, read_timeline
+from tc_mmwm_core.data.episodes import UNSTAMPED, Episode, Timeline, find_episodes, read_timeline
 from tc_mmwm_core.data.report import ConversionError, ConversionReport, outcome
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.fault import Fault
@@ -38,7 +38,6 @@ LEAD = 0.1  # of a period: how far ticks lie before the commands
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
 LONGEST = 60.0  # s: without events, trajectories are at most so long, unless another length is asked for
-UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
@@ -109,7 +108,7 @@ def _convert(
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
     planner = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
-    timeline = read_timeline(bag, interface, names, planner)
+    timeline = read_timeline(bag, interface, names, planner, offset_ns, report)
     episodes = find_episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)

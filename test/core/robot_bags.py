@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,22 @@ class Drive:
         self.entries.append((seconds + latency, f"{self.prefix}/{topic}", message))
 
     def event(
-        self, after: float, kind: int, instruction: str = "go", success: int = 2, scene: str = "", **more
+        self,
+        after: float,
+        kind: int,
+        instruction: str = "go",
+        success: int = 2,
+        scene: str = "",
+        episode: str = "e1",
+        stamped: float | None = None,
     ) -> None:
-        """An EpisodeEvent ``after`` seconds from the start."""
+        """An EpisodeEvent ``after`` seconds from the start; ``stamped``: after so many instead, or inf: not at all."""
         seconds = self.start + after
+        stamp = seconds if stamped is None else self.start + stamped
         message = store.types["tc_mmwm_ros/msg/EpisodeEvent"](
-            header=header(seconds),
+            header=header(stamp if math.isfinite(stamp) else 0.0),
             kind=kind,
-            episode="e1",
+            episode=episode,
             instruction=instruction,
             seed=7,
             rule="",

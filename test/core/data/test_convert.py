@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 import shutil
 import sqlite3
 from collections import deque
@@ -666,7 +667,78 @@ def test_what_was_recorded_before_the_first_start_is_told(run):
     drive.event(4.5, END, success=1)
     report, [trajectory] = run(drive)
     assert len(trajectory) == 20 and trajectory.success is True and not trajectory.violation.any()
-    assert "episode_event: the first 2.5 s, before the first START, were left out, with 2 event(s)" in report.notes
+    told = "outside of episodes, 2 event(s) were not used: VIOLATION_BEGIN 1, VIOLATION_END 1"
+    assert {"episode_event: the first 2.5 s, before the first START, were left out", f"episode_event: {told}"} == set(
+        report.notes
+    )
+
+
+@pytest.mark.parametrize("bag_time_offset", [0.0, 1.7e9])
+def test_an_event_without_a_stamp_counts_from_when_it_was_received(robot, tmp_path, bag_time_offset):
+    del robot["sensors"][2]
+    drive = Drive()
+    drive.event(0.0, START)
+    drive.event(2.0, VIOLATION_BEGIN, stamped=math.inf)
+    drive.event(3.0, VIOLATION_END)
+    drive.event(4.5, END, success=0, stamped=math.inf)
+    bag = drive.write(tmp_path / "bag", bag_time_offset=bag_time_offset)
+    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "mine"))
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert len(trajectory) == 45 and np.flatnonzero(trajectory.violation).tolist() == list(range(20, 30))
+    [note] = report.notes
+    assert note == (
+        "/episode_event: 2 event(s) have no stamp (header.stamp is 0) and count from when they were received: "
+        "VIOLATION_BEGIN 1, END 1; does its sender fill it in (header: auto)?"
+    )
+
+
+def test_what_names_another_episode_than_the_one_that_goes_on_is_not_used(run):
+    drive = Drive()
+    drive.event(0.0, START, episode="a")
+    drive.event(0.5, VIOLATION_BEGIN, episode="b")
+    drive.event(1.0, END, success=1, episode="b")
+    drive.event(2.0, VIOLATION_BEGIN, episode="")
+    drive.event(3.0, VIOLATION_END, episode="a")
+    drive.event(3.5, START, episode="c")  # whatever went on
+    drive.event(4.5, END, success=1, episode="")
+    report, [first, second] = run(drive)
+    assert len(first) == 35 and np.flatnonzero(first.violation).tolist() == list(range(20, 30))
+    assert (first.success, second.success, second.violation.any()) == (None, True, False)
+    told = "of another episode than the one that went on (b), 2 event(s) were not used: VIOLATION_BEGIN 1, END 1"
+    assert report.notes == [f"episode_event: {told}"]
+
+
+@pytest.mark.parametrize("named", ["", "b"])
+def test_a_violation_that_began_between_episodes_goes_on_in_the_next(run, named):
+    drive = Drive()
+    drive.event(0.0, START, episode="a")
+    drive.event(1.0, VIOLATION_BEGIN, episode="a")  # over with its episode
+    drive.event(2.0, END, success=0, episode="a")
+    drive.event(2.1, END, success=1, episode="a")
+    drive.event(2.4, VIOLATION_BEGIN, episode=named)
+    drive.event(2.5, START, episode="b")
+    drive.event(3.5, VIOLATION_END, episode="b")
+    drive.event(4.5, END, success=1, episode="b")
+    report, [first, second] = run(drive, reaction=0.5)
+    assert first.violation.tolist() == [0] * 5 + [-1] * 5 + [1] * 10
+    assert second.violation.tolist() == [1] * 10 + [0] * 10 and second.success is False
+    assert report.notes == ["episode_event: outside of episodes, 1 event(s) were not used: END 1"]
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(-3.0, "before"), (1.0, "after"), (0.4, "")])
+@pytest.mark.parametrize("bag_time_offset", [0.0, 1.7e9])
+def test_events_of_a_clock_that_is_off_are_told_of(robot, tmp_path, ahead, told, bag_time_offset):
+    del robot["sensors"][2]
+    drive = Drive(duration=9.0)
+    for after, kind in ((-5.0, START), (4.0, START), (5.0, VIOLATION_BEGIN), (6.0, VIOLATION_END)):
+        drive.event(max(after, 0.0), kind, stamped=after + ahead)  # the first was latched
+    bag = drive.write(tmp_path / "bag", bag_time_offset=bag_time_offset)
+    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "mine"))
+    notes = [note for note in report.notes if "are stamped up to" in note]
+    assert len(notes) == bool(told)
+    if told:
+        words = rf"/episode_event: 3 event\(s\) are stamped up to (.*) s {told} they were received; if their sender's"
+        assert abs(float(re.match(words, notes[0])[1]) - abs(ahead)) < 0.11  # with two clocks, to a period
 
 
 def test_instruction_given_on_the_command_line(run):
