@@ -69,7 +69,8 @@ def convert(
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short.
+        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short; the
+            clock was set back by more than a second.
         AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
@@ -105,6 +106,7 @@ def _convert(
     digest = bag.sha256()
     if not force:
         writer.check_new(bag.path, "sha256", digest, namespace=robot)
+    _check_order(bag)
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
     planner = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
@@ -194,6 +196,17 @@ def _planner_state(bag: Bag, robot: str) -> str | None:
     states = [name for name, topic in bag.topics.items() if topic.type == PLANNER_STATE and topic.messages]
     found = [name for name in states if name.rsplit("/", 2)[0] == robot.rstrip("/")]
     return found[0] if len(found) == 1 else None
+
+
+def _check_order(bag: Bag) -> None:
+    """ConversionError: the recorder's clock was set back, so that two stretches of time lie one over the other."""
+    topic, fall_ns = bag.setback() or ("", 0)
+    if fall_ns > SECOND:
+        raise ConversionError(
+            f"{bag.path}: {topic}: its times fall by {fall_ns / SECOND:.1f} s within the recording (a simulation was "
+            "restarted, or the clock set back): what was recorded before and after cannot be told apart; record each "
+            "in a bag of its own, as our recorder does"
+        )
 
 
 def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:

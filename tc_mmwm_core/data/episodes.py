@@ -100,7 +100,7 @@ def read_timeline(
         report: gets which events had no stamp, or one far from when they were received.
 
     Raises:
-        ConversionError: no command can be read.
+        ConversionError: no command can be read; with two clocks, the stamps of commands fall by more than a second.
     """
     action, instruction = names[interface.action.topic], names[interface.instruction.topic]
     judged = names[interface.events.topic] if interface.events else None
@@ -114,6 +114,11 @@ def read_timeline(
     for raw, message in bag.contents({action, instruction, judged, planner} - {None}):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
+            if offset_ns and stamp_ns < commanded_ns - SECOND:
+                raise ConversionError(
+                    f"{bag.path}: {action}: its stamps fall by {(commanded_ns - stamp_ns) / SECOND:.1f} s within the "
+                    "recording: a simulation was restarted; record each in a bag of its own"
+                )
             commands.append((stamp_ns, read_action(message, interface.action)))
             commanded_ns = max(commanded_ns, stamp_ns)
         elif raw.topic == instruction:

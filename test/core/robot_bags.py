@@ -101,13 +101,14 @@ class Drive:
         storage: StoragePlugin = StoragePlugin.MCAP,
         compression: CompressionMode = CompressionMode.NONE,
         bag_time_offset: float = 0.0,
+        as_listed: bool = False,
     ) -> Path:
-        """Write the bag with rosbags' own writer."""
+        """Write the bag with rosbags' own writer, by time, or in the order of ``entries``."""
         writer = Writer(folder, version=9, storage_plugin=storage)
         writer.set_compression(compression, CompressionFormat.ZSTD)
         connections: dict[str, Any] = {}
         with writer:
-            for seconds, topic, message in sorted(self.entries, key=lambda entry: entry[0]):
+            for seconds, topic, message in sorted(self.entries, key=lambda entry: as_listed or entry[0]):
                 kind = message.__msgtype__
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, kind, typestore=store)

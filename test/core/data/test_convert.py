@@ -1013,10 +1013,50 @@ def test_not_a_bag(tmp_path, make, says):
     assert says in str(refusal.value) and "thing" in str(refusal.value)
 
 
-def test_a_restarted_simulation_in_one_bag(run):
-    """Simulated time begins again: the second START is before the first, and nothing of one leaks into the other."""
+def test_what_lies_apart_in_one_bag_does_not_mix(run):
     first = episode(start=100.0, duration=4.6)
-    second = episode(start=200.0, duration=4.6)
-    first.entries += second.entries
+    first.entries += episode(start=200.0, duration=4.6).entries
     _, dataset = run(first)
     assert [len(trajectory) for trajectory in dataset] == [45, 45]
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("kind", ["whole", "without metadata", "of two files", "cut off"])
+def test_a_bag_whose_clock_was_set_back_is_refused(navigation, tmp_path, storage, kind):
+    """A simulation was restarted: by time, its messages lie among those of before."""
+    if kind == "cut off" and storage is StoragePlugin.SQLITE3:
+        pytest.skip("only MCAP files can be read without their end")
+    first, second = (Drive(start=start, duration=4.0) for start in (100.0, 102.0))
+    for drive in (first, second):
+        drive.entries.sort(key=lambda entry: entry[0])
+    if kind == "of two files":
+        bag = first.write(tmp_path / "bag", storage)
+        shutil.copy(next(second.write(tmp_path / "bag_1", storage).glob("bag_1.*")), bag)
+    else:
+        first.entries += second.entries
+        bag = first.write(tmp_path / "bag", storage, as_listed=True)
+    if kind != "whole":
+        (bag / "metadata.yaml").unlink()
+    if kind == "cut off":
+        os.truncate(bag / "bag.mcap", (bag / "bag.mcap").stat().st_size - 99)
+    with pytest.raises(
+        ConversionError, match=r"/bag: /.*: its times fall by [12]\.\d s within the recording \(a simula"
+    ):
+        convert(bag, tmp_path / "dataset", navigation, instruction="go")
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_a_bag_that_was_written_topic_by_topic_is_none_whose_clock_was_set_back(navigation, tmp_path, storage):
+    drive = episode()
+    drive.entries.sort(key=lambda entry: (entry[1], entry[0]))
+    bag = drive.write(tmp_path / "bag", storage, as_listed=True)
+    assert Bag(bag).setback() is None and convert(bag, tmp_path / "dataset", navigation).steps == 45
+
+
+def test_a_restarted_simulation_in_a_bag_of_wall_time_is_refused(robot, tmp_path):
+    del robot["sensors"][2]
+    drive = episode(start=5.0)
+    drive.entries += [(received + 10.0, topic, m) for received, topic, m in episode(start=5.0).entries]
+    bag = drive.write(tmp_path / "bag", bag_time_offset=1.7e9)
+    with pytest.raises(ConversionError, match=r"/cmd_vel: its stamps fall by 4\.9 s within the recording: a sim"):
+        convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "test"))
