@@ -70,8 +70,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "params_file",
             default_value=PlannerParameters(share / "config" / "planner"),
-            description="Parameters of the nodes (YAML); robot, model, use_sim_time, autostart and bag here win over it. "
-            "By default config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
+            description="Parameters of the nodes (YAML); robot, model, use_sim_time, autostart and bag here win over "
+            "it. By default config/planner/<name of the bundle's folder>.yaml where there is one, else default.yaml",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
         DeclareLaunchArgument(
@@ -138,16 +138,15 @@ def generate_launch_description() -> LaunchDescription:
 
     def recorder(context: LaunchContext) -> list[Node]:
         bag = context.launch_configurations["bag"]
-        given = (
-            {"output": ParameterValue(bag, value_type=str)} if bag else {}
-        )  # an empty one would win over params_file
+        # an empty one would win over params_file
+        output = {"output": ParameterValue(bag, value_type=str)} if bag else {}
         return [
             Node(
                 package=PACKAGE,
                 executable="recorder",
                 name="recorder",
                 namespace=namespace,
-                parameters=[params_file, {"robot": robot, "use_sim_time": flag("use_sim_time")} | given],
+                parameters=[params_file, {"robot": robot, "use_sim_time": flag("use_sim_time")} | output],
                 ros_arguments=log_level,
                 output="screen",
             )

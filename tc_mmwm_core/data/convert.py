@@ -125,7 +125,7 @@ def _convert(
                 trajectory.provenance |= provenance
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
-                report.account(trajectory)
+                report.account(trajectory, interface)
             episode.steps.clear()  # written: an hour of them would not fit into memory
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)

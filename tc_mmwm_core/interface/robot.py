@@ -299,6 +299,12 @@ class RobotInterface(_Section):
         """float32 [A], units per second, inf where there is no limit."""
         return _constant([field.max_rate or np.inf for field in self.action.fields])
 
+    def beyond_limits(self, action: np.ndarray) -> np.ndarray:
+        """bool [..., A]: what of ``action`` [..., A], in units, is beyond its limits by more than rounding makes."""
+        lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]
+        rounding = 1e-4 * (upper - lower)
+        return (action < lower - rounding) | (action > upper + rounding)
+
     def normalise_action(self, action: np.ndarray) -> np.ndarray:
         """Units to [-1, 1] by the limits (beyond them where ``action`` is): float32 [..., A]."""
         lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]

@@ -213,7 +213,7 @@ def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run
     drive.instruct(-0.1, "go")
     report, pieces = run(drive, longest=3.0)
     assert [len(piece) for piece in pieces] == [27, 27, 26] and report.length_cuts == 2 and report.faults == {}
-    assert "note: 2 cuts since no events say what an episode is (see --longest)" in report.table()
+    assert "note: 2 cut(s) for length, where no events say what an episode is (see --longest)" in report.table()
     whole = convert(tmp_path / "bag", tmp_path / "whole", navigation)
     [expected] = Dataset.open(tmp_path / "whole")
     assert whole.length_cuts == 0 and "--longest" not in whole.table()
@@ -761,6 +761,10 @@ def test_bad_steps_stay_in_place_invalid_and_counted_by_reason(run):
     assert np.flatnonzero(~trajectory.valid).tolist() == [15, 35, 36, 37]
     assert report.faults["odometry.x: non-finite"] == 1
     assert report.faults["no command"] == 3 and "cmd_vel" in report.examples["no command"]
+    assert (
+        "4 steps are not valid, since an input or the command was missing or bad: 4 within trajectories, where they "
+        "stay, 0 before, between or after them, left out. What it was:\n       3 steps: no command; the first: nothing"
+    ) in report.table()
     assert (trajectory.sensor[15] == 0).all() and (trajectory.images["overhead"][15] == 0).all()
     assert np.isnan(trajectory.state[15]).all()
 
@@ -993,6 +997,17 @@ def test_not_a_number_in_a_command(run):
     drive.add(drive.start + 2.03, "cmd_vel", twist(drive.start + 2.03, math.inf, 0.0))
     report, [trajectory] = run(drive)
     assert np.flatnonzero(~trajectory.valid).tolist() == [20] and report.faults == {"action.forward: non-finite": 1}
+
+
+def test_commands_beyond_their_limits_are_told_of(run):
+    drive = episode()  # turns by 0.5 rad/s
+    drive.without("cmd_vel", 1.0, 2.0)
+    for tick in range(10, 20):
+        seconds = drive.start + tick / 10 + drive.command_phase
+        drive.add(seconds, "cmd_vel", twist(seconds, 0.700001, -2.6))
+    report, _ = run(drive)
+    assert report.beyond_limits == {"turn": 10}
+    assert "note: action turn: 10 of 45 steps (22 %) are beyond its limits (-2.5 to 2.5)" in report.table()
 
 
 @pytest.mark.parametrize(
