@@ -186,7 +186,7 @@ class _Indexed:
                     for _, channel, message in make_reader(stream).iter_messages(log_time_order=False):
                         yield channel.topic, message.log_time
             elif file.suffix == ".db3":
-                with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as storage:
+                with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as storage:
                     yield from storage.execute(
                         "SELECT name, timestamp FROM messages JOIN topics ON topics.id = topic_id ORDER BY messages.id"
                     )
