@@ -165,7 +165,7 @@ class Recorder(Node):
         """Finish the bag. False: of all that was heard, nothing could be recorded."""
         self.writer.close()
         counts = self.writer.counts
-        silent = [name for name, count in counts.items() if not count]
+        silent = [name for name, count in counts.items() if not count and name not in self._early]
         size = self.writer.size / 1e6
         self.get_logger().info(f"{sum(counts.values())} messages, {self._losses()}, {size:.1f} MB in {self.folder}")
         if silent:
