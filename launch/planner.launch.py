@@ -12,7 +12,14 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_path
 from launch import LaunchContext, LaunchDescription, Substitution
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, RegisterEventHandler, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
 from launch.conditions import IfCondition
 from launch.events import matches_action
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
@@ -63,8 +70,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "params_file",
             default_value=PlannerParameters(share / "config" / "planner"),
-            description="Parameters of the nodes (YAML); robot, model, use_sim_time and autostart here win over it. By "
-            "default config/planner/<name of the bundle's folder>.yaml where the package has one, else default.yaml",
+            description="Parameters of the nodes (YAML); robot, model, use_sim_time, autostart and bag here win over "
+            "it. By default config/planner/<name of the bundle's folder>.yaml where there is one, else default.yaml",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics"),
         DeclareLaunchArgument(
@@ -81,6 +88,12 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             "record", default_value="false", choices=TRUTH, description="Record the robot interface's topics to MCAP"
+        ),
+        DeclareLaunchArgument(
+            "bag",
+            default_value="",
+            description="With record:=true, the folder of the bag, which must not hold anything yet; empty: as in "
+            "params_file, or else rosbag2_<date>-<time> in the working directory",
         ),
         DeclareLaunchArgument(
             "sim", default_value="false", choices=TRUTH, description="Start the simulated differential-drive robot"
@@ -122,16 +135,24 @@ def generate_launch_description() -> LaunchDescription:
         ros_arguments=log_level,
         output="screen",
     )
-    recorder = Node(
-        package=PACKAGE,
-        executable="recorder",
-        name="recorder",
-        namespace=namespace,
-        parameters=[params_file, {"robot": robot, "use_sim_time": flag("use_sim_time")}],
-        ros_arguments=log_level,
-        output="screen",
-        condition=IfCondition(LaunchConfiguration("record")),
-    )
+
+    def recorder(context: LaunchContext) -> list[Node]:
+        bag = context.launch_configurations["bag"]
+        # an empty one would win over params_file
+        output = {"output": ParameterValue(bag, value_type=str)} if bag else {}
+        return [
+            Node(
+                package=PACKAGE,
+                executable="recorder",
+                name="recorder",
+                namespace=namespace,
+                parameters=[params_file, {"robot": robot, "use_sim_time": flag("use_sim_time")} | output],
+                ros_arguments=log_level,
+                output="screen",
+            )
+        ]
+
+    record = OpaqueFunction(function=recorder, condition=IfCondition(LaunchConfiguration("record")))
     sim_robot = Node(
         package=PACKAGE,
         executable="sim_robot",
@@ -187,4 +208,4 @@ def generate_launch_description() -> LaunchDescription:
         ),
         transition(Transition.TRANSITION_CONFIGURE),
     ]
-    return LaunchDescription([*arguments, *environment, sim_robot, recorder, planner, *bring_up])
+    return LaunchDescription([*arguments, *environment, sim_robot, record, planner, *bring_up])

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,14 @@ from tc_mmwm_core.utils.files import write_atomically
 
 METADATA_VERSION = 5  # read by rosbag2 of Humble and every later one
 CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder ``path``, or where that is taken ``path``_1, ``path``_2, ...: two who ask at once get two."""
+    for name in chain([path.name], (f"{path.name}_{number}" for number in count(1))):
+        with suppress(FileExistsError):
+            path.with_name(name).mkdir(parents=True)
+            return path.with_name(name)
 
 
 @dataclass
@@ -68,6 +78,14 @@ class BagWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._begin_file()
 
+    def beside(self, folder: Path) -> BagWriter:
+        """Close it, and go on in ``folder`` with the same topics."""
+        self.close()
+        other = BagWriter(folder, self.chunk_seconds, self.split_bytes)
+        for topic in self._topics.values():
+            other.add_topic(topic.name, topic.type, topic.definition, topic.qos)
+        return other
+
     def add_topic(self, name: str, message_type: str, definition: str, qos: list[dict]) -> None:
         """Announce a topic before its first message. ``qos``: the profiles that a player should publish it with."""
         topic = _Topic(name, message_type, definition, qos)
@@ -112,7 +130,7 @@ class BagWriter:
 
     def _begin_file(self) -> None:
         name = f"{self.folder.name}_{len(self._files)}.mcap"
-        self._stream = open(self.folder / name, "wb")  # noqa: SIM115 (open for as long as the bag grows)
+        self._stream = open(self.folder / name, "xb")  # noqa: SIM115 (open for as long as the bag grows)
         self._writer = Writer(self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
         self._writer.start(profile="ros2", library="tc_mmwm_ros")
         self._files.append(_File(name))

@@ -13,7 +13,10 @@ once.
 Threads: one. Messages are not deserialized; subscriptions, the flush and the report all run in the thread that spins.
 
 Time: bag times are those of the node's clock, so of /clock with ``use_sim_time``: what is heard before the first of
-it waits, and is recorded at that time. Flushing goes by the steady clock.
+it waits, and is recorded at that time. Where the clock is set back by more than a second (a simulation was restarted)
+it goes on in another bag, ``<output>_1``, ``_2``, ...: by time, the messages of before and after would lie interleaved.
+That bag begins with the instruction and what latched sensors said last: nobody may say it again. Flushing goes by the
+steady clock.
 
 Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
 WARN while an observation or the command of the robot interface is silent, with what the ROS graph knows of it, or the
@@ -48,13 +51,15 @@ from rclpy.validate_topic_name import validate_topic_name
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.interface.messages import check_type
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import SECOND
 from tc_mmwm_ros import signals
-from tc_mmwm_ros.bag_writer import BagWriter
+from tc_mmwm_ros.bag_writer import BagWriter, new_folder
 from tc_mmwm_ros.graph import unheard
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
 from tc_mmwm_ros.parameters import describe
 
 QUEUE = 200
+STAMP = slice(4, 12)  # header.stamp in the CDR of a message that begins with its header
 LIVE = (DurabilityPolicy.VOLATILE,)
 LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL,)  # what the planner hears of a sensor that is latched
 EITHER = LIVE + LATCHED
@@ -78,7 +83,8 @@ class Recorder(Node):
         output = self._declare(
             "output",
             "",
-            "folder of the bag, which must not exist yet; empty: rosbag2_<date>-<time> in the working directory",
+            "folder of the bag, which must not hold anything yet; empty: rosbag2_<date>-<time> in the working "
+            "directory (with _1, ... where that is taken)",
         )
         extra = self._declare(
             "extra_topics",
@@ -125,7 +131,19 @@ class Recorder(Node):
             for topic, (kind, durabilities) in topics.items()
         ]
 
-        self.folder = Path(output or time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute()
+        self._kept = {self.resolve_topic_name(self.interface.instruction.topic), *self._said_once}
+        self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last
+        events = self.interface.events
+        self._events = self.resolve_topic_name(events.topic) if events else None
+        self._unstamped = False  # an event without a stamp was warned of
+        self._unplaced = 0  # messages that were heard before time began, and are not in the bag
+        self._newest_ns = 0
+        self._begun_at = -math.inf  # when the clock was set back last, on the steady one
+
+        self.folder = Path(output).absolute()
+        if not output:
+            self.folder = new_folder(Path(time.strftime("rosbag2_%Y_%m_%d-%H_%M_%S")).absolute())
+        self._first = self.folder
         self.writer = BagWriter(self.folder, chunk_seconds, split_bytes)
         self._lost: Counter[str] = Counter()  # by topic
         self._lost_told = 0  # in the log
@@ -143,15 +161,20 @@ class Recorder(Node):
         self.create_timer(REPORT_PERIOD, self._report, clock=steady)
         self.get_logger().info(f"recording {', '.join(self.writer.counts)} to {self.folder}")
 
-    def close(self) -> None:
-        """Finish the bag."""
+    def close(self) -> bool:
+        """Finish the bag. False: of all that was heard, nothing could be recorded."""
         self.writer.close()
         counts = self.writer.counts
-        silent = [name for name, count in counts.items() if not count]
+        silent = [name for name, count in counts.items() if not count and name not in self._early]
         size = self.writer.size / 1e6
         self.get_logger().info(f"{sum(counts.values())} messages, {self._losses()}, {size:.1f} MB in {self.folder}")
         if silent:
             self.get_logger().warning(f"nothing was heard on {', '.join(silent)}")
+        if self._unplaced:
+            self.get_logger().error(
+                f"{self._unplaced} messages were heard before the first /clock and are not recorded (use_sim_time)"
+            )
+        return not self._unplaced or any(counts.values())
 
     def _extra(self, entry: str) -> tuple[str, str]:
         """Resolved name and type, '' where it is not given, of an entry of ``extra_topics``."""
@@ -192,9 +215,9 @@ class Recorder(Node):
         ``numbers``: of the last message that this subscription heard, by publisher; None: it does not count.
         """
         number, publisher = information.get("publication_sequence_number"), information.get("publisher_gid")
-        if numbers is not None and number is not None and publisher is not None:  # rclpy of Jazzy does not tell whose
+        publisher = publisher and publisher["data"]  # rclpy of Jazzy does not tell
+        if numbers is not None and number is not None and publisher is not None:
             self._numbered = True
-            publisher = publisher["data"]
             before = numbers.get(publisher, number - 1)
             if number > before + 1:
                 self._lost[topic] += number - before - 1
@@ -204,17 +227,46 @@ class Recorder(Node):
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
+            if topic == self._events and not any(data[STAMP]) and not self._unstamped:
+                self._unstamped = True
+                self.get_logger().warning(
+                    f"{topic}: an event has no stamp (header.stamp is 0) and will count from when it was received; "
+                    "does its sender fill it in (header: auto)?"
+                )
             self._write(topic, self.get_clock().now().nanoseconds, data)
+            if topic in self._kept:
+                self._last[topic, publisher] = data
 
     def _write(self, topic: str, now_ns: int, data: bytes) -> None:
         if not now_ns:  # use_sim_time, and no /clock yet
             self._early.setdefault(topic, deque(maxlen=QUEUE)).append(data)
+            self._unplaced += 1
             return
+        if now_ns < self._newest_ns - SECOND:
+            self._begin_anew(now_ns)
+        self._newest_ns = max(self._newest_ns, now_ns)
         for early, messages in self._early.items():
             for message in messages:
                 self.writer.write(early, now_ns, message)
+                self._unplaced -= 1
         self._early.clear()
         self.writer.write(topic, now_ns, data)
+
+    def _begin_anew(self, now_ns: int) -> None:
+        """Go on in a bag beside the first: the clock was set back. OSError: it is so again and again."""
+        fall, now = (self._newest_ns - now_ns) / SECOND, time.monotonic()
+        if now - self._begun_at < REPORT_PERIOD:
+            raise OSError(f"the clock was set back by {fall:.1f} s again; does /clock come from more than one node?")
+        before, recorded = self.folder, sum(self.writer.counts.values())
+        self.folder = new_folder(self._first)
+        self.writer = self.writer.beside(self.folder)
+        self._newest_ns, self._begun_at, self._reported = now_ns, now, (now, 0)
+        for (topic, _), data in self._last.items():
+            self.writer.write(topic, now_ns, data)
+        self.get_logger().warning(
+            f"the clock was set back by {fall:.1f} s (a simulation restarted?): {recorded} messages are in {before}, "
+            f"and what comes now goes to {self.folder}"
+        )
 
     def _flush(self) -> None:
         self.writer.flush(due=True)
@@ -288,7 +340,12 @@ class Recorder(Node):
         rate = (total - self._reported[1]) / (now - self._reported[0])
         self._reported = (now, total)
         line = f"{total} messages, {rate:.0f}/s, {self._losses()}, {self.writer.size / 1e6:.1f} MB"
-        if (lost := self._lost.total()) > self._lost_told:
+        lost = self._lost.total()
+        if self._early:
+            self.get_logger().warning(
+                f"{line}; {self._unplaced} messages wait for the first /clock: use_sim_time is true; is it published?"
+            )
+        elif lost > self._lost_told:
             self.get_logger().warning(line)
         else:
             self.get_logger().info(line)
@@ -320,7 +377,7 @@ def _playback_qos(latched: bool) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 the bag could not be written, 2 refused."""
+    """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 nothing could be recorded, 2 refused."""
     stop = signals.init(arguments)
     try:
         recorder = Recorder()
@@ -331,7 +388,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         signals.spin(recorder, stop)
-        recorder.close()
+        status = 0 if recorder.close() else 1
     except OSError as error:
         print(f"recorder: {recorder.folder}: {error}; what was flushed before can be converted", file=sys.stderr)
         status = 1

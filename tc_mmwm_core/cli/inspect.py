@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import numpy as np
+
     from tc_mmwm_core.data.dataset import Dataset
+    from tc_mmwm_core.data.report import beyond_in_words
 
     dataset = Dataset.open(path)
     interface = dataset.interface
@@ -59,8 +62,10 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
     if args.verify:
         damaged += [{"shard": shard, "trajectory": index, "why": why} for shard, index, why in dataset.verify()]
     rows = []
+    actions = [np.zeros((0, interface.action_size), np.float32)]
     for index, info in enumerate(dataset.trajectories):
         trajectory = dataset[index]
+        actions.append(trajectory.action[trajectory.valid])
         rows.append(
             {
                 "trajectory": index,
@@ -76,6 +81,10 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
         )
     outcomes = Counter(row["success"] for row in rows)
     origin = _origin(dataset.trajectories)
+    lengths = [row["steps"] for row in rows]
+    done = np.concatenate(actions)
+    spans = np.stack([done.min(0), done.max(0)], 1).tolist() if len(done) else [None] * interface.action_size
+    fields = zip(interface.action_names, spans, interface.beyond_limits(done).sum(0).tolist(), strict=True)
     facts = {
         "kind": "dataset",
         "robot": interface.name,
@@ -83,8 +92,10 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
         "images": {spec.name: [spec.height, spec.width, spec.channels] for spec in interface.images},
         "sensors": interface.sensor_names,
         "action": interface.action_names,
+        "commanded": {name: {"span": span, "beyond_limits": beyond} for name, span, beyond in fields},
         "trajectories": rows,
         "steps": dataset.steps,
+        "lengths": {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)} if rows else None,
         "seconds": dataset.steps / interface.rate,
         "instructions": len({row["instruction"] for row in rows}),
         "origin": origin,
@@ -95,18 +106,28 @@ def _dataset(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]
     }
     images = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in facts["images"].items())
     sensors = ", ".join(f"{s.name} ({', '.join(field.name for field in s.fields)})" for s in interface.sensors)
+    actions_in_words = [
+        f"{field.name} [{field.unit}]" + (f" {span[0]:.3g} to {span[1]:.3g}" if span else "")
+        for field, span in zip(interface.action.fields, spans, strict=True)
+    ]
     judged = dataset.steps - sum(row["unjudged"] for row in rows)
     lines = [
         f"dataset of the robot '{interface.name}' at {interface.rate:g} Hz, digest {dataset.digest[:12]}",
         f"  images      {images}",
         f"  sensors     {interface.sensor_size} numbers: {sensors}",
-        f"  action      {', '.join(f'{field.name} [{field.unit}]' for field in interface.action.fields)}",
+        f"  action      {', '.join(actions_in_words)}",
         f"  trajectories {len(rows)}, {dataset.steps} steps ({facts['seconds']:.0f} s), "
-        f"{sum(row['invalid'] for row in rows)} of them not valid",
+        f"{dataset.steps - len(done)} of them not valid",
+        *([f"  lengths     {min(lengths)} to {max(lengths)} steps, median {np.median(lengths):g}"] if rows else []),
         f"  instructions {facts['instructions']} different ones",
         *_origin_in_words(origin),
         f"  outcome     {outcomes[True]} success, {outcomes[False]} failure, {outcomes[None]} unknown",
         f"  violations  {sum(row['violating'] for row in rows)} of {judged} judged steps",
+        *(
+            f"  {beyond_in_words(field.name, facts['commanded'][field.name]['beyond_limits'], len(done), field.limits)}"
+            for field in interface.action.fields
+            if facts["commanded"][field.name]["beyond_limits"]
+        ),
         "",
         f"{'#':>6} {'steps':>6} {'invalid':>7} {'violating':>9} {'success':>8} {'source':<10} instruction",
     ]

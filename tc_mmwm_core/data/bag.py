@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +110,24 @@ class Bag:
             except BROKEN as error:
                 raise DamagedBagError(f"{part.files[0]}: damaged: {error}") from error
 
+    def setback(self) -> tuple[str, int] | None:
+        """(topic, by how many ns): where the recorder's clock fell most, in the order of the files; None: nowhere.
+
+        ``messages`` sorts what a file holds by time, so that what was recorded before and after lies interleaved. Each
+        topic by itself: a tool may have written one after the other. Files that are compressed as such are not looked
+        into. DamagedBagError: it ends here.
+        """
+        newest: dict[str, int] = {}
+        found = ("", 0)
+        for part in self._parts:
+            try:
+                for topic, log_ns in part.order():
+                    found = max(found, (topic, newest.get(topic, log_ns) - log_ns), key=lambda fall: fall[1])
+                    newest[topic] = max(newest.get(topic, log_ns), log_ns)
+            except BROKEN as error:
+                raise DamagedBagError(f"{part.files[0]}: damaged: {error}") from error
+        return found if found[1] else None
+
     def contents(self, topics: set[str]) -> Iterator[tuple[Raw, Any]]:
         """``messages`` with what ``deserialize`` makes of each; what has bad data is left out: ``unreadable``."""
         for raw in self.messages(topics):
@@ -158,6 +178,19 @@ class _Indexed:
                 for connection, log_ns, data in reader.messages(connections):
                     yield Raw(connection.topic, connection.msgtype, log_ns, data)
 
+    def order(self) -> Iterator[tuple[str, int]]:
+        """(topic, time) of every message, in the order in which the files hold them."""
+        for file in self.files:
+            if file.suffix == ".mcap":
+                with open(file, "rb") as stream:
+                    for _, channel, message in make_reader(stream).iter_messages(log_time_order=False):
+                        yield channel.topic, message.log_time
+            elif file.suffix == ".db3":
+                with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as storage:
+                    yield from storage.execute(
+                        "SELECT name, timestamp FROM messages JOIN topics ON topics.id = topic_id ORDER BY messages.id"
+                    )
+
 
 class _Salvaged:
     """An MCAP file without a valid end or with damaged chunks, read from its beginning as far as it goes."""
@@ -187,6 +220,12 @@ class _Salvaged:
             if isinstance(record, tuple) and record[0] in topics:
                 topic, schema, message = record
                 yield Raw(topic, schema, message.log_time, message.data)
+
+    def order(self) -> Iterator[tuple[str, int]]:
+        """(topic, time) of every message, in the order in which the file holds them."""
+        for record in self._records():
+            if isinstance(record, tuple):
+                yield record[0], record[2].log_time
 
     def _records(self) -> Iterator[Schema | tuple[str, str, Message]]:
         """Schemas, and (topic, type, message), up to where the file makes no more sense."""

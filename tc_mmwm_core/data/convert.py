@@ -1,9 +1,9 @@
 """From a bag to trajectories, through the same stream-to-step path that the planner uses live.
 
 Two passes over the bag. The first reads what was said and done (events, instructions, commands) and finds the episodes.
-The second feeds the observations to one StepStream per episode, in the order in which they were received, and steps it
-at the interface's rate. As in the planner, a step holds what had been received by its tick: a camera that is late live
-is as late in the dataset.
+The second feeds the observations to one StepStream, in the order in which they were received, and steps it at the
+interface's rate. As in the planner, a step holds what had been received by its tick, also between episodes: a camera
+that is late live is as late in the dataset, and what a sensor said holds for its max_age.
 
 Ticks lie just before the commands where those come at the control rate: a command is decided on what was seen right
 before it, so its effect shows in the following step and not in the one after that.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tc_mmwm_core.data.bag import Bag, DamagedBagError
 from tc_mmwm_core.data.dataset import DatasetWriter
-from tc_mmwm_core.data.episodes import Episode, Timeline, find_episodes, read_timeline
+from tc_mmwm_core.data.episodes import UNSTAMPED, Episode, Timeline, find_episodes, read_timeline
 from tc_mmwm_core.data.report import ConversionError, ConversionReport, outcome
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.interface.fault import Fault
@@ -38,7 +38,6 @@ LEAD = 0.1  # of a period: how far ticks lie before the commands
 LONG_GAP = 1.0  # s without a valid step: without events, a new trajectory begins after it
 SHORTEST = 2  # steps
 LONGEST = 60.0  # s: without events, trajectories are at most so long, unless another length is asked for
-UNSTAMPED = "does its sender fill it in (header: auto)?"
 STATE = ("x", "y", "yaw", "forward_speed", "turn_rate")
 
 
@@ -70,7 +69,8 @@ def convert(
 
     Raises:
         BagError: not a bag, empty, or damaged beyond salvage.
-        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short.
+        ConversionError: a topic is missing (those there are listed), or no instruction; ``longest`` is too short; the
+            clock was set back by more than a second.
         AlreadyHeldError: the dataset holds this bag; only without ``force``.
         DatasetError: the dataset there was made for another robot interface.
     """
@@ -106,10 +106,11 @@ def _convert(
     digest = bag.sha256()
     if not force:
         writer.check_new(bag.path, "sha256", digest, namespace=robot)
+    _check_order(bag)
     _check_stamps(bag, interface, names)
     offset_ns = _clock_offset(bag, interface, names, report)
     planner = None if offset_ns else _planner_state(bag, robot)  # else its times are not the instruction topic's
-    timeline = read_timeline(bag, interface, names, planner)
+    timeline = read_timeline(bag, interface, names, planner, offset_ns, report)
     episodes = find_episodes(timeline, bag, interface, offset_ns, instruction, report)
     for episode in episodes:
         episode.ticks = _ticks(episode, timeline.command_ns, interface.rate)
@@ -124,7 +125,7 @@ def _convert(
                 trajectory.provenance |= provenance
                 shard = shard or stack.enter_context(writer.shard())
                 shard.add(trajectory)
-                report.account(trajectory)
+                report.account(trajectory, interface)
             episode.steps.clear()  # written: an hour of them would not fit into memory
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
@@ -195,6 +196,17 @@ def _planner_state(bag: Bag, robot: str) -> str | None:
     states = [name for name, topic in bag.topics.items() if topic.type == PLANNER_STATE and topic.messages]
     found = [name for name in states if name.rsplit("/", 2)[0] == robot.rstrip("/")]
     return found[0] if len(found) == 1 else None
+
+
+def _check_order(bag: Bag) -> None:
+    """ConversionError: the recorder's clock was set back, so that two stretches of time lie one over the other."""
+    topic, fall_ns = bag.setback() or ("", 0)
+    if fall_ns > SECOND:
+        raise ConversionError(
+            f"{bag.path}: {topic}: its times fall by {fall_ns / SECOND:.1f} s within the recording (a simulation was "
+            "restarted, or the clock set back): what was recorded before and after cannot be told apart; record each "
+            "in a bag of its own, as our recorder does"
+        )
 
 
 def _check_stamps(bag: Bag, interface: RobotInterface, names: dict[str, str]) -> None:
@@ -279,55 +291,44 @@ def _observe(
     """
     topics = {names[topic]: topic for topic in interface.observation_topics()}
     waiting = deque(sorted(episodes, key=lambda episode: episode.start_ns))
-    running: list[tuple[Episode, StepStream]] = []
-    latched = StepStream(interface)  # what was said once counts in the episodes that begin later, too
+    stream = StepStream(interface)  # one for all of them, as live
     period_ns = round(SECOND / interface.rate)
-    newest_ns = received_ns = 0
-    first_ns: int | None = None
+    newest_ns = 0
+    received_ns: int | None = None
 
     def advance(until_ns: float) -> Iterator[Episode]:
-        for episode, stream in list(running):
-            while len(episode.steps) < len(episode.ticks) and episode.ticks[len(episode.steps)] < until_ns:
+        while waiting:
+            episode = waiting[0]
+            while len(episode.steps) < len(episode.ticks):
                 tick = episode.ticks[len(episode.steps)]
+                if tick >= until_ns:
+                    return
                 if not episode.steps:
                     stream.discard(tick - period_ns)  # live, what was refused until then is told by an earlier step
                 episode.steps.append(stream.step(tick))
                 if len(episode.steps) == episode.piece(longest) < len(episode.ticks):
                     report.length_cuts += 1
                     yield episode.split(len(episode.steps))
-            if len(episode.steps) == len(episode.ticks):
-                running.remove((episode, stream))
-                yield episode
+            if not episode.steps:
+                report.notes.append(f"episode {episode.name}: nothing was observed in it")
+            yield waiting.popleft()
 
     total = sum(bag.topics[name].messages for name in topics)
     contents = bag.contents(set(topics))
     for raw, message in tqdm(contents, total=total, unit="msg", desc=bag.path.name, disable=not progress):
-        stamp_ns = message_time(message, raw.log_ns)
-        newest_ns = max(newest_ns, stamp_ns)
+        newest_ns = max(newest_ns, message_time(message, raw.log_ns))
+        first = received_ns is None
         received_ns = newest_ns if offset_ns else raw.log_ns
-        first_ns = received_ns if first_ns is None else first_ns
-        while waiting and waiting[0].start_ns <= stamp_ns:
-            episode = waiting.popleft()
-            begin, end = bisect.bisect_left(episode.ticks, first_ns), len(episode.ticks)
-            if not offset_ns:
-                end = bisect.bisect(episode.ticks, bag.end_ns)
-            episode.ticks = episode.ticks[begin:end]  # nothing is known before and after
-            stream = StepStream(interface)
-            stream.carry_latched(latched)
-            running.append((episode, stream))
+        if first:  # nothing is known before, nor after the bag's end
+            for episode in waiting:
+                begin = bisect.bisect_left(episode.ticks, received_ns)
+                end = len(episode.ticks) if offset_ns else bisect.bisect(episode.ticks, bag.end_ns)
+                episode.ticks = episode.ticks[begin:end]
         yield from advance(received_ns)
-        heard = (topics[raw.topic], message, received_ns)
-        is_latched = heard[0] in interface.latched_topics
-        for episode, stream in running:
-            if stamp_ns >= episode.start_ns or is_latched:
-                stream.add(*heard)
-        if is_latched:
-            latched.add(*heard)
-    for episode, _ in running:  # what came after the end of the bag is not known
-        episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns), len(episode.steps))]
-    yield from advance(float("inf"))
-    for episode in waiting:
-        report.notes.append(f"episode {episode.name}: nothing was observed in it")
+        stream.add(topics[raw.topic], message, received_ns)
+    for episode in waiting:  # what came after the end of the bag is not known
+        episode.ticks = episode.ticks[: max(bisect.bisect(episode.ticks, received_ns or 0), len(episode.steps))]
+    yield from advance(math.inf)
 
 
 # --- trajectories
@@ -385,10 +386,17 @@ def _row(
     period_ns: int,
     report: ConversionReport,
 ) -> tuple[Step, np.ndarray] | None:
-    """What was seen and done at a tick; None, counted by reason, where one of the two is missing."""
+    """What was seen and done at a tick; None, counted by reason, where one of the two is missing.
+
+    What is seen may be of before START: the planner's memory begins when nothing is, and so does the trajectory.
+    """
     if isinstance(step, Fault):
         report.count(f"{step.field}: {step.kind.value}", step.reason)
         return None
+    for topic, age in step.ages.items():
+        if tick - round(age * SECOND) < episode.begun_ns and topic not in interface.lasting_topics:
+            report.count(f"{topic}: of before START", f"{topic}: the newest message was older than the episode")
+            return None
     index = bisect.bisect_left(timeline.command_ns, tick + period_ns) - 1
     if index < 0 or timeline.command_ns[index] < max(tick - period_ns, episode.start_ns):
         report.count("no command", f"nothing on {interface.action.topic} within a period of {1 / interface.rate:g} s")

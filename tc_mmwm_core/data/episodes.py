@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -20,10 +21,13 @@ from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stopping import tells_to_stop
 from tc_mmwm_core.interface.stream import SECOND, Step, message_time
 
-START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)  # EpisodeEvent.kind
+KINDS = ("START", "VIOLATION_BEGIN", "VIOLATION_END", "END", "INSTRUCTION")  # EpisodeEvent.kind
+START, VIOLATION_BEGIN, VIOLATION_END, END, INSTRUCTION = range(5)
 VERDICT = {0: False, 1: True}  # EpisodeEvent.success; 2 is unknown
 ACTIVE = 2  # PlannerState.state from which on the planner commands the robot
 TOGETHER_NS = SECOND  # at most so far apart, an instruction on its topic and the same in an event are one
+OFF_NS = SECOND // 2  # stamped so long before or after it was received, an event may be of a clock that is off
+UNSTAMPED = "does its sender fill it in (header: auto)?"
 NOTHING = "stop"  # an empty instruction stops the planner
 
 
@@ -39,6 +43,7 @@ class Episode:
     judged: bool = False
     scene: dict[str, Any] | None = None
     scene_seed: int | None = None
+    begun_ns: int = 0  # its START; 0: none says that anything begins anew
     labelled: list[int] = field(default_factory=list)  # when each VIOLATION_BEGIN was, in all pieces of its episode
     cut_gaps: bool = False  # nobody says where attempts begin and end: a long gap is such a place
     broken: list[tuple[int, int]] = field(default_factory=list, init=False)  # [begin, end) of each violation
@@ -76,15 +81,26 @@ class Timeline:
         return sorted([*self.told, *news], key=lambda item: item[0])
 
 
-def read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], planner: str | None) -> Timeline:
+def read_timeline(
+    bag: Bag,
+    interface: RobotInterface,
+    names: dict[str, str],
+    planner: str | None,
+    offset_ns: int,
+    report: ConversionReport,
+) -> Timeline:
     """All that is needed of ``bag`` to find its episodes.
+
+    An event without a stamp was when it was received: with two clocks, at the newest command that had come by then.
 
     Args:
         names: the topics' names in the bag, by those in the interface.
         planner: the topic of its PlannerState; None: it has none that can be used.
+        offset_ns: how far the bag's times are ahead of the stamps; not 0: they are of two clocks.
+        report: gets which events had no stamp, or one far from when they were received.
 
     Raises:
-        ConversionError: no command can be read.
+        ConversionError: no command can be read; with two clocks, the stamps of commands fall by more than a second.
     """
     action, instruction = names[interface.action.topic], names[interface.instruction.topic]
     judged = names[interface.events.topic] if interface.events else None
@@ -92,23 +108,54 @@ def read_timeline(bag: Bag, interface: RobotInterface, names: dict[str, str], pl
     events: list[tuple[int, Any]] = []
     told: list[tuple[int, str]] = []
     obeyed: list[tuple[int, str | None]] = []
+    unstamped: Counter[int] = Counter()  # events, by kind
+    delays: list[tuple[int, int]] = []  # of the other events: stamp, and how long after it each was received
+    commanded_ns = 0
     for raw, message in bag.contents({action, instruction, judged, planner} - {None}):
         stamp_ns = message_time(message, raw.log_ns)
         if raw.topic == action:
+            if offset_ns and stamp_ns < commanded_ns - SECOND:
+                raise ConversionError(
+                    f"{bag.path}: {action}: its stamps fall by {(commanded_ns - stamp_ns) / SECOND:.1f} s within the "
+                    "recording: a simulation was restarted; record each in a bag of its own"
+                )
             commands.append((stamp_ns, read_action(message, interface.action)))
+            commanded_ns = max(commanded_ns, stamp_ns)
         elif raw.topic == instruction:
             told.append((stamp_ns, message.data.strip()))
         elif raw.topic == planner:
             obeyed.append((stamp_ns, message.instruction.strip() if message.state >= ACTIVE else None))
         else:
-            events.append((stamp_ns, message))
+            received_ns = commanded_ns if offset_ns else raw.log_ns
+            events.append((stamp_ns or received_ns, message))
+            if not stamp_ns:
+                unstamped[message.kind] += 1
+            elif received_ns:
+                delays.append((stamp_ns, received_ns - stamp_ns))
     if not commands:
         raise ConversionError(f"{bag.path}: no message on {action} can be read: {next(iter(bag.unreadable.values()))}")
     missed_ns = [log_ns for topic, log_ns in bag.unreadable if topic == judged]
     for said in (commands, events, told, obeyed):
         said.sort(key=lambda item: item[0])
+    begin_ns = commands[0][0] if offset_ns else bag.start_ns  # what was latched before is heard late
+    _note_clock([delay_ns for stamp_ns, delay_ns in delays if stamp_ns >= begin_ns], unstamped, judged, report)
     times, actions = [stamp for stamp, _ in commands], [action for _, action in commands]
     return Timeline(times, actions, events, told, obeyed, missed_ns)
+
+
+def _note_clock(delays_ns: list[int], unstamped: Counter[int], topic: str | None, report: ConversionReport) -> None:
+    """Say which events had no stamp (by kind), and how far the stamps of others are from when they were received."""
+    if unstamped:
+        report.notes.append(
+            f"{topic}: {unstamped.total()} event(s) have no stamp (header.stamp is 0) and count from when they were "
+            f"received: {_counted(unstamped)}; {UNSTAMPED}"
+        )
+    for sign, side in ((1, "before"), (-1, "after")):
+        if off := [sign * delay_ns for delay_ns in delays_ns if sign * delay_ns > OFF_NS]:
+            report.notes.append(
+                f"{topic}: {len(off)} event(s) are stamped up to {max(off) / SECOND:.1f} s {side} they were received; "
+                "if their sender's clock is off, so is what they label"
+            )
 
 
 def find_episodes(
@@ -133,9 +180,9 @@ def find_episodes(
         first_ns, last_ns = timeline.command_ns[0] - SECOND, timeline.command_ns[-1] + SECOND
     else:
         first_ns, last_ns = bag.start_ns - SECOND, bag.end_ns + SECOND
-    events = timeline.events
-    if any(event.kind == START for _, event in events):
-        _note_before_start(events, first_ns + SECOND, interface.events.topic, report)
+    if any(event.kind == START for _, event in timeline.events):
+        _note_before_start(timeline.events, first_ns + SECOND, interface.events.topic, report)
+        events = timeline.events = _within_episodes(timeline.events, first_ns + SECOND, interface.events.topic, report)
         _complete(events, timeline.instructions, offset_ns, interface.instruction.topic, report)
         said = _said_beside(timeline, first_ns + SECOND + TOGETHER_NS) if not offset_ns else []
         if offset_ns and {text for _, text in timeline.instructions} - {event.instruction for _, event in events}:
@@ -146,6 +193,7 @@ def find_episodes(
         if interface.events:
             report.notes.append(
                 f"no episode begins on {interface.events.topic}: cut at gaps and instructions, nothing judged"
+                + f"; {_unused(timeline.events)}" * bool(timeline.events)
             )
         episodes = _by_instructions(timeline.instructions, first_ns, last_ns, offset_ns, instruction, bag)
     for episode in episodes:
@@ -168,15 +216,63 @@ def find_episodes(
 
 
 def _note_before_start(events: list[tuple[int, Any]], begin_ns: int, topic: str, report: ConversionReport) -> None:
-    """Say what of the recording, from ``begin_ns`` on, lies before its first START: it is of no episode."""
+    """Say how much of the recording, from ``begin_ns`` on, lies before its first START: it is of no episode."""
     start_ns = next(stamp_ns for stamp_ns, event in events if event.kind == START)
     seconds = (start_ns - begin_ns) / SECOND
-    early = sum(begin_ns <= stamp_ns < start_ns for stamp_ns, _ in events)
-    if early or seconds >= 1:
-        report.notes.append(
-            f"{topic}: the first {seconds:.1f} s, before the first START, were left out"
-            + f", with {early} event(s)" * bool(early)
-        )
+    if seconds >= 1:
+        report.notes.append(f"{topic}: the first {seconds:.1f} s, before the first START, were left out")
+
+
+def _within_episodes(
+    events: list[tuple[int, Any]], begin_ns: int, topic: str, report: ConversionReport
+) -> list[tuple[int, Any]]:
+    """The events that count, by time: each START, and up to END what is of that episode or names none.
+
+    A violation that began between episodes and goes on at START is one from START on. What is left out and not older
+    than ``begin_ns``, where the bag begins, is noted.
+    """
+    kept: list[tuple[int, Any]] = []
+    outside: list[tuple[int, Any]] = []
+    strange: list[tuple[int, Any]] = []  # they name another episode than the one that goes on
+    begun: tuple[int, Any] | None = None  # a violation, since the last episode
+    running: str | None = None  # None: no episode goes on
+    for stamp_ns, event in events:
+        if event.kind == START:
+            running = event.episode
+            kept.append((stamp_ns, event))
+            if begun and begun[1].episode in ("", running):
+                kept.append((stamp_ns, begun[1]))
+            elif begun:
+                outside.append(begun)
+            begun = None
+        elif running is None:
+            if event.kind == VIOLATION_BEGIN and begun is None:
+                begun = (stamp_ns, event)
+                continue
+            if event.kind == VIOLATION_END and begun:
+                outside.append(begun)
+                begun = None
+            outside.append((stamp_ns, event))
+        elif running and event.episode not in ("", running):
+            strange.append((stamp_ns, event))
+        else:
+            kept.append((stamp_ns, event))
+            running = None if event.kind == END else running
+    outside = [each for each in (*outside, *filter(None, [begun])) if each[0] >= begin_ns]
+    if outside:
+        report.notes.append(f"{topic}: outside of episodes, {_unused(outside)}")
+    if strange:
+        named = ", ".join(sorted({event.episode for _, event in strange})[:3])
+        report.notes.append(f"{topic}: of another episode than the one that went on ({named}), {_unused(strange)}")
+    return kept
+
+
+def _unused(events: list[tuple[int, Any]]) -> str:
+    return f"{len(events)} event(s) were not used: {_counted(Counter(event.kind for _, event in events))}"
+
+
+def _counted(kinds: Counter[int]) -> str:
+    return ", ".join(f"{KINDS[kind] if kind < len(KINDS) else kind} {count}" for kind, count in sorted(kinds.items()))
 
 
 def _complete(
@@ -287,7 +383,7 @@ def _by_events(
             broken_since = None
             scene = _scene(event.scene, report)
             first = Episode(stamp_ns, last_ns, event.instruction, event.episode, judged=judging or scene is not None)
-            first.scene, first.scene_seed = scene, int(event.seed)
+            first.scene, first.scene_seed, first.begun_ns = scene, int(event.seed), stamp_ns
             pieces = [first]
         elif not pieces:
             continue

@@ -366,7 +366,7 @@ def import_lerobot(
                 trajectory.source = source or trajectory.source
                 trajectory.success = outcome(trajectory, success)
                 shard.add(trajectory)
-                report.account(trajectory)
+                report.account(trajectory, interface)
     except pa.ArrowException as error:
         raise LeRobotError(f"{path}: cannot be read: {error}") from None
     report.duration = report.steps / interface.rate

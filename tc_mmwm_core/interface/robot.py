@@ -53,6 +53,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Span = Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_check_span)]
 
 TRANSFORMS = ("cos_yaw", "sin_yaw")
+LASTING = 1.0  # s: a sensor whose messages hold for longer may speak on change only
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 
@@ -298,6 +299,12 @@ class RobotInterface(_Section):
         """float32 [A], units per second, inf where there is no limit."""
         return _constant([field.max_rate or np.inf for field in self.action.fields])
 
+    def beyond_limits(self, action: np.ndarray) -> np.ndarray:
+        """bool [..., A]: what of ``action`` [..., A], in units, is beyond its limits by more than rounding makes."""
+        lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]
+        rounding = 1e-4 * (upper - lower)
+        return (action < lower - rounding) | (action > upper + rounding)
+
     def normalise_action(self, action: np.ndarray) -> np.ndarray:
         """Units to [-1, 1] by the limits (beyond them where ``action`` is): float32 [..., A]."""
         lower, upper = self.action_limits[:, 0], self.action_limits[:, 1]
@@ -321,6 +328,12 @@ class RobotInterface(_Section):
     def latched_topics(self) -> frozenset[str]:
         """Of the observations, those that may be published once."""
         return frozenset(sensor.topic for sensor in self.sensors if sensor.latched)
+
+    @property
+    def lasting_topics(self) -> frozenset[str]:
+        """Of the observations, those that a new episode need not hear anew: latched, or perhaps said on change only."""
+        brief = [spec.topic for spec in self.sensors if not spec.latched and spec.max_age <= LASTING]
+        return frozenset(spec.topic for spec in self.sensors) - {*brief, *(spec.topic for spec in self.images)}
 
     def topics(self) -> dict[str, str]:
         """{topic: type} of everything that the recorder must record."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,13 +152,6 @@ class StepStream:
             heard.entries.append(_Entry(stamp_ns, received_ns, message))
             heard.carried = False
             heard.discard(received_ns, heard.history)
-
-    def carry_latched(self, other: StepStream) -> None:
-        """Begin with what ``other``, of the same interface, holds of latched topics: it is not said again."""
-        for heard, before in zip(self._parts, other._parts, strict=True):
-            if heard.spec.topic in self.interface.latched_topics:
-                heard.entries = deque(copy(entry) for entry in before.entries)  # a step changes an entry
-                heard.received_ns, heard.others = before.received_ns, before.others
 
     def discard(self, now_ns: int) -> None:
         """Let go of what no step of ``now_ns`` or later needs: for where messages come in, but no steps are made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,22 @@ class Drive:
         self.entries.append((seconds + latency, f"{self.prefix}/{topic}", message))
 
     def event(
-        self, after: float, kind: int, instruction: str = "go", success: int = 2, scene: str = "", **more
+        self,
+        after: float,
+        kind: int,
+        instruction: str = "go",
+        success: int = 2,
+        scene: str = "",
+        episode: str = "e1",
+        stamped: float | None = None,
     ) -> None:
-        """An EpisodeEvent ``after`` seconds from the start."""
+        """An EpisodeEvent ``after`` seconds from the start; ``stamped``: after so many instead, or inf: not at all."""
         seconds = self.start + after
+        stamp = seconds if stamped is None else self.start + stamped
         message = store.types["tc_mmwm_ros/msg/EpisodeEvent"](
-            header=header(seconds),
+            header=header(stamp if math.isfinite(stamp) else 0.0),
             kind=kind,
-            episode="e1",
+            episode=episode,
             instruction=instruction,
             seed=7,
             rule="",
@@ -92,13 +101,14 @@ class Drive:
         storage: StoragePlugin = StoragePlugin.MCAP,
         compression: CompressionMode = CompressionMode.NONE,
         bag_time_offset: float = 0.0,
+        as_listed: bool = False,
     ) -> Path:
-        """Write the bag with rosbags' own writer."""
+        """Write the bag with rosbags' own writer, by time, or in the order of ``entries``."""
         writer = Writer(folder, version=9, storage_plugin=storage)
         writer.set_compression(compression, CompressionFormat.ZSTD)
         connections: dict[str, Any] = {}
         with writer:
-            for seconds, topic, message in sorted(self.entries, key=lambda entry: entry[0]):
+            for seconds, topic, message in sorted(self.entries, key=lambda entry: as_listed or entry[0]):
                 kind = message.__msgtype__
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, kind, typestore=store)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 LAUNCH = ["ros2", "launch", "tc_mmwm_ros", "planner.launch.py"]
 ARGUMENTS = [
     *("model", "robot", "params_file", "namespace", "use_sim_time"),
-    *("autostart", "record", "sim", "transports", "log_level"),
+    *("autostart", "record", "bag", "sim", "transports", "log_level"),
 ]
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -96,6 +96,20 @@ def test_robot_planner_and_recorder_come_up_and_drive(tmp_path, node):
         assert launch.returncode == 0, processes.tail("launch")
     assert node.spin_until(lambda: commands[-1].twist.linear.x == 0, 5), "the safe action was not the last command"
     assert (tmp_path / "bag" / "metadata.yaml").is_file()
+
+
+def test_the_folder_of_the_bag_wins_over_the_parameter_file(tmp_path, node):
+    write_tiny_bundle(tmp_path / "bundle")
+    params = tmp_path / "params.yaml"
+    params.write_text(f"/**/recorder: {{ros__parameters: {{output: {tmp_path / 'other'}}}}}\n")
+    with Processes(tmp_path / "logs") as processes:
+        processes.start(
+            "launch",
+            [*LAUNCH, "record:=true", f"bag:={tmp_path / '12'}", f"model:={tmp_path / 'bundle'}",
+             f"params_file:={params}", "namespace:=robot1"],
+        )  # fmt: skip
+        assert node.spin_until(lambda: any(tmp_path.glob("12/*.mcap")), 60), processes.tail("launch")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_refused_configuration_says_why_and_how_to_go_on(tmp_path, node):

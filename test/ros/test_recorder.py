@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Imu
 from std_msgs.msg import Bool, String
+from tc_mmwm_ros.msg import EpisodeEvent
 
 from tc_mmwm_core.data.bag import Bag
 from tc_mmwm_core.data.convert import convert
@@ -34,6 +36,7 @@ from tc_mmwm_core.interface.fault import Fault
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stream import Step, StepStream, message_time
 from tc_mmwm_core.resources import robot_file
+from tc_mmwm_ros.bag_writer import new_folder
 from tc_mmwm_ros.message_definition import message_class
 from tc_mmwm_ros.processes import Processes, executable
 from tc_mmwm_ros.recorder import Recorder
@@ -315,6 +318,69 @@ def test_what_is_heard_before_simulated_time_begins_is_recorded_when_it_does(sce
     stamps = [raw.log_ns for raw in Bag(bag).messages(set(Bag(bag).topics))]
     assert min(stamps) >= 5_000_000_000
     assert Bag(bag).topics[driver.node.resolve_topic_name("episode_event")].messages >= 1  # latched, so heard first
+
+
+def test_heard_without_any_clock_nothing_is_recorded_and_it_says_so(scene):
+    driver, processes, record = scene
+    record(use_sim_time=True)
+    driver.wait(lambda: "messages wait for the first /clock: use_sim_time is true" in processes.tail("recorder"))
+    assert processes.stop("recorder") == 1
+    assert "messages were heard before the first /clock and are not recorded" in processes.tail("recorder")
+
+
+def test_a_clock_that_is_set_back_begins_another_bag(recorder):
+    """As a simulation that is restarted does. Each bag is whole, and what is latched is in both."""
+    node, record = recorder
+    node.set_parameters([Parameter("use_sim_time", value=True)])
+    said = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    clock, odom = node.create_publisher(Clock, "/clock", 1), node.create_publisher(Odometry, "odom", 10)
+    instruction = node.create_publisher(String, "instruction", said)
+    topics = [node.resolve_topic_name(name) for name in ("odom", "instruction")]
+
+    def drive(seconds, messages):
+        while node.get_clock().now().nanoseconds != seconds * 1_000_000_000:
+            clock.publish(Clock(clock=Time(seconds=seconds).to_msg()))
+            record(topics[0], 0)
+        heard = node.writer.counts[topics[0]]
+        for _ in range(messages):
+            odom.publish(Odometry())
+        return heard
+
+    drive(100, 0)
+    instruction.publish(String(data="go"))
+    record(topics[1], 1)
+    for seconds in (100, 101, 100):  # not by more than a second
+        record(topics[0], drive(seconds, 2) + 2)
+    first = node.folder
+    drive(5, 3)
+    record(topics[0], 3)
+    assert node.folder == first.with_name("bag_1")
+    assert (first / "metadata.yaml").is_file() and Bag(first).setback()[1] == 1_000_000_000
+    assert [Bag(first).topics[topic].messages for topic in topics] == [6, 1]
+    assert [node.writer.counts[topic] for topic in topics] == [3, 1]
+    with pytest.raises(OSError, match=r"set back by 3\.0 s again; does /clock come from more than one node"):
+        drive(2, 1)
+        record(topics[0], 5)
+
+
+def test_of_an_event_without_a_stamp_it_is_warned_once(scene):
+    driver, processes, record = scene
+    record()
+    events = driver.node.create_publisher(EpisodeEvent, "episode_event", 10)
+    driver.wait(events.get_subscription_count)
+    for _ in range(3):
+        events.publish(EpisodeEvent(kind=EpisodeEvent.VIOLATION_BEGIN))
+    driver.wait(lambda: "an event has no stamp (header.stamp is 0)" in processes.tail("recorder"))
+    driver.wait_until_recorded(10)
+    assert processes.stop("recorder") == 0
+    assert processes.tail("recorder").count("an event has no stamp") == 1
+
+
+def test_recorders_that_start_at_once_have_a_folder_each(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(new_folder, [tmp_path / "some" / "bag"] * 4))
+    assert sorted(folder.name for folder in folders) == ["bag", "bag_1", "bag_2", "bag_3"]
+    assert all(folder.is_dir() for folder in folders)
 
 
 def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):

@@ -152,6 +152,23 @@ def test_inspect_a_dataset(dataset, tmp_path, capsys):
     assert facts["kind"] == "dataset" and facts["steps"] == sum(row["steps"] for row in facts["trajectories"])
 
 
+def test_inspect_says_how_long_trajectories_are_and_what_was_commanded(navigation, tmp_path, capsys):
+    trajectories = [make_trajectory(navigation, seed, length) for seed, length in enumerate((4, 20, 6))]
+    for trajectory in trajectories:
+        trajectory.action[:] = [0.25, -1.0]
+    trajectories[1].action[:3, 0], trajectories[1].valid[0] = 0.875, False
+    DatasetWriter(tmp_path / "d", navigation).append(trajectories)
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    out = capsys.readouterr().out
+    assert "  action      forward [m/s] 0.25 to 0.875, turn [rad/s] -1 to -1\n" in out
+    assert "  lengths     4 to 20 steps, median 6\n" in out
+    assert "  action forward: 2 of 29 steps (7 %) are beyond its limits (-0.3 to 0.7)\n" in out
+    assert main(["inspect", str(tmp_path / "d"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["lengths"] == {"min": 4, "median": 6, "max": 20}
+    assert facts["commanded"]["forward"] == {"span": [0.25, 0.875], "beyond_limits": 2}
+
+
 def test_inspect_says_who_drove_and_where(navigation, dataset, tmp_path, capsys):
     def driven(seed, **made):
         return replace(make_trajectory(navigation, seed), provenance={"seed": seed, **made})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 import shutil
 import sqlite3
 from collections import deque
@@ -185,10 +186,26 @@ def test_before_the_first_message_there_is_nothing_that_could_be_missing(run):
 def test_what_was_not_heard_yet_is_not_put_down_to_the_clocks(run):
     drive = Drive()
     drive.instruct(0.01, "go left")
-    drive.instruct(2.01, "go right")  # just after a frame: at its first tick, nothing was heard under it
-    report, _ = run(drive)
-    assert report.faults.keys() == {"overhead: waiting"}
+    drive.instruct(2.01, "go right")  # just after a frame: at its first tick, nothing was heard under it yet
+    drive.without("camera/image_raw", 0.0, 0.3)
+    report, [left, right] = run(drive)
+    assert report.faults == {"overhead: waiting": 3}
     assert report.examples["overhead: waiting"] == "camera/image_raw: nothing heard yet (sensor_msgs/msg/Image)"
+    assert (len(left), len(right)) == (17, 30) and right.sensor[0, 0] == 2.0  # as it went on seeing
+
+
+def test_a_step_that_sees_what_was_before_start_is_not_of_the_episode(run):
+    """A simulator puts the robot elsewhere: until the first message from there, live it sees where it was."""
+    drive = Drive()
+    drive.event(0.0, START, "go left")
+    drive.event(2.0, END, "go left", success=1)
+    drive.event(2.2, START, "go left")
+    for topic in ("camera/image_raw", "odom"):
+        drive.without(topic, 2.15, 2.35)
+    drive.event(4.5, END, "go left", success=1)
+    report, [first, second] = run(drive)
+    assert (len(first), len(second)) == (20, 21) and second.valid.all() and second.sensor[0, 0] == np.float32(2.4)
+    assert report.faults == {"camera/image_raw: of before START": 2}
 
 
 def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run, navigation, tmp_path):
@@ -196,7 +213,7 @@ def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run
     drive.instruct(-0.1, "go")
     report, pieces = run(drive, longest=3.0)
     assert [len(piece) for piece in pieces] == [27, 27, 26] and report.length_cuts == 2 and report.faults == {}
-    assert "note: 2 cuts since no events say what an episode is (see --longest)" in report.table()
+    assert "note: 2 cut(s) for length, where no events say what an episode is (see --longest)" in report.table()
     whole = convert(tmp_path / "bag", tmp_path / "whole", navigation)
     [expected] = Dataset.open(tmp_path / "whole")
     assert whole.length_cuts == 0 and "--longest" not in whole.table()
@@ -280,7 +297,8 @@ def test_what_is_latched_counts_in_every_episode_though_said_once(robot, tmp_pat
     assert not any("clock" in note for note in report.notes)
 
 
-def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_path):
+@pytest.mark.parametrize("latched", [True, False])
+def test_what_is_said_on_change_is_carried_into_an_episode_as_it_is_live(robot, tmp_path, latched):
     """Two drivers, each with a joint of its own, on one topic, and messages that are refused between the episodes."""
     drive = Drive(duration=9.0)
     for begin, end in ((0.5, 2.0), (4.0, 6.0), (7.0, 8.5)):
@@ -301,7 +319,7 @@ def test_what_is_latched_is_carried_into_an_episode_as_it_is_live(robot, tmp_pat
     say("elbow", 0.125, 6.5, 6.5)
     fields = [{"name": joint, "path": f"position['{joint}']", "unit": "rad"} for joint in ("elbow", "finger")]
     robot["sensors"][2] = {"name": "joints", "topic": "joint_states", "type": "sensor_msgs/msg/JointState"}
-    robot["sensors"][2] |= {"max_age": 1000.0, "latched": True, "fields": fields}
+    robot["sensors"][2] |= {"max_age": 1000.0, "latched": latched, "fields": fields}
     interface = RobotInterface.from_dict(robot, "mine")
     report = convert(drive.write(tmp_path / "bag"), tmp_path / "dataset", interface)
     dataset = Dataset.open(tmp_path / "dataset")
@@ -330,7 +348,7 @@ def test_inputs_without_a_stamp_do_not_set_the_clock_but_are_counted(run):
     for topic in ("odom", "scan"):
         unstamped(drive, topic)
     report, _ = run(drive)
-    assert report.trajectories == 0 and report.faults.keys() == {"odometry: waiting"}
+    assert report.trajectories == 0 and report.faults.keys() == {"odometry: stale"}
     told = [note.split(" in its first")[0] for note in report.notes]
     assert {f"/{topic}: not used: header.stamp is 0" for topic in ("odom", "scan")} == set(told)
 
@@ -452,7 +470,7 @@ def test_told_something_else_within_an_episode_it_is_cut_there(run, told, succes
     report, [left, right] = run(drive)
     assert (left.instruction, left.success) == ("go left", None)
     assert (right.instruction, right.success) == ("go right", success)
-    assert len(left) == 20 and len(right) == 24 and left.violation.sum() == 1 and not right.violation.any()
+    assert len(left) == 20 and len(right) == 25 and left.violation.sum() == 1 and not right.violation.any()
     assert report.instruction_cuts == 1 and report.broken_successes == 0
 
 
@@ -649,7 +667,78 @@ def test_what_was_recorded_before_the_first_start_is_told(run):
     drive.event(4.5, END, success=1)
     report, [trajectory] = run(drive)
     assert len(trajectory) == 20 and trajectory.success is True and not trajectory.violation.any()
-    assert "episode_event: the first 2.5 s, before the first START, were left out, with 2 event(s)" in report.notes
+    told = "outside of episodes, 2 event(s) were not used: VIOLATION_BEGIN 1, VIOLATION_END 1"
+    assert {"episode_event: the first 2.5 s, before the first START, were left out", f"episode_event: {told}"} == set(
+        report.notes
+    )
+
+
+@pytest.mark.parametrize("bag_time_offset", [0.0, 1.7e9])
+def test_an_event_without_a_stamp_counts_from_when_it_was_received(robot, tmp_path, bag_time_offset):
+    del robot["sensors"][2]
+    drive = Drive()
+    drive.event(0.0, START)
+    drive.event(2.0, VIOLATION_BEGIN, stamped=math.inf)
+    drive.event(3.0, VIOLATION_END)
+    drive.event(4.5, END, success=0, stamped=math.inf)
+    bag = drive.write(tmp_path / "bag", bag_time_offset=bag_time_offset)
+    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "mine"))
+    [trajectory] = Dataset.open(tmp_path / "dataset")
+    assert len(trajectory) == 45 and np.flatnonzero(trajectory.violation).tolist() == list(range(20, 30))
+    [note] = report.notes
+    assert note == (
+        "/episode_event: 2 event(s) have no stamp (header.stamp is 0) and count from when they were received: "
+        "VIOLATION_BEGIN 1, END 1; does its sender fill it in (header: auto)?"
+    )
+
+
+def test_what_names_another_episode_than_the_one_that_goes_on_is_not_used(run):
+    drive = Drive()
+    drive.event(0.0, START, episode="a")
+    drive.event(0.5, VIOLATION_BEGIN, episode="b")
+    drive.event(1.0, END, success=1, episode="b")
+    drive.event(2.0, VIOLATION_BEGIN, episode="")
+    drive.event(3.0, VIOLATION_END, episode="a")
+    drive.event(3.5, START, episode="c")  # whatever went on
+    drive.event(4.5, END, success=1, episode="")
+    report, [first, second] = run(drive)
+    assert len(first) == 35 and np.flatnonzero(first.violation).tolist() == list(range(20, 30))
+    assert (first.success, second.success, second.violation.any()) == (None, True, False)
+    told = "of another episode than the one that went on (b), 2 event(s) were not used: VIOLATION_BEGIN 1, END 1"
+    assert report.notes == [f"episode_event: {told}"]
+
+
+@pytest.mark.parametrize("named", ["", "b"])
+def test_a_violation_that_began_between_episodes_goes_on_in_the_next(run, named):
+    drive = Drive()
+    drive.event(0.0, START, episode="a")
+    drive.event(1.0, VIOLATION_BEGIN, episode="a")  # over with its episode
+    drive.event(2.0, END, success=0, episode="a")
+    drive.event(2.1, END, success=1, episode="a")
+    drive.event(2.4, VIOLATION_BEGIN, episode=named)
+    drive.event(2.5, START, episode="b")
+    drive.event(3.5, VIOLATION_END, episode="b")
+    drive.event(4.5, END, success=1, episode="b")
+    report, [first, second] = run(drive, reaction=0.5)
+    assert first.violation.tolist() == [0] * 5 + [-1] * 5 + [1] * 10
+    assert second.violation.tolist() == [1] * 10 + [0] * 10 and second.success is False
+    assert report.notes == ["episode_event: outside of episodes, 1 event(s) were not used: END 1"]
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(-3.0, "before"), (1.0, "after"), (0.4, "")])
+@pytest.mark.parametrize("bag_time_offset", [0.0, 1.7e9])
+def test_events_of_a_clock_that_is_off_are_told_of(robot, tmp_path, ahead, told, bag_time_offset):
+    del robot["sensors"][2]
+    drive = Drive(duration=9.0)
+    for after, kind in ((-5.0, START), (4.0, START), (5.0, VIOLATION_BEGIN), (6.0, VIOLATION_END)):
+        drive.event(max(after, 0.0), kind, stamped=after + ahead)  # the first was latched
+    bag = drive.write(tmp_path / "bag", bag_time_offset=bag_time_offset)
+    report = convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "mine"))
+    notes = [note for note in report.notes if "are stamped up to" in note]
+    assert len(notes) == bool(told)
+    if told:
+        words = rf"/episode_event: 3 event\(s\) are stamped up to (.*) s {told} they were received; if their sender's"
+        assert abs(float(re.match(words, notes[0])[1]) - abs(ahead)) < 0.11  # with two clocks, to a period
 
 
 def test_instruction_given_on_the_command_line(run):
@@ -672,6 +761,10 @@ def test_bad_steps_stay_in_place_invalid_and_counted_by_reason(run):
     assert np.flatnonzero(~trajectory.valid).tolist() == [15, 35, 36, 37]
     assert report.faults["odometry.x: non-finite"] == 1
     assert report.faults["no command"] == 3 and "cmd_vel" in report.examples["no command"]
+    assert (
+        "4 steps are not valid, since an input or the command was missing or bad: 4 within trajectories, where they "
+        "stay, 0 before, between or after them, left out. What it was:\n       3 steps: no command; the first: nothing"
+    ) in report.table()
     assert (trajectory.sensor[15] == 0).all() and (trajectory.images["overhead"][15] == 0).all()
     assert np.isnan(trajectory.state[15]).all()
 
@@ -906,6 +999,17 @@ def test_not_a_number_in_a_command(run):
     assert np.flatnonzero(~trajectory.valid).tolist() == [20] and report.faults == {"action.forward: non-finite": 1}
 
 
+def test_commands_beyond_their_limits_are_told_of(run):
+    drive = episode()  # turns by 0.5 rad/s
+    drive.without("cmd_vel", 1.0, 2.0)
+    for tick in range(10, 20):
+        seconds = drive.start + tick / 10 + drive.command_phase
+        drive.add(seconds, "cmd_vel", twist(seconds, 0.700001, -2.6))
+    report, _ = run(drive)
+    assert report.beyond_limits == {"turn": 10}
+    assert "note: action turn: 10 of 45 steps (22 %) are beyond its limits (-2.5 to 2.5)" in report.table()
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -924,10 +1028,50 @@ def test_not_a_bag(tmp_path, make, says):
     assert says in str(refusal.value) and "thing" in str(refusal.value)
 
 
-def test_a_restarted_simulation_in_one_bag(run):
-    """Simulated time begins again: the second START is before the first, and nothing of one leaks into the other."""
+def test_what_lies_apart_in_one_bag_does_not_mix(run):
     first = episode(start=100.0, duration=4.6)
-    second = episode(start=200.0, duration=4.6)
-    first.entries += second.entries
+    first.entries += episode(start=200.0, duration=4.6).entries
     _, dataset = run(first)
     assert [len(trajectory) for trajectory in dataset] == [45, 45]
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("kind", ["whole", "without metadata", "of two files", "cut off"])
+def test_a_bag_whose_clock_was_set_back_is_refused(navigation, tmp_path, storage, kind):
+    """A simulation was restarted: by time, its messages lie among those of before."""
+    if kind == "cut off" and storage is StoragePlugin.SQLITE3:
+        pytest.skip("only MCAP files can be read without their end")
+    first, second = (Drive(start=start, duration=4.0) for start in (100.0, 102.0))
+    for drive in (first, second):
+        drive.entries.sort(key=lambda entry: entry[0])
+    if kind == "of two files":
+        bag = first.write(tmp_path / "bag", storage)
+        shutil.copy(next(second.write(tmp_path / "bag_1", storage).glob("bag_1.*")), bag)
+    else:
+        first.entries += second.entries
+        bag = first.write(tmp_path / "bag", storage, as_listed=True)
+    if kind != "whole":
+        (bag / "metadata.yaml").unlink()
+    if kind == "cut off":
+        os.truncate(bag / "bag.mcap", (bag / "bag.mcap").stat().st_size - 99)
+    with pytest.raises(
+        ConversionError, match=r"/bag: /.*: its times fall by [12]\.\d s within the recording \(a simula"
+    ):
+        convert(bag, tmp_path / "dataset", navigation, instruction="go")
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_a_bag_that_was_written_topic_by_topic_is_none_whose_clock_was_set_back(navigation, tmp_path, storage):
+    drive = episode()
+    drive.entries.sort(key=lambda entry: (entry[1], entry[0]))
+    bag = drive.write(tmp_path / "bag", storage, as_listed=True)
+    assert Bag(bag).setback() is None and convert(bag, tmp_path / "dataset", navigation).steps == 45
+
+
+def test_a_restarted_simulation_in_a_bag_of_wall_time_is_refused(robot, tmp_path):
+    del robot["sensors"][2]
+    drive = episode(start=5.0)
+    drive.entries += [(received + 10.0, topic, m) for received, topic, m in episode(start=5.0).entries]
+    bag = drive.write(tmp_path / "bag", bag_time_offset=1.7e9)
+    with pytest.raises(ConversionError, match=r"/cmd_vel: its stamps fall by 4\.9 s within the recording: a sim"):
+        convert(bag, tmp_path / "dataset", RobotInterface.from_dict(robot, "test"))
