@@ -141,8 +141,9 @@ def tell_what_language_changed(records: dict[str, list[EpisodeRecord]]) -> None:
     """Count the layouts in which each drive went where only the other instruction forbids to go."""
     for one, other in (("first", "second"), ("second", "first")):
         forbidden = records[other][0].instruction
-        entered = sum(breaks(record, forbidden) for record in records[one])
-        print(f"“{records[one][0].instruction}” led where “{forbidden}” forbids in {entered} of {len(records[one])}")
+        broken = sum(breaks(record, forbidden) for record in records[one])
+        told = records[one][0].instruction
+        print(f"{broken} of {len(records[one])} drives under “{told}” would have broken “{forbidden}”")
 
 
 def breaks(record: EpisodeRecord, instruction: str) -> bool:

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--driver",
-        help="the one of the domain's scripted drivers that drives (default: drawn anew for each episode, with the "
-        "shares that the domain gives them)",
+        help="which of the domain's scripted drivers drives every episode (default: one is drawn for each episode, "
+        "in the shares that the domain states)",
     )
     parser.add_argument(
         "--disturb",

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=["dataset", "lerobot"], default="dataset", help="lerobot: input is a dataset")
     parser.add_argument("--robot", type=Path, help="robot interface YAML, or the name of a shipped one")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder; an existing one is added to")
-    parser.add_argument("--namespace", help="of the robot in the bag (default: found where only one fits)")
+    parser.add_argument("--namespace", help="the robot's in the bag (default: the only one that has its topics)")
     parser.add_argument("--instruction", help="what the robot was told, for bags and episodes that do not hold it")
     parser.add_argument("--source", choices=["simulated", "real"], help="default: simulated where a scene was recorded")
     parser.add_argument(
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reaction",
         type=seconds,
         metavar="SECONDS",
-        help="how late whoever labels violations may be: so long before each VIOLATION_BEGIN, steps count as unjudged, "
-        "not as complying (default: 0, for a script; a person needs 1 to 3)",
+        help="how late a violation may be labelled: steps within this time before each VIOLATION_BEGIN count as "
+        "unjudged, not as complying (default: 0, for a script; a person at a keyboard needs 1 to 3)",
     )
     parser.add_argument(
         "--longest",

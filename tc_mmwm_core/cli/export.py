@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--robot",
         type=Path,
-        help="robot interface YAML of the bundle, of the same meaning, but with other topics, say (default: the run's)",
+        help="robot interface YAML for the bundle, where only topics, say, differ from the run's (default: the run's)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
