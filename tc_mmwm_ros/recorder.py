@@ -280,9 +280,7 @@ class Recorder(Node):
                 qos.reliability = ReliabilityPolicy.BEST_EFFORT
                 self.destroy_subscription(subscription)
                 self._subscribe(asked[0], subscription.msg_type, subscription.callback, qos)
-            elif (
-                kind != QoSPolicyKind.DURABILITY
-            ):  # a volatile publisher is heard by another subscription, or told of as silent
+            elif kind != QoSPolicyKind.DURABILITY:  # a volatile one: see above, or told as silent
                 self.get_logger().error(f"{subscription.topic_name}: a publisher's QoS does not match: {kind.name}")
 
     def _on_lost(self, topic: str, event: QoSMessageLostInfo) -> None:
