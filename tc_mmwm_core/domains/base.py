@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
 from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.resources import ResourceError, robot_file, robot_given
 
 DOMAINS = {
     "navigation": "tc_mmwm_core.domains.navigation.domain:make",
@@ -155,3 +157,18 @@ def load_domain(name: str) -> Domain:
         return imported(target)()
     except (ImportError, AttributeError) as error:
         raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error
+
+
+def robot_of(domain: Domain, given: Path | None = None) -> Path:
+    """The robot interface to use with ``domain``: ``given``, a file or a shipped one's name, else the domain's own.
+
+    Raises:
+        ResourceError: there is no such file.
+        DomainError: none is given, and that of the domain is not shipped.
+    """
+    if given is not None:
+        return robot_given(given)
+    try:
+        return robot_file(domain.robot)
+    except ResourceError as error:
+        raise DomainError(f"--robot is missing, and no robot interface of domain {domain.name}: {error}") from None
