@@ -90,7 +90,7 @@ class _Driven:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What is asked: the domain, two environments of it, and what its drivers did in the first."""
+    """What is asked: the domain, three environments of it, and what its drivers did in the first."""
 
     domain: Domain
     interface: RobotInterface
@@ -98,6 +98,7 @@ class _Trial:
     steps: int
     environment: gymnasium.Env
     other: gymnasium.Env
+    blind: gymnasium.Env  # that need not render
     episodes: list[_Driven]  # without a fault in any step
 
     @property
@@ -203,10 +204,10 @@ def _members(domain: Domain) -> Iterator[str]:
 
 
 def _made(domain: Domain, environments: list[gymnasium.Env]) -> Iterator[str]:
-    for _ in range(2):
-        environment = domain.environment()
+    for render in (True, True, False):
+        environment = domain.environment(render=render)
         if not isinstance(environment, gymnasium.Env):
-            yield f"environment() returns {described(environment)}, a gymnasium.Env is needed"
+            yield f"environment(render={render}) returns {described(environment)}, a gymnasium.Env is needed"
             return
         environments.append(environment)
     if environments[0] is environments[1]:
@@ -351,18 +352,22 @@ def _saves(trial: _Trial) -> Iterator[str]:
     longest = trial.longest
     half = len(longest.actions) // 2
     rest = longest.actions[half : half + REPEATED]
-    for world in (trial.environment, trial.other):
+    for world in (trial.environment, trial.other, trial.blind):
         world.reset(seed=longest.seed)
     for action in longest.actions[:half]:
         trial.environment.step(np.array(action))
     saved = inner.save()
     first = _repeat(trial.environment, rest)
-    for world, which in ((trial.environment, "the same"), (trial.other, "another")):
+    for world, which in (
+        (trial.environment, "the same environment"),
+        (trial.other, "another environment"),
+        (trial.blind, "environment(render=False)"),
+    ):
         world.unwrapped.restore(saved)
         if differs := _difference(first, _repeat(world, rest)):
             yield (
-                f"{longest.name}, saved at step {half} and restored in {which} environment: {differs}; is everything "
-                "saved, and copied?"
+                f"{longest.name}, saved at step {half} and restored in {which}: {differs}; is everything saved, "
+                "and copied?"
             )
 
 
@@ -381,9 +386,9 @@ def _kept(observation: dict[str, np.ndarray], info: dict[str, Any]) -> dict[str,
 
 
 def _difference(one: Sequence[dict[str, Any]], two: Sequence[dict[str, Any]]) -> str:
-    """The first difference in words; empty where there is none."""
+    """The first difference in words; empty where there is none. What is not rendered in ``two`` is not compared."""
     for step, (left, right) in enumerate(zip(one, two, strict=True)):
-        for name in left:
+        for name in (name for name in left if name in right):
             if not np.array_equal(left[name], right[name]):
                 return f"{name} is another at step {step} from there"
     return ""

@@ -182,6 +182,7 @@ def endless(self, action):
         ("seed", {"reset": one_seed}, "6 seeds give the same instruction, scene and state"),
         ("save and restore", {"restore": no_steps}, "restored in the same environment: truncated is another at step"),
         ("save and restore", {"save": vars, "restore": no_copy}, "is everything saved, and copied"),
+        ("save and restore", {"save": lambda self: 1 / 0}, "ZeroDivisionError: division by zero"),
         ("save and restore", {"save": None}, r"the environment has no save\(\)$"),
     ],
 )
@@ -282,14 +283,34 @@ def test_what_is_wrong_with_a_judgement_is_told(monkeypatch, array, value, says)
         ("actions", "driver", lambda *_: lambda *_: np.float32([0, 9]), "the action is beyond the interface's limits"),
         ("members", "drivers", lambda *_: {}, r"drivers\(\) returns \{\}; shares by name are needed"),
         ("members", "__reduce__", lambda *_: 0, r"it cannot be sent to other processes \(pickled\)"),
-        ("environment", "environment", lambda *_: 0, r"environment\(\) returns 0 \(int\), a gymnasium.Env is needed"),
-        ("environment", "environment", lambda *_: ENVIRONMENT, "returns the same object again, a new one each time is"),
+        (
+            "environment",
+            "environment",
+            lambda *_, **__: 0,
+            r"environment\(render=True\) returns 0 \(int\), a gymnasium.Env is",
+        ),
+        (
+            "environment",
+            "environment",
+            lambda *_, **__: ENVIRONMENT,
+            "returns the same object again, a new one each time is",
+        ),
     ],
 )
 def test_what_is_wrong_with_another_member_is_told(monkeypatch, checked, member, value, says):
     monkeypatch.setattr(Dot, member, value)
     found = wrong(Dot())
     assert checked in found and re.search(says, found[checked]), found
+
+
+def test_an_environment_that_does_not_render_has_to_do_the_same(monkeypatch):
+    class Other(DotEnv):
+        def restore(self, saved):
+            super().restore(saved)
+            self.place += 0.01
+
+    monkeypatch.setattr(Dot, "environment", lambda _, render=True: DotEnv() if render else Other())
+    assert "restored in environment(render=False): sensor is another at step 0" in wrong(Dot())["save and restore"]
 
 
 def test_a_member_that_is_missing_is_named():
