@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from tc_mmwm_core.utils.arguments import not_negative, positive
@@ -12,6 +13,8 @@ EXAMPLES = """\
   tc-mmwm check --domain my_robot.world:make --robot my_robot.yaml
   tc-mmwm check --domain navigation --episodes 2
 """
+
+INDENT = 9 * " "  # as wide as a verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     verdicts = []
     for finding in check(domain, interface, tokens, args.episodes, args.steps, args.seed):
         verdicts.append(finding.verdict)
-        print(f"{finding.verdict:<8} {finding.checked}: " + finding.told.replace("\n", "\n" + " " * 9), flush=True)
+        text = f"{finding.verdict:<{len(INDENT)}}{finding.checked}: {finding.told}"
+        for number, line in enumerate(text.split("\n")):
+            indent = INDENT if number else ""
+            print(textwrap.fill(line, 120, initial_indent=indent, subsequent_indent=INDENT), flush=True)
     wrong, warnings = verdicts.count("WRONG"), verdicts.count("WARNING")
     print(f"{args.domain}: {wrong} wrong, {warnings} warnings, {verdicts.count('OK')} as promised")
     return 1 if wrong else 0

@@ -369,6 +369,7 @@ def _saves(trial: _Trial) -> Iterator[str]:
                 f"{longest.name}, saved at step {half} and restored in {which}: {differs}; is everything saved, "
                 "and copied?"
             )
+            return
 
 
 def _repeat(environment: gymnasium.Env, actions: Sequence[np.ndarray]) -> list[dict[str, Any]]:

@@ -206,9 +206,9 @@ def run_episode(
 ) -> Trajectory:
     """One episode: scene, instruction, driver, its noise and what disturbs it all follow from ``seed``.
 
-    After the last observation nothing was done. The action of that step is recorded as zeros, whatever the robot
-    interface says is safe, and the step is valid: its image and state are learned from. No prediction is, since nothing
-    follows it; but a policy that imitates takes the zeros for what was done there.
+    After the last observation nothing was done, and zeros are recorded as the action of that step. It is a valid step:
+    what was seen and judged there is learned from. No prediction is learned, since nothing follows; but a policy that
+    imitates takes the zeros for what the driver did.
 
     Args:
         on_policy: drives, by the ``planner`` made of it, in place of one of the domain's drivers.
