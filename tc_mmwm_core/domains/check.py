@@ -26,6 +26,7 @@ from tc_mmwm_core.domains.conformance import (
     disagreeing,
     observed_misfits,
     space_misfits,
+    success_misfits,
     told_misfits,
 )
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -35,6 +36,8 @@ DEFAULTS = ("factors", "absent_goal", "rules", "advise", "self_filter")
 NONSENSE = "qzx vlorp"  # that no domain can understand
 DRAWS = 8  # instructions that are drawn in each layout
 REPEATED = 20  # steps that are done again from a seed, and from a saved state
+IN_VIEW = 0.5  # share of the states in which the robot has to be in the first camera's image
+POINTED = 0.25  # of half an image, by which the cheapest place may be off the goal, in half of the episodes
 FRAMES = 16  # of the first camera, at most, that the self filter is asked about
 
 Verdict = Literal["OK", "WRONG", "WARNING", "SKIPPED"]
@@ -177,7 +180,7 @@ def _of_episodes(trial: _Trial) -> Iterator[Finding]:
         ("instructions", "short enough, the same by the same rng, obeyed if given", _texts),
         ("seed", "the same one gives the same episode, others give others", _seeds),
         ("save and restore", "bit for bit, in another environment too", _saves),
-        ("judge", "fits the states, and the violations that info tells", _judges),
+        ("judge", "fits the states, the image, and the violations that info tells", _judges),
         ("other members", ", ".join(DEFAULTS), _others),
         ("unknown driver", "refused with DomainError", _unknown_driver),
     ):
@@ -242,7 +245,7 @@ def _go(episode: _Driven, environment: gymnasium.Env, interface: RobotInterface,
         if episode.misfits.keys() & {"observation", "info", "scene", "instruction", "state"}:
             return
         episode.told.append(info | {"state": np.array(info["state"]), "scene": copy.deepcopy(info["scene"])})
-        for name in observation.keys() - episode.misfits.keys() - {"sensor"}:
+        for name in {f"image.{spec.name}" for spec in interface.images} - episode.misfits.keys():
             image = np.array(observation[name])
             if np.ptp(image):
                 episode.seen.add(name)
@@ -251,6 +254,8 @@ def _go(episode: _Driven, environment: gymnasium.Env, interface: RobotInterface,
         if interface.images and (name := f"image.{interface.images[0].name}") in first:
             episode.frames[1:] = [np.array(observation[name])]
         if episode.ended or step == steps:
+            found = {} if episode.misfits else success_misfits(episode.told)
+            episode.misfits |= {name: f"step {step}: {told}" for name, told in found.items()}
             return
         action = drive(environment, info)
         if found := action_misfits(action, interface):
@@ -398,6 +403,7 @@ def _difference(one: Sequence[dict[str, Any]], two: Sequence[dict[str, Any]]) ->
 def _judges(trial: _Trial) -> Iterator[str]:
     steps = wrong = 0
     grids, bodies = set(), set()
+    judgements: list[Judgement] = []  # under the episode's own instruction
     where = ""
     for episode in trial.episodes:
         own = episode.instruction
@@ -411,6 +417,7 @@ def _judges(trial: _Trial) -> Iterator[str]:
             if judged.cost.min() < -1e-3:
                 yield f"{episode.name}: judge() of {text!r} returns a cost of {judged.cost.min():g}; 0 is done"
                 return
+        judgements.append(judged)
         differs = disagreeing(np.array(episode.violations, np.int8), judged.margin)
         steps, wrong = steps + len(differs), wrong + int(differs.sum())
         if differs.any() and not where:
@@ -422,11 +429,36 @@ def _judges(trial: _Trial) -> Iterator[str]:
     for name, found in (("the G of its fields", grids), ("the B of its places", bodies)):
         if len(found) > 1:
             yield f"{name} is {' and '.join(map(str, sorted(found)))}; it has to be the same in every judgement"
+    yield from _coordinates(judgements)
     try:
         trial.domain.judge(episode.scene, episode.states, NONSENSE)
     except DomainError:
         return
     yield f"judge() of {NONSENSE!r} returns a verdict, DomainError is needed: nobody understands that text"
+
+
+def _coordinates(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """Whether they are the image's: the robot is mostly in view, and the cheapest place is at the goal."""
+    share = float(np.concatenate([np.abs(judged.place[:, :2]).max(1) <= 1 for judged in judgements]).mean())
+    if share < IN_VIEW:
+        yield (
+            f"place is within the first camera's image, [-1, 1], in {share:.0%} of the states: x right and y up from "
+            "its centre are needed, not pixels or metres"
+        )
+    off = []
+    for judged in judgements:
+        if len(judged.referents) and judged.referents[0, 3] and np.ptp(judged.field_cost):
+            x, y, extent, _ = map(float, judged.referents[0])
+            side = len(judged.field_cost)
+            row, column = np.unravel_index(judged.field_cost.argmin(), judged.field_cost.shape)
+            cheapest = float((column + 0.5) * 2 / side - 1), float(1 - (row + 0.5) * 2 / side)
+            off.append((np.hypot(x - cheapest[0], y - cheapest[1]) - extent, cheapest, (x, y)))
+    if off and np.median([gap for gap, *_ in off]) > POINTED:
+        _, (column, row), (x, y) = max(off)
+        yield (
+            f"field_cost is lowest at ({column:.2f}, {row:.2f}), and the goal, the first of the referents, is at "
+            f"({x:.2f}, {y:.2f}): x goes right and y up, and the first row of a field is at the top"
+        )
 
 
 def _judged(trial: _Trial, episode: _Driven, states: np.ndarray, text: str) -> Judgement:

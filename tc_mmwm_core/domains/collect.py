@@ -23,7 +23,13 @@ from tqdm import tqdm
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, TrajectoryInfo
 from tc_mmwm_core.data.trajectory import Trajectory
 from tc_mmwm_core.domains.base import Domain, DomainError, load_domain
-from tc_mmwm_core.domains.conformance import action_misfits, observed_misfits, space_misfits, told_misfits
+from tc_mmwm_core.domains.conformance import (
+    action_misfits,
+    observed_misfits,
+    space_misfits,
+    success_misfits,
+    told_misfits,
+)
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, Controller, planner_controller, policy_controller
 from tc_mmwm_core.domains.drivers import drawn
 from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
@@ -283,6 +289,8 @@ class _Recording(gymnasium.Wrapper):
 
     def trajectory(self, provenance: dict[str, Any]) -> Trajectory:
         """What was recorded since the last reset."""
+        if self.interface is not None:
+            self._refuse(success_misfits(self.told))
         last = self.told[-1]
         return Trajectory(
             images={name: np.stack([o[f"image.{name}"] for o in self.seen]) for name in _cameras(self.seen[0])},

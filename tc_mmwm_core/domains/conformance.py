@@ -6,6 +6,7 @@ A domain is somebody's own code, and what training makes of a wrong array ends f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -95,6 +96,18 @@ TOLD: dict[str, tuple[Any, str]] = {
     "reached": _FLAG,
     "success": _FLAG,
 }
+
+
+def success_misfits(told: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Whether an episode's success is one, by ``info`` of all its steps; what is broken at the reset does not count."""
+    if not told[-1]["success"]:
+        return {}
+    if not told[-1]["reached"]:
+        return {"success": "info['success'] is True and info['reached'] False: without the goal there is no success"}
+    if broken := [step for step, info in enumerate(told) if step and info["violation"]]:
+        found = f"info['success'] is True, though the instruction was broken at step {broken[0]}"
+        return {"success": f"{found}: success is to reach the goal without any violation in the episode"}
+    return {}
 
 
 def action_misfits(action: Any, interface: RobotInterface) -> dict[str, str]:

@@ -80,6 +80,7 @@ IMAGE = "image.camera"
             "'sensor' is inf at place.y, a finite number is need",
         ),
         ("info", 1, "rules", None, r"info\['rules'\] is missing, a list is needed"),
+        ("info", 1, "success", None, r"info\['success'\] is missing, a bool is needed"),
         ("info", 1, "scene", None, r"info\['scene'\] is missing, a dict is needed"),
         ("info", 1, "violation", float, r"info\['violation'\] is 0.0 \(float\), a bool is needed"),
         ("info", 1, "success", lambda _: None, r"info\['success'\] is None \(NoneType\), a bool is needed"),
@@ -111,6 +112,19 @@ def test_an_instruction_that_changes_in_the_episode_is_told(monkeypatch):
 
     monkeypatch.setattr(DotEnv, "observe", bent)
     assert re.search("step 2: .* is now 'drive .*!', at the reset it was 'drive.*[^!]'", wrong(Dot())["info"])
+
+
+def test_a_success_despite_a_violation_is_none(monkeypatch):
+    def bent(self):
+        observation, info = OBSERVE(self)
+        return observation, info | {"success": info["reached"]}
+
+    monkeypatch.setattr(DotEnv, "observe", bent)
+    assert re.search(
+        r"step (\d+): info\['success'\] is True, though the instruction was broken at step \d+", wrong(Dot())["info"]
+    )
+    monkeypatch.setattr(DotEnv, "observe", lambda self: (OBSERVE(self)[0], OBSERVE(self)[1] | {"success": True}))
+    assert "'success'] is True and info['reached'] False" in wrong(Dot())["info"]
 
 
 def still(self):
@@ -226,6 +240,16 @@ def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
             "elsewhere",
             lambda _: np.zeros((1, 2), np.float32),
             r"elsewhere float32 \[1, 2\], float32 \[\d+, 0, 1, 2\] is",
+        ),
+        (
+            "place",
+            lambda place: 8 * (place + 1),
+            "within the first camera's image, .* in [1-4]?[0-9]% of the states: x",
+        ),
+        (
+            "field_cost",
+            np.flipud,
+            r"field_cost is lowest at \(.*\), and the goal, .* is at \(.*\): x goes right and y up",
         ),
     ],
 )

@@ -225,6 +225,22 @@ def test_what_does_not_fit_is_refused_with_domain_seed_step_and_field(monkeypatc
         run_episode(domain, domain.environment(), 7, 12, interface=interface)
 
 
+def test_a_success_despite_a_violation_is_refused(monkeypatch):
+    observe = tiny_domain.DotEnv.observe
+    monkeypatch.setattr(tiny_domain, "LIMIT", 0.1)
+    monkeypatch.setattr(tiny_domain.DotEnv, "observe", lambda self: _as_reached(*observe(self)))
+    domain, interface = tiny_domain.make(), RobotInterface.from_dict(tiny_domain.ROBOT, "test")
+    with pytest.raises(
+        DomainError, match=r"step \d+: info\['success'\] is True, though .* broken at step 1: success is"
+    ):
+        for seed in range(20):
+            run_episode(domain, domain.environment(), seed, 12, interface=interface)
+
+
+def _as_reached(observation, info):
+    return observation, info | {"success": info["reached"]}
+
+
 def test_an_action_space_that_is_not_the_robots_is_refused(tmp_path):
     with pytest.raises(
         DomainError, match=r"'toy': the action space has the limits \[-1, 1\], \[-1, 1\], a Box of \[2\] is"
