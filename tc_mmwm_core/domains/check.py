@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from tc_mmwm_core.domains.base import Domain, DomainError, Driver, Judgement
 from tc_mmwm_core.domains.conformance import (
@@ -138,7 +137,7 @@ def check(
         kinds = np.repeat([*domain.drivers()], episodes).tolist()
         driven = [_drive(domain, environments[0], interface, kind, seed + i, steps) for i, kind in enumerate(kinds)]
         yield from _of_steps(driven, environments[0], interface)
-        if good := [episode for episode in driven if not episode.misfits.keys() - {"action"}]:
+        if good := [episode for episode in driven if not episode.misfits.keys() - {"limits"}]:
             yield from _of_episodes(_Trial(domain, interface, tokens, steps, *environments, good))
         else:
             told = "no episode was without fault: mend what is above, then check again"
@@ -161,7 +160,7 @@ def _of_steps(episodes: Sequence[_Driven], environment: gymnasium.Env, interface
         ("images", f"{', '.join(images) or 'none'}, as the interface has them", (*images, *others)),
         ("sensor", f"float32 [{interface.sensor_size}], finite", ("sensor",)),
         ("info", ", ".join(TOLD), ("info", *TOLD)),
-        ("actions", "what the drivers do is within the interface's limits", ("action",)),
+        ("actions", "what the drivers do is within the interface's limits", ("action", "limits")),
     ):
         wrong = [misfits[name] for name in fields if name in misfits]
         if wrong or any(episode.told for episode in episodes):
@@ -175,7 +174,6 @@ def _of_episodes(trial: _Trial) -> Iterator[Finding]:
     for checked, promise, function in (
         ("views", "images show something, and change", _views),
         ("end of an episode", f"by itself, within {trial.steps} steps", _end),
-        ("scene", "the same in the whole episode, and of what JSON can hold", _scenes),
         ("state", f"columns {', '.join(trial.domain.state)}", _states),
         ("instructions", "short enough, the same by the same rng, obeyed if given", _texts),
         ("seed", "the same one gives the same episode, others give others", _seeds),
@@ -196,6 +194,8 @@ def _members(domain: Domain) -> Iterator[str]:
     for name in DEFAULTS:
         if not hasattr(domain, name):
             yield f"'{name}' is missing; inherit from tc_mmwm_core.domains.base.Domain, which has a default"
+    if not isinstance(domain.state, dict):
+        yield f"'state' is {described(domain.state)}, a dict is needed: names of the columns, and their units"
     shares = domain.drivers()
     if not isinstance(shares, dict) or not shares or min(shares.values()) < 0 or not sum(shares.values()) > 0:
         yield f"drivers() returns {shares!r}; shares by name are needed, none below 0, not all 0"
@@ -223,7 +223,11 @@ def _drive(
     episode = _Driven(kind, seed)
     try:
         drive = domain.driver(kind, np.random.default_rng([seed, 0xC4EC]))
-        _go(episode, environment, interface, drive, steps)
+        if callable(drive):
+            _go(episode, environment, interface, drive, steps)
+        else:
+            needed = "a function of (environment, info) is needed"
+            episode.misfits["returned"] = f"driver({kind!r}) returns {described(drive)}, {needed}"
     except Exception as error:  # whatever the domain raises
         step = f"step {len(episode.actions)}" if episode.told else "reset"
         episode.misfits.setdefault("error", f"{step}: {_told(error)}")
@@ -263,7 +267,7 @@ def _go(episode: _Driven, environment: gymnasium.Env, interface: RobotInterface,
             return
         if interface.beyond_limits(action).any():
             told = f"step {step}: the action is beyond the interface's limits: {action.tolist()}"
-            episode.misfits.setdefault("action", told)
+            episode.misfits.setdefault("limits", told)
         episode.actions.append(np.array(action))
         result = environment.step(action)
         if not isinstance(result, tuple) or len(result) != 5:
@@ -285,19 +289,6 @@ def _end(trial: _Trial) -> Iterator[str]:
     for episode in trial.episodes:
         if not episode.ended:
             yield f"{episode.name}: after {len(episode.actions)} steps neither terminated nor truncated"
-            return
-
-
-def _scenes(trial: _Trial) -> Iterator[str]:
-    for episode in trial.episodes:
-        try:
-            first, last = (to_jsonable_python(info["scene"]) for info in (episode.told[0], episode.told[-1]))
-        except PydanticSerializationError as error:
-            yield f"{episode.name}: {error}; give Python's own numbers and lists, e.g. float(x), x.tolist()"
-            return
-        if first != last:
-            key = next(key for key in {**first, **last} if first.get(key) != last.get(key))
-            yield f"{episode.name}: info['scene'] changes, at '{key}'; what moves belongs into info['state']"
             return
 
 

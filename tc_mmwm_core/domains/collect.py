@@ -264,7 +264,6 @@ class _Recording(gymnasium.Wrapper):
         observation, info = self.env.reset(**settings)
         self.seen, self.told, self.done = [], [], []
         self._keep(observation, info)
-        self.scene = copy.deepcopy(info["scene"])
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
@@ -280,8 +279,10 @@ class _Recording(gymnasium.Wrapper):
         if self.interface is not None:
             begun = self.told[0] if self.told else None
             self._refuse(observed_misfits(observation, self.interface) | told_misfits(info, begun))
+        if not self.told:
+            self.scene = copy.deepcopy(info["scene"])
         self.seen.append({name: np.array(value) for name, value in observation.items()})
-        self.told.append(info | {"state": np.array(info["state"])})
+        self.told.append(info | {"state": np.array(info["state"]), "scene": self.scene})
 
     def _refuse(self, misfits: dict[str, str]) -> None:
         if misfits:

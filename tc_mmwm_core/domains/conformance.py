@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -48,7 +49,7 @@ def observed_misfits(observation: Any, interface: RobotInterface) -> dict[str, s
 def told_misfits(info: Any, begun: dict[str, Any] | None = None) -> dict[str, str]:
     """What of ``info`` is not as :meth:`Domain.environment` has it, by its key; empty where all is well.
 
-    ``begun``: that of the same episode's reset; None: ``info`` is of the reset.
+    ``begun``: that of the same episode's reset, which no step may have changed; None: ``info`` is of the reset.
     """
     if not isinstance(info, dict):
         return {"info": f"info is {described(info)}, a dict is needed"}
@@ -67,6 +68,15 @@ def told_misfits(info: Any, begun: dict[str, Any] | None = None) -> dict[str, st
             f"info['instruction'] is now {info['instruction']!r}, at the reset it was {begun['instruction']!r}: an "
             "episode has one instruction, end it and begin another"
         )
+    try:
+        scene = to_jsonable_python(info["scene"])
+    except PydanticSerializationError as error:
+        mend = "give Python's own numbers and lists, e.g. float(x), x.tolist()"
+        found["scene"] = f"info['scene'] holds what JSON cannot: {error}; {mend}"
+    else:
+        before = scene if begun is None else to_jsonable_python(begun["scene"])
+        if changed := [key for key in {**before, **scene} if before.get(key) != scene.get(key)]:
+            found["scene"] = f"info['scene'] has changed at '{changed[0]}'; what moves belongs into info['state']"
     state = info["state"]
     if state.ndim != 1 or state.dtype.kind != "f":
         found["state"] = f"info['state'] is {described(state)}, float32 [P] is needed"

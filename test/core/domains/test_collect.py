@@ -208,6 +208,7 @@ def test_what_an_environment_fills_anew_at_every_step_is_kept_as_it_was():
         ),
         (1, "violation", 0.5, r"info\['violation'\] is 0.5 \(float\), a bool is needed"),
         (1, "success", None, r"info\['success'\] is None \(NoneType\), a bool is needed"),
+        (1, "scene", {"square": [9.0, 9.0]}, r"info\['scene'\] has changed at 'square'; what moves belongs into"),
         (1, "instruction", "turn back", r"info\['instruction'\] is now 'turn back', at the reset it was 'drive to the"),
     ],
 )
