@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def tc_mmwm(folder, *arguments, code=0):
-    [export] = re.findall(r"^export .*$", PAGE, re.MULTILINE)
+    [export] = re.findall(r"^export \w+=.*$", PAGE, re.MULTILINE)
     run_in_it = ["bash", "-c", f'{export}; exec "$@"', "bash"]
     command = [*run_in_it, sys.executable, "-m", "tc_mmwm_core", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
