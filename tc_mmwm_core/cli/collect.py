@@ -77,24 +77,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, and say at what rate."""
     from tc_mmwm_core.data.dataset import Dataset, DatasetError
-    from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.domains.base import load_domain, robot_of
     from tc_mmwm_core.domains.collect import OnPolicy, collect
-    from tc_mmwm_core.resources import ResourceError, robot_file, robot_given
     from tc_mmwm_core.runtime.planner import planner_file, planner_for
 
-    on_policy, robot = None, args.robot and robot_given(args.robot)
+    on_policy = None
     if args.bundle and args.driver:
         raise DatasetError("--driver is of the domain's scripted drivers, and --bundle drives in their place: give one")
     if args.bundle:
         on_policy = OnPolicy(args.bundle, planner_for(args.bundle, args.planner), tuple(args.disturb))
-        robot = robot or args.bundle / "robot.yaml"
         print(f"planner: {planner_file(args.bundle, args.planner) or 'its own defaults'}", flush=True)
     elif args.planner or args.disturb:
         raise DatasetError("--planner and --disturb are of the bundle that drives: give --bundle")
-    try:
-        robot = robot or robot_file(load_domain(args.domain).robot)
-    except ResourceError as error:
-        raise DatasetError(f"--robot is missing, and no robot interface of domain {args.domain}: {error}") from None
+    own = args.bundle and not args.robot
+    robot = args.bundle / "robot.yaml" if own else robot_of(load_domain(args.domain), args.robot)
     seed = args.seed if args.seed is not None else LATER_ROUND if args.bundle else FIRST_ROUND
     amounts = args.episodes, args.steps, seed, args.workers
     start = time.monotonic()

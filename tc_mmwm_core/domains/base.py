@@ -1,6 +1,7 @@
 """What a simulated world with language must offer: the protocol that collection, training and evaluation rely on.
 
-A domain is found by name (``navigation``) or as ``module:factory``; its environment is a plain Gymnasium one.
+A domain is found by name (``navigation``) or as ``module:factory``; its environment is a plain Gymnasium one. ``tc-mmwm
+check`` says whether a domain keeps to it.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
 from tc_mmwm_core.config import did_you_mean
+from tc_mmwm_core.resources import ResourceError, robot_file, robot_given
 
 DOMAINS = {
     "navigation": "tc_mmwm_core.domains.navigation.domain:make",
@@ -30,7 +33,7 @@ Driver = Callable[[gymnasium.Env, dict[str, Any]], np.ndarray]  # of (environmen
 
 @dataclass(frozen=True)
 class Judgement:
-    """An oracle's verdict on S states under one instruction.
+    """An oracle's verdict on S states under one instruction. All of it is finite, ``elsewhere`` aside.
 
     Attributes:
         margin: [S] float32, how far the instruction is broken; > 0 means "violates". Its scale is the domain's own.
@@ -41,7 +44,8 @@ class Judgement:
         place: [S, 2 B] float32, x and y of each of B points in the same coordinates: the robot, then its front (a robot
             that must turn before it can drive) or what it moves; B is ``model.bodies`` of the training config.
         field_cost, field_margin: [G, G] float32, cost and margin of standing at the centres of a grid over the first
-            camera's image, first row at the top.
+            camera's image, first row at the top. G is the same in every judgement; labels keep them as float16, so that
+            no value may be beyond 65504.
         elsewhere: [S, C - 1, B, 2] float32, x and y of the same points in the images of the other cameras, in the robot
             interface's order; NaN where out of view, None where unknown. What ``model.keypoints`` learns from.
     """
@@ -70,15 +74,17 @@ class Domain(Protocol):
         """A Gymnasium environment.
 
         Observations: ``{"image.<name>": uint8 [H, W, C], ..., "sensor": float32 [Ds]}`` in the robot interface's order
-        and units. Actions: float32 [A] in units.
+        and units. Actions: float32 [A] in units; ``action_space`` is a Box of the interface's limits.
         ``reset(seed, options={"instruction": str, "factors": names of :attr:`factors` taken beyond training})``.
-        ``info``: ``instruction`` str, ``scene`` dict of what JSON can hold (no NumPy numbers or arrays: ``float(x)``,
-        ``x.tolist()``), ``state`` float32 [P], ``violation`` bool, ``margin`` float,
-        ``rules`` list of the broken rules in words, ``reached`` bool, ``success`` bool; optional: ``named_rules`` list
-        of the rules that the instruction gives, in the same words (for compliance by rule).
+        The same seed gives the same episode, in another environment too.
+        ``info``: ``instruction`` str and ``scene`` dict of what JSON can hold (no NumPy numbers or arrays:
+        ``float(x)``, ``x.tolist()``), both the same in the whole episode, ``state`` float32 [P], ``margin`` float,
+        ``violation`` bool (of this step: whether the margin is above 0), ``rules`` list of the broken rules in words,
+        ``reached`` bool, ``success`` bool; optional: ``named_rules`` list of the rules that the instruction gives, in
+        the same words (for compliance by rule).
         An episode must end by itself, terminated or truncated within its usual length: an evaluation drives it to its
-        end. The unwrapped environment also has ``save() -> state`` and ``restore(state)``, bit-exact, also in another
-        environment that is in the same episode.
+        end. Without ``render`` images may be missing, and all else is the same. The unwrapped environment also has
+        ``save() -> state`` and ``restore(state)``, bit-exact, also in another environment that is in the same episode.
         """
         ...
 
@@ -155,3 +161,18 @@ def load_domain(name: str) -> Domain:
         return imported(target)()
     except (ImportError, AttributeError) as error:
         raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error
+
+
+def robot_of(domain: Domain, given: Path | None = None) -> Path:
+    """The robot interface to use with ``domain``: ``given``, a file or a shipped one's name, else the domain's own.
+
+    Raises:
+        ResourceError: there is no such file.
+        DomainError: none is given, and that of the domain is not shipped.
+    """
+    if given is not None:
+        return robot_given(given)
+    try:
+        return robot_file(domain.robot)
+    except ResourceError as error:
+        raise DomainError(f"--robot is missing, and no robot interface of domain {domain.name}: {error}") from None

@@ -22,7 +22,14 @@ from tqdm import tqdm
 
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter, TrajectoryInfo
 from tc_mmwm_core.data.trajectory import Trajectory
-from tc_mmwm_core.domains.base import Domain, load_domain
+from tc_mmwm_core.domains.base import Domain, DomainError, load_domain
+from tc_mmwm_core.domains.conformance import (
+    action_misfits,
+    observed_misfits,
+    space_misfits,
+    success_misfits,
+    told_misfits,
+)
 from tc_mmwm_core.domains.controllers import PLANNER, POLICY, Controller, planner_controller, policy_controller
 from tc_mmwm_core.domains.drivers import drawn
 from tc_mmwm_core.domains.perturbations import Kind, Perturbations, perturbed
@@ -83,9 +90,10 @@ def collect(
         driver: the only one of these that drives; None: each episode draws one, see :meth:`Domain.drivers`.
 
     Raises:
-        DatasetError: an episode that the dataset holds is of another domain, driver, length or robot interface, or an
-            episode collected does not fit the robot interface; names its seed.
-        DomainError: the domain has no such ``driver``.
+        DatasetError: an episode that the dataset holds is of another domain, driver, length or robot interface, or
+            what an episode collected holds cannot be stored; names its seed.
+        DomainError: the domain has no such ``driver``, or what it returned does not fit the robot interface, see
+            :func:`run_episode`.
         BundleError: the bundle that is to drive cannot be loaded, or is of another robot.
     """
     bundle = Bundle.load(on_policy.bundle) if on_policy else None
@@ -175,10 +183,12 @@ def _collect_shard(
     environment = world.environment()
     trajectories: list[Trajectory] = []
     try:
+        if misfits := space_misfits(environment, interface):
+            raise DomainError(f"domain '{world.name}': {'; '.join(misfits)}")
         for seed in seeds:
             if _stop.is_set():
                 break
-            trajectory = run_episode(world, environment, seed, steps, on_policy, planner, driver)
+            trajectory = run_episode(world, environment, seed, steps, on_policy, planner, driver, interface)
             if problems := trajectory.problems(interface):
                 raise DatasetError(f"episode {seed} of {world.name}: {'; '.join(problems)}")
             trajectories.append(trajectory)
@@ -198,19 +208,25 @@ def run_episode(
     on_policy: OnPolicy | None = None,
     planner: Planner | None = None,
     driver: str | None = None,
+    interface: RobotInterface | None = None,
 ) -> Trajectory:
     """One episode: scene, instruction, driver, its noise and what disturbs it all follow from ``seed``.
 
-    After the last observation nothing was done. The action of that step is recorded as zeros, whatever the robot
-    interface says is safe, and the step is valid: its image and state are learned from. No prediction is, since nothing
-    follows it; but a policy that imitates takes the zeros for what was done there.
+    After the last observation nothing was done, and zeros are recorded as the action of that step. It is a valid step:
+    what was seen and judged there is learned from. No prediction is learned, since nothing follows; but a policy that
+    imitates takes the zeros for what the driver did.
 
     Args:
         on_policy: drives, by the ``planner`` made of it, in place of one of the domain's drivers.
         driver: which of these drives; None: it is drawn.
+        interface: what is seen, told and done has to fit it; None: it is not looked at.
+
+    Raises:
+        DomainError: it does not fit, or is not what :meth:`Domain.environment` promises; names the domain, the seed,
+            the step and the field.
     """
     rng = np.random.default_rng([seed, 0xC011EC7])
-    recording = world = _Recording(environment)
+    recording = world = _Recording(environment, f"domain '{domain.name}', episode {seed}", interface)
     made = {"domain": domain.name, "seed": seed, "steps": steps}
     control: Controller
     if on_policy is None:
@@ -236,29 +252,46 @@ class _Recording(gymnasium.Wrapper):
     """Keeps what there was to be seen and what was done in the end, whatever what wraps it shows to a driver.
 
     Keeps copies: an environment may fill the same arrays anew at every step, and a driver draw into what it is shown.
+    With an ``interface``, what does not fit it is refused, as ``episode``.
     """
+
+    def __init__(self, environment: gymnasium.Env, episode: str, interface: RobotInterface | None) -> None:
+        super().__init__(environment)
+        self.episode, self.interface = episode, interface
 
     def reset(self, **settings: Any) -> tuple[dict, dict]:
         """See :meth:`gymnasium.Env.reset`."""
         observation, info = self.env.reset(**settings)
         self.seen, self.told, self.done = [], [], []
-        self.scene = copy.deepcopy(info["scene"])
         self._keep(observation, info)
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """See :meth:`gymnasium.Env.step`."""
+        if self.interface is not None:
+            self._refuse(action_misfits(action, self.interface))
         self.done.append(np.array(action))
         result = self.env.step(action)
         self._keep(result[0], result[-1])
         return result
 
     def _keep(self, observation: dict, info: dict) -> None:
+        if self.interface is not None:
+            begun = self.told[0] if self.told else None
+            self._refuse(observed_misfits(observation, self.interface) | told_misfits(info, begun))
+        if not self.told:
+            self.scene = copy.deepcopy(info["scene"])
         self.seen.append({name: np.array(value) for name, value in observation.items()})
-        self.told.append(info | {"state": np.array(info["state"])})
+        self.told.append(info | {"state": np.array(info["state"]), "scene": self.scene})
+
+    def _refuse(self, misfits: dict[str, str]) -> None:
+        if misfits:
+            raise DomainError(f"{self.episode}, step {len(self.done)}: {'; '.join(misfits.values())}")
 
     def trajectory(self, provenance: dict[str, Any]) -> Trajectory:
         """What was recorded since the last reset."""
+        if self.interface is not None:
+            self._refuse(success_misfits(self.told))
         last = self.told[-1]
         return Trajectory(
             images={name: np.stack([o[f"image.{name}"] for o in self.seen]) for name in _cameras(self.seen[0])},

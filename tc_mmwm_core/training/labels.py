@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tc_mmwm_core.config import ConfigError
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
+from tc_mmwm_core.domains.conformance import DISAGREE, check_advice, check_judgement, check_self_filter, disagreeing
 from tc_mmwm_core.models.encoders import CELL
 from tc_mmwm_core.models.grounding import REFERENTS
 from tc_mmwm_core.models.vocabulary import TextTokens
@@ -92,12 +93,15 @@ def label(
 
     Without a domain, a scene or a state there is nothing to judge by: the recorded instruction stands in all
     ``count`` places. A recorded instruction that the domain can't judge keeps the labels that were recorded, too; how
-    many those are, and why, is printed. ``progress`` shows a bar; ``bodies`` is how many points the model locates: the
-    first of those that the domain's oracle does. The labels do not depend on ``workers``, the processes that judge.
+    many those are, and why, is printed. So is in how many steps the recorded violation is another than the oracle's
+    margin says, if in more than :data:`DISAGREE` of them. ``progress`` shows a bar; ``bodies`` is how many points the
+    model locates: the first of those that the domain's oracle does. The labels do not depend on ``workers``, the
+    processes that judge.
 
     Raises:
         ConfigError: the robot has no camera.
-        DomainError: the domain's oracle locates fewer.
+        DomainError: the domain's oracle locates fewer, or what the domain returned is not what the protocol has; names
+            the function, what it returned and what is allowed.
     """
     if not dataset.interface.images:
         raise ConfigError(f"robot interface '{dataset.interface.name}': 'images' is empty; the model needs a camera")
@@ -115,6 +119,7 @@ def label(
     field = np.full((len(texts), count, 2, *grid), np.nan, np.float16)
     referents = np.zeros((len(texts), count, REFERENTS, 4), np.float32)
     expert = np.zeros((len(texts), count), bool)
+    disagree = compared = 0
     for index, (_, judgements, *_) in enumerate(columns):
         trajectory = dataset[index]
         length = len(trajectory.sensor)
@@ -126,6 +131,10 @@ def label(
         # Only what a simulator drew has a simulated robot's pixels: a real recording has no scene.
         visible.append(_visible(trajectory.images[first], None if trajectory.scene is None else domain))
         expert[index, 0] = bool(trajectory.success)
+        if judgements[0] is not None:
+            known = trajectory.valid & (trajectory.violation >= 0)
+            compared += int(known.sum())
+            disagree += int((disagreeing(trajectory.violation, judgements[0].margin) & known).sum())
         for which, judgement in enumerate(judgements):
             if judgement is None:
                 expert[index, which] = bool(trajectory.success)  # the recorded instruction stands here too
@@ -140,7 +149,13 @@ def label(
             place[-1] = judgement.place[:, : 2 * bodies]
             if judgement.elsewhere is not None:
                 elsewhere[-1] = judgement.elsewhere[:, :, :bodies]
+            if judgement.field_cost.shape != grid:
+                sides = f"{judgement.field_cost.shape[0]} and {grid[0]}"
+                raise DomainError(
+                    f"domain '{domain.name}': judge() returned fields of both {sides} places a side; keep one"
+                )
             field[index, which] = judgement.field_cost, judgement.field_margin
+    _tell_disagreeing(dataset, disagree, compared)
     tokens_of, mask_of = ids.reshape(shape), mask.reshape(shape)
     return Labels(
         texts, tokens_of, mask_of, margin, cost, violation, referents, place, elsewhere, field, expert, advice, visible
@@ -159,10 +174,25 @@ def _tell_unjudged(dataset: Dataset, reasons: list[str]) -> None:
         )
 
 
+def _tell_disagreeing(dataset: Dataset, disagree: int, compared: int) -> None:
+    """Print that the recorded violation and the oracle's ``disagree`` in more steps than few of those ``compared``."""
+    if disagree > DISAGREE * compared and is_first():
+        paths = ", ".join(sorted({info.dataset for info in dataset.trajectories}))
+        print(
+            f"{paths}: warning: in {disagree} of {compared} judged steps ({disagree / compared:.1%}) the recorded "
+            "violation is another than the margin that the domain's oracle gives under the recorded instruction. The "
+            "oracle's is learned; tc-mmwm check shows where a domain contradicts itself",
+            flush=True,
+        )
+
+
 def _visible(image: np.ndarray, domain: Domain | None) -> np.ndarray:
-    robot = None if domain is None else domain.self_filter(image)
-    shape = (len(image), per_cell(image[0, ..., 0]).size)
-    return np.full(shape, np.nan, np.float16) if robot is None else per_cell(~robot).astype(np.float16)
+    unknown = np.full((len(image), per_cell(image[0, ..., 0]).size), np.nan, np.float16)
+    if domain is None:
+        return unknown
+    robot = domain.self_filter(image)
+    check_self_filter(robot, domain, image)
+    return unknown if robot is None else per_cell(~robot).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -186,7 +216,7 @@ def _judge_all(dataset: Dataset, domain: Domain | None, count: int, seed: int, w
         _Recorded((seed, index), t.instruction, t.scene, None if t.state is None else np.array(t.state), t.action.shape)
         for index, t in trajectories
     )
-    judge = partial(_judge, domain=domain, count=count)
+    judge = partial(_judge, domain=domain, count=count, others=len(dataset.interface.images) - 1)
     workers = min(workers, len(dataset) // SHARE)
     if workers <= 1 or domain is None:
         yield from map(judge, recorded)
@@ -195,26 +225,28 @@ def _judge_all(dataset: Dataset, domain: Domain | None, count: int, seed: int, w
         yield from pool.map(judge, recorded, chunksize=8)
 
 
-def _judge(recorded: _Recorded, domain: Domain | None, count: int) -> _Judged:
+def _judge(recorded: _Recorded, domain: Domain | None, count: int, others: int) -> _Judged:
     advice = np.full((count, *recorded.actions), np.nan, np.float32)
     if domain is None or recorded.scene is None or recorded.states is None:
         return [recorded.instruction] * count, [None] * count, advice, ""
     rng = np.random.default_rng(recorded.seed)
-    others = [domain.draw_instruction(recorded.scene, rng) for _ in range(count - 1)]
-    texts = [recorded.instruction, *others]
+    texts = [recorded.instruction, *(domain.draw_instruction(recorded.scene, rng) for _ in range(count - 1))]
     states = np.nan_to_num(recorded.states)  # a step that was not observed holds NaN; `valid` masks its labels
     judgements: list[Judgement | None] = []
     why = ""
     for which, text in enumerate(texts):  # both of a text in turn: a domain may keep what they share
         try:
-            judgements.append(domain.judge(recorded.scene, states, text))
+            judgement = domain.judge(recorded.scene, states, text)
         except DomainError as error:
             if which:  # what the domain itself drew
                 raise
             judgements.append(None)
             why = str(error)
             continue
+        check_judgement(judgement, domain, states, text, others)
+        judgements.append(judgement)
         advised = domain.advise(recorded.scene, states, text)
+        check_advice(advised, domain, states, text, recorded.actions[1])
         if advised is not None:
             advice[which] = advised
     return texts, judgements, advice, why

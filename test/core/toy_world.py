@@ -15,6 +15,8 @@ BAD_SEED = 3
 class Standing(gymnasium.Env):
     """Fits navigation.yaml; episodes of ``BAD_SEED`` end in an error or have a number too many."""
 
+    action_space = gymnasium.spaces.Box(np.float32([-0.3, -2.5]), np.float32([0.7, 2.5]))
+
     def __init__(self, seconds: float = 0.0, fails: bool = False, misfits: bool = False):
         self.seconds, self.fails, self.misfits = seconds, fails, misfits
 
@@ -34,7 +36,14 @@ class Standing(gymnasium.Env):
         image = self.np_random.integers(0, 256, (64, 64, 3), np.uint8)
         sensor = self.np_random.normal(size=self.size).astype(np.float32)
         info = {"instruction": "stand", "scene": {}, "state": sensor[:5], "violation": False, "success": True}
+        info |= {"margin": -1.0, "rules": [], "reached": True}
         return {"image.overhead": image, "sensor": sensor}, info
+
+
+class Narrow(Standing):
+    """Takes other actions than the robot."""
+
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 
 class Reusing(Standing):
@@ -78,6 +87,10 @@ class Toy(Domain):
 
 def make():
     return Toy()
+
+
+def narrow():
+    return Toy(Narrow)
 
 
 def reusing():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_domain
 import toy_world
 from toy_world import BAD_SEED
 from trajectories import make_trajectory
@@ -21,6 +22,7 @@ from trajectories import make_trajectory
 from tc_mmwm_core.cli import build_parser, main
 from tc_mmwm_core.data.dataset import Dataset, DatasetError, DatasetWriter
 from tc_mmwm_core.domains import collect as collecting
+from tc_mmwm_core.domains.base import DomainError
 from tc_mmwm_core.domains.collect import OnPolicy, collect, run_episode
 from tc_mmwm_core.domains.controllers import planner_controller
 from tc_mmwm_core.domains.perturbations import OCCLUDER
@@ -194,6 +196,59 @@ def test_what_an_environment_fills_anew_at_every_step_is_kept_as_it_was():
     assert kept.violation.tolist() == [0, 0, 1, 0, 0, 0] and kept.scene == {"step": 0}
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [
+        (0, "sensor", np.float32([0, np.nan]), "'sensor' is nan at place.y, a finite number is needed"),
+        (
+            0,
+            "image.camera",
+            np.zeros((8, 16, 3), np.uint8),
+            r"'image.camera' is uint8 \[8, 16, 3\], the interface needs",
+        ),
+        (1, "violation", 0.5, r"info\['violation'\] is 0.5 \(float\), a bool is needed"),
+        (1, "success", None, r"info\['success'\] is None \(NoneType\), a bool is needed"),
+        (1, "scene", {"square": [9.0, 9.0]}, r"info\['scene'\] has changed at 'square'; what moves belongs into"),
+        (1, "instruction", "turn back", r"info\['instruction'\] is now 'turn back', at the reset it was 'drive to the"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_domain_seed_step_and_field(monkeypatch, part, key, value, says):
+    observe = tiny_domain.DotEnv.observe
+
+    def bent(self):
+        returned = observe(self)
+        returned[part].update({key: value} if self.steps == 2 else {})
+        return returned
+
+    monkeypatch.setattr(tiny_domain.DotEnv, "observe", bent)
+    domain, interface = tiny_domain.make(), RobotInterface.from_dict(tiny_domain.ROBOT, "test")
+    with pytest.raises(DomainError, match=f"^domain 'dot', episode 7, step 2: {says}"):
+        run_episode(domain, domain.environment(), 7, 12, interface=interface)
+
+
+def test_a_success_despite_a_violation_is_refused(monkeypatch):
+    observe = tiny_domain.DotEnv.observe
+    monkeypatch.setattr(tiny_domain, "LIMIT", 0.1)
+    monkeypatch.setattr(tiny_domain.DotEnv, "observe", lambda self: _as_reached(*observe(self)))
+    domain, interface = tiny_domain.make(), RobotInterface.from_dict(tiny_domain.ROBOT, "test")
+    with pytest.raises(
+        DomainError, match=r"step \d+: info\['success'\] is True, though .* broken at step 1: success is"
+    ):
+        for seed in range(20):
+            run_episode(domain, domain.environment(), seed, 12, interface=interface)
+
+
+def _as_reached(observation, info):
+    return observation, info | {"success": info["reached"]}
+
+
+def test_an_action_space_that_is_not_the_robots_is_refused(tmp_path):
+    with pytest.raises(
+        DomainError, match=r"'toy': the action space has the limits \[-1, 1\], \[-1, 1\], a Box of \[2\] is"
+    ):
+        collect("toy_world:narrow", ROBOT, tmp_path / "d", 1, 5, seed=0, workers=1, progress=False)
+
+
 def test_a_bundle_of_another_robot_does_not_drive(tmp_path):
     other = OnPolicy(resource("bundles", "manipulation"), PlannerConfig())
     with pytest.raises(BundleError, match="trained for another robot interface"):
@@ -236,14 +291,17 @@ def test_progress_is_told_by_the_episode(tmp_path, monkeypatch):
     ("world", "says"),
     [
         ("failing", "the gripper is stuck"),
-        ("misfitting", rf"episode {BAD_SEED} of toy: 'sensor' is float32 \[6, 32\], the interface needs .*\[6, 31\]"),
+        (
+            "misfitting",
+            rf"domain 'toy', episode {BAD_SEED}, step 0: 'sensor' is float32 \[32\], .* needs float32 \[31\]",
+        ),
     ],
 )
 def test_an_error_is_told_at_once_and_keeps_what_was_collected(tmp_path, monkeypatch, world, says):
     """The queue of 1000 shards would take a minute."""
     monkeypatch.setattr(collecting, "EPISODES_A_SHARD", 2)
     start = time.monotonic()
-    with pytest.raises((RuntimeError, DatasetError), match=says):
+    with pytest.raises((RuntimeError, DomainError), match=says):
         collect(f"toy_world:{world}", ROBOT, tmp_path / "d", 2000, 5, seed=0, workers=2, progress=False)
     assert time.monotonic() - start < 30
     kept = seeds(tmp_path / "d")

@@ -125,6 +125,56 @@ def test_the_first_bodies_are_located_and_more_than_the_oracle_knows_are_refused
         label(dataset, domain, COUNT, TextTokens(48), seed=0, progress=False, bodies=3)
 
 
+@pytest.mark.parametrize(
+    ("member", "value", "says"),
+    [
+        ("judge", lambda judgement: dataclasses.replace(judgement, margin=judgement.margin > 0), "judge.*margin bool"),
+        ("judge", lambda judgement: dataclasses.replace(judgement, cost=judgement.cost * np.nan), "judge.*cost nan at"),
+        ("judge", lambda judgement: None, r"judge.* returned None \(NoneType\), a Judgement is needed"),
+        (
+            "advise",
+            lambda advice: advice[0],
+            r"advise\(\) of '.*' on \d+ states returned float\d+ \[2\], float32 \[\d+, 2",
+        ),
+        (
+            "self_filter",
+            lambda _: np.ones((64, 64), np.uint8),
+            r"self_filter\(\) of \d+ images returned uint8 \[64, 64\]",
+        ),
+    ],
+)
+def test_what_the_protocol_has_not_is_refused_and_not_learned(dataset, domain, monkeypatch, member, value, says):
+    asked = getattr(type(domain), member)
+    monkeypatch.setattr(type(domain), member, lambda *given: value(asked(*given)))
+    with pytest.raises(DomainError, match=f"domain 'navigation': {says}"):
+        label(dataset, domain, 1, TextTokens(48), seed=0, progress=False)
+
+
+def test_fields_of_two_sizes_are_refused(dataset, domain, monkeypatch):
+    asked, sides = type(domain).judge, iter(range(20, 40))
+
+    def judge(*given):
+        field = np.zeros([next(sides)] * 2, np.float32)
+        return dataclasses.replace(asked(*given), field_cost=field, field_margin=field)
+
+    monkeypatch.setattr(type(domain), "judge", judge)
+    with pytest.raises(DomainError, match=r"judge\(\) returned fields of both 21 and 20 places a side"):
+        label(dataset, domain, 2, TextTokens(48), seed=0, progress=False)
+
+
+def test_recorded_violations_that_are_not_the_oracles_are_counted(dataset, domain, tmp_path, capsys):
+    label(dataset, domain, 1, TextTokens(48), seed=0, progress=False)
+    assert "warning" not in capsys.readouterr().out
+    other = [dataclasses.replace(one, violation=1 - one.violation) for one in (dataset[index] for index in range(2))]
+    other[0].violation[:] = -1  # nobody judged: nothing to compare
+    other[1].valid = np.arange(len(other[1])) > 3
+    DatasetWriter(tmp_path, dataset.interface).append(other)
+    label(Dataset.open(tmp_path), domain, 1, TextTokens(48), seed=0, progress=False)
+    steps = len(other[1]) - 4
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: warning: in {steps} of {steps} judged steps (100.0%) the recorded violation is another" in said
+
+
 def test_without_a_domain_nothing_is_judged(dataset):
     labels = label(dataset, None, 1, TextTokens(48), seed=0, progress=False)
     assert all(np.isnan(margin).all() for margin in labels.margin)
