@@ -221,8 +221,8 @@ def _grouped(dataset: Dataset, keys: Sequence[str]) -> list[tuple[str, list[int]
 
 
 class TrainedOn:
-    """Which trajectories weights were fitted to or chosen by, these or those that they started from: a part of every
-    checkpoint.
+    """Which trajectories weights were fitted to or chosen by, these or those that they started from, and whether an
+    oracle ``judged`` any of them, which alone teaches progress: a part of every checkpoint.
 
     A threshold must not be calibrated on any of them, and a run goes on with the same datasets in the same order only:
     each is drawn from by its place among them.
@@ -236,11 +236,12 @@ class TrainedOn:
         those = [info for data in seen for info in data.trajectories]
         self.identities = sorted({*before, *(info.identity for info in those), *(info.episode for info in those)})
         self.datasets = [dataset.digest for dataset in datasets]
+        self.judged = False  # known once they are labelled
         self._names = {dataset.digest: " ".join(map(str, dataset.paths)) for dataset in datasets}
 
     def state_dict(self) -> dict[str, Any]:
-        """Their identities, and the datasets' digests in order."""
-        return {"identities": self.identities, "datasets": self.datasets}
+        """Their identities, the datasets' digests in order, and whether any was judged."""
+        return {"identities": self.identities, "datasets": self.datasets, "judged": self.judged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing, where ``state`` is of the same. ValueError: it is of others; names what differs."""

@@ -81,7 +81,9 @@ def train(
         progress = progress and those.first
         data, held_out, model, ema = prepare(config, datasets, those.device, init, progress, labelled)
         check_stages(config, position.stage, data, held_out, those)
-        _tell_supply(Supply.of(data), position.stage, those.first, progress)
+        supply = Supply.of(data)
+        _tell_supply(supply, position.stage, those.first, progress)
+        trained_on.judged = bool(supply.known["progress"]) or (init is not None and init.judged)
         if position.step:
             load_checkpoint(output / LAST, {"model": model, "ema": ema}, restore_random=False)
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
