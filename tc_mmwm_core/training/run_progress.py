@@ -19,12 +19,14 @@ class RunProgress:
         last: where ``last.pt`` stands.
         left: optimizer steps left in that stage; None: of an earlier version, which did not keep it.
         best: where ``best.pt`` stands; None: there is none, and ``last.pt`` is what is exported.
+        datasets: digests of what it is trained on; empty: of an earlier version.
     """
 
     config: TrainConfig
     last: Position
     left: int | None
     best: Position | None
+    datasets: list[str]
 
     @classmethod
     def of(cls, run: Path) -> RunProgress:
@@ -32,7 +34,8 @@ class RunProgress:
         content = read_checkpoint(run / LAST)
         best = Position(**read_checkpoint(run / BEST)["position"]) if (run / BEST).exists() else None
         config = parse(content["config"], TrainConfig, f"{run / LAST}: config")
-        return cls(config, Position(**content["position"]), content.get("left"), best)
+        datasets = content["parts"]["trained_on"].get("datasets") or []
+        return cls(config, Position(**content["position"]), content.get("left"), best, datasets)
 
     @property
     def ended(self) -> bool | None:
@@ -47,6 +50,13 @@ class RunProgress:
         taken = self.last.stage_step
         total = "" if self.left is None else f" of {taken + self.left}"
         return f"stage {self._named(self.last)}, step {taken}{total}"
+
+    @property
+    def exported(self) -> str:
+        """The checkpoint that an export takes, in words."""
+        if self.best is None:
+            return f"{LAST}, the newest weights (averaged)"
+        return f"{BEST}, the best validated: stage {self._named(self.best)}, step {self.best.stage_step}"
 
     @property
     def unfinished(self) -> str | None:
