@@ -14,8 +14,8 @@ EXAMPLES = """\
   tc-mmwm train --config config/train/finetune.yaml --init bundles/navigation --data data/new data/old --output runs/new
   tc-mmwm train --config config/train/manipulation_again.yaml --init bundles/manipulation --output runs/again \\
     --data data/manipulation data/again data/again  (what a bundle drove itself, twice; see tc-mmwm collect --bundle)
-  torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim --output runs/4 \
-    --device cuda
+  torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim \\
+    --output runs/4 --device cuda  (four GPUs, among which each batch is divided)
   GOMP_SPINCOUNT=1000 tc-mmwm train ...  (on CPU cores that other processes use too: libgomp's threads spin while they
     wait for one another, on 2 cores beside one other process for 15 s a step in place of 0.5; alone it costs a fifth)
 """
