@@ -73,7 +73,7 @@ def train(
         there = output.exists()  # else what is refused leaves no folder
         if those.first and there:
             stack.enter_context(_alone_in(output))  # before its checkpoint is read
-        seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
+        seen = [split(dataset, config.data.holdout, datasets)[0] for dataset in datasets]
         if config.early_stopping.patience is not None:
             seen = datasets  # what is held out chooses the weights
         trained_on = TrainedOn(datasets, seen, init.trained_on if init else ())
@@ -153,7 +153,7 @@ def label_data(
         TrainingError: nothing is held out: no dataset has more than one trajectory.
     """
     domain = load_domain(config.data.domain) if config.data.domain else None
-    parts = [split(dataset, config.data.holdout) for dataset in datasets]
+    parts = [split(dataset, config.data.holdout, datasets) for dataset in datasets]
     if not any(len(held_out) for _, held_out in parts):
         found = ", ".join(f"{len(dataset)} in {dataset.paths[0]}" for dataset in datasets)
         raise TrainingError(
