@@ -248,9 +248,10 @@ def _bag(path: Path) -> tuple[dict[str, Any], str]:
 def _bundle(path: Path) -> tuple[dict[str, Any], str]:
     from tc_mmwm_core.runtime.bundle import Bundle
     from tc_mmwm_core.runtime.planner import planner_file
+    from tc_mmwm_core.utils.files import shown
 
     bundle = Bundle.load(path)
-    manifest = bundle.manifest
+    manifest, file = bundle.manifest, planner_file(path)
     facts = {"kind": "bundle", "identity": bundle.identity} | manifest.model_dump(mode="json", by_alias=True)
     sizes = ", ".join(f"{name} {(path / name).stat().st_size / 1e6:.1f} MB" for name in manifest.files)
     lines = [
@@ -262,7 +263,7 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
         f"  progress    {'taught by an oracle' if manifest.progress_taught else 'not taught: it ranks nothing'}",
         f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
         *([f"  unfinished  {manifest.training.unfinished}"] if manifest.training.unfinished else []),
-        f"  planner     parameters: {planner_file(path) or 'built-in defaults'}, unless the planner is given a file",
+        f"  planner     parameters: {shown(file) if file else 'built-in defaults'}, unless the planner is given a file",
         f"  files       {sizes}",
         "every file has the sha256 that bundle.json names",
     ]
@@ -305,6 +306,7 @@ def _run(path: Path) -> tuple[dict[str, Any], str]:
     from tc_mmwm_core.training.run import ENVIRONMENT, METRICS, read_metrics
     from tc_mmwm_core.training.run_progress import RunProgress
     from tc_mmwm_core.training.weights import read_weights
+    from tc_mmwm_core.utils.files import shown
 
     run, weights = RunProgress.of(path), read_weights(path)
     starts = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8")) if (path / ENVIRONMENT).exists() else []
@@ -334,7 +336,8 @@ def _run(path: Path) -> tuple[dict[str, Any], str]:
     }
     ended = {True: "ended", False: "not ended", None: "not told whether it has ended"}[run.ended]
     digests = ", ".join(digest[:12] for digest in run.datasets) or "not told which"
-    export = f"tc-mmwm export {path} --data DATA --output BUNDLE"
+    data = "DATA" if run.config.early_stopping.patience is None else "DATA_THAT_WERE_NOT_TRAINED_ON"
+    export = f"tc-mmwm export {shown(path)} --data {data} --output BUNDLE"
     lines = [
         f"training run for the robot '{weights.interface.name}'",
         f"  standing    {run.standing}; {run.last.step} optimizer steps in all; {ended}",

@@ -9,6 +9,7 @@ import pytest
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.run_progress import RunProgress
+from tc_mmwm_core.utils.files import shown
 
 
 def test_a_run_that_has_ended_says_how_to_export_it(unbroken, dataset, capsys):
@@ -19,7 +20,7 @@ def test_a_run_that_has_ended_says_how_to_export_it(unbroken, dataset, capsys):
     assert "  standing    stage full (3 of 3), step 3 of 3; 8 optimizer steps in all; ended\n" in out
     assert "  to export   last.pt, the newest weights (averaged)\n" in out
     assert f"digests of its datasets: {dataset.digest[:12]}\n" in out
-    assert f"  next        tc-mmwm export {unbroken.folder} --data DATA" in out
+    assert f"  next        tc-mmwm export {shown(unbroken.folder)} --data DATA" in out
     assert main(["inspect", str(unbroken.folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kind"] == "run" and facts["ended"] and facts["datasets"] == [dataset.digest]
