@@ -301,7 +301,7 @@ def export_run(
         CheckpointError: ``run`` holds no run, or is of another robot than ``datasets`` or ``robot``; names each field.
     """
     if unfinished := RunProgress.of(run).unfinished:
-        print(f"warning: {run}: its training has not ended: {unfinished}", flush=True)
+        print(f"warning: {run}: {unfinished}", flush=True)
     weights = read_weights(run)
     config = weights.config
     interface = _interface(run, weights, datasets, robot)

@@ -34,7 +34,7 @@ class RunProgress:
         content = read_checkpoint(run / LAST)
         best = Position(**read_checkpoint(run / BEST)["position"]) if (run / BEST).exists() else None
         config = parse(content["config"], TrainConfig, f"{run / LAST}: config")
-        datasets = content["parts"]["trained_on"].get("datasets") or []
+        datasets = content["parts"].get("trained_on", {}).get("datasets", [])
         return cls(config, Position(**content["position"]), content.get("left"), best, datasets)
 
     @property
@@ -60,14 +60,13 @@ class RunProgress:
 
     @property
     def unfinished(self) -> str | None:
-        """Where the run stands and whose weights are exported, where it has not ended or these are of a stage before
-        its last; else None."""
-        older = self.best is not None and self.best.stage < self.last.stage
-        if self.ended is not False and not older:
-            return None
-        return self.standing + (
-            f"; its best weights are still those of stage {self._named(self.best)}" if older else ""
-        )
+        """That the run has not ended, or that the weights to export are of a stage before its last; None: neither."""
+        told = []
+        if self.ended is False:
+            told.append(f"its training has not ended: {self.standing}")
+        if self.best is not None and self.best.stage < self.last.stage:
+            told.append(f"its best weights are still those of stage {self._named(self.best)}")
+        return "; ".join(told) or None
 
     def _named(self, position: Position) -> str:
         stages = self.config.stages

@@ -116,11 +116,8 @@ class Supply:
         if unjudged := [term for term in ORACLES if term in silent]:
             domain = self.config.data.domain
             why = "data.domain is null" if domain is None else f"none that {domain!r} can judge has scene and state"
-            who = (
-                "the oracle does not tell"
-                if self.known["progress"]
-                else f"no trajectory is judged by an oracle ({why})"
-            )
+            nobody = f"no trajectory is judged by an oracle ({why})"
+            who = "the oracle does not tell" if self.known["progress"] else nobody
             told.append(f"{who}: nothing to learn from for {', '.join(unjudged)}")
         if {"violation", "constraint"} <= silent:
             told.append(

@@ -22,7 +22,7 @@ from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_
 from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training import export
 from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, calibrate, trajectories_needed
-from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
+from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
 from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, graphs, recalibrate
@@ -208,9 +208,10 @@ def test_a_run_that_has_not_ended_is_exported_with_a_warning_that_the_bundle_kee
         patch.setattr(Stage, "step", interrupted)
         train(patient, [dataset], run, progress=False)
     capsys.readouterr()
-    told = "stage world_model (2 of 3), step 2 of 3; its best weights are still those of stage reconstruction (1 of 3)"
+    told = "its training has not ended: stage world_model (2 of 3), step 2 of 3; its best weights are still those of "
+    told += "stage reconstruction (1 of 3)"
     assert unfinished() == told
-    assert capsys.readouterr().out == f"warning: {run}: its training has not ended: {told}\n"
+    assert capsys.readouterr().out == f"warning: {run}: {told}\n"
     train(patient, [dataset], run, progress=False)
     capsys.readouterr()
     assert unfinished() is None and capsys.readouterr().out == ""
@@ -218,6 +219,11 @@ def test_a_run_that_has_not_ended_is_exported_with_a_warning_that_the_bundle_kee
     del older["left"]
     write_checkpoint(run / LAST, older)
     assert unfinished() is None  # nobody knows
+    del older["parts"]["trained_on"]
+    write_checkpoint(run / LAST, older)
+    (run / BEST).unlink()
+    with pytest.raises(CheckpointError, match=r"last\.pt: has no 'trained_on'"):
+        unfinished()
 
 
 def test_too_few_violations_are_told_by_rule_with_what_to_do(config, domain, tmp_path):

@@ -32,7 +32,7 @@ def test_a_run_that_has_ended_says_how_to_export_it(unbroken, dataset, capsys):
 def test_a_run_that_has_not_ended_says_how_to_go_on_and_an_older_one_no_more_than_it_knows(unbroken, tmp_path, capsys):
     content = read_checkpoint(unbroken.folder / LAST)
     write_checkpoint(tmp_path / LAST, content | {"position": {"step": 7, "stage": 2, "stage_step": 2}, "left": 1})
-    assert RunProgress.of(tmp_path).unfinished == "stage full (3 of 3), step 2 of 3"
+    assert RunProgress.of(tmp_path).unfinished == "its training has not ended: stage full (3 of 3), step 2 of 3"
     environment = [{"started": "then", "command": ["tc-mmwm", "train", "--output", "my run"]}]
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     assert main(["inspect", str(tmp_path)]) == 0
