@@ -27,11 +27,33 @@ class Config(BaseModel):
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML readers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[Any, int] = {}
+        for key, _ in node.value:  # before what `<<` merges in, which a key of its own may replace
+            name, line = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key), key.start_mark.line + 1
+            if name in first:
+                raise ConfigError(f"line {line}: key '{key.value}' stands twice, first in line {first[name]}")
+            first[name] = line
+        return super().construct_mapping(node, deep)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object, which gives each key once."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ConfigError(f"key '{twice}' stands twice in one object")
+    return content
+
+
 def load(path: str | Path, model: type[ConfigType]) -> ConfigType:
     """Read ``path`` (YAML, of which JSON is a subset) into ``model``.
 
     Raises:
-        ConfigError: names the file, each wrong field, what was found and what is allowed.
+        ConfigError: names the file, each wrong field, what was found and what is allowed; a key that stands twice.
     """
     path = Path(path)
     try:
@@ -41,7 +63,10 @@ def load(path: str | Path, model: type[ConfigType]) -> ConfigType:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        is_json = path.suffix == ".json"
+        content = json.loads(text, object_pairs_hook=_unique) if is_json else yaml.load(text, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
     if not isinstance(content, dict):

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     base = load(args.config, TrainConfig)
     datasets = [Dataset.open(path).tell_skipped() for path in args.data]
     if args.steps:
-        trained_on = sum(len(split(dataset, base.data.holdout)[0]) for dataset in datasets)
+        trained_on = sum(len(split(dataset, base.data.holdout, datasets)[0]) for dataset in datasets)
         stages = tuple(shortened(stage, args.steps, trained_on) for stage in base.stages)
         base = base.model_copy(update={"stages": stages})
     file = args.ablations or resource("config", "ablate", "default.yaml")

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.runtime.bundle import MANIFEST
     from tc_mmwm_core.training.calibration import CalibrationError
     from tc_mmwm_core.training.export import export_run, recalibrate
+    from tc_mmwm_core.utils.files import shown
 
     if args.data is None and args.threshold is None:
         raise CalibrationError(
@@ -67,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
         bundle, rests_on = export_run(*arguments, robot=robot, **bound)
     print(rests_on)
     sizes = ", ".join(f"{name} {(bundle.path / name).stat().st_size / 1e6:.1f} MB" for name in bundle.manifest.files)
-    print(f"{bundle.path}: {bundle.identity}, threshold {bundle.manifest.threshold:.4f}; {sizes}")
+    print(f"{shown(bundle.path)}: {bundle.identity}, threshold {bundle.manifest.threshold:.4f}; {sizes}")
     return 0

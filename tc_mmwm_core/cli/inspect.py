@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from tc_mmwm_core.data.dataset import TrajectoryInfo
     from tc_mmwm_core.runtime.bundle import Calibration
 
-HELP = "describe a dataset, bag, bundle or checkpoint and what is in it"
+HELP = "describe a dataset, bag, run, bundle or checkpoint and what is in it"
 EXAMPLES = """\
   tc-mmwm inspect data/navigation --figure data/navigation.png
   tc-mmwm inspect rosbag2_2025_06_01-12_00_00
+  tc-mmwm inspect runs/navigation                  how far a training has come, and what to do next
   tc-mmwm inspect bundles/navigation --json
 """
 SHOWN = 20
@@ -24,7 +25,7 @@ SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tc-mmwm inspect``."""
-    parser.add_argument("path", type=Path, help="dataset folder, bag, bundle folder or checkpoint file")
+    parser.add_argument("path", type=Path, help="folder of a dataset, run or bundle, bag or checkpoint file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--all", action="store_true", help=f"every trajectory, not only the first {SHOWN}")
     parser.add_argument("--verify", action="store_true", help="datasets only: read every image and check its checksum")
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise DatasetError(f"{path}: not a dataset; --figure and --verify are for datasets")
     elif (path / "bundle.json").is_file():
         facts, text = _bundle(path)
+    elif (path / "last.pt").is_file():
+        facts, text = _run(path)
     elif path.suffix == ".pt":
         facts, text = _checkpoint(path)
     else:
@@ -244,9 +247,11 @@ def _bag(path: Path) -> tuple[dict[str, Any], str]:
 
 def _bundle(path: Path) -> tuple[dict[str, Any], str]:
     from tc_mmwm_core.runtime.bundle import Bundle
+    from tc_mmwm_core.runtime.planner import planner_file
+    from tc_mmwm_core.utils.files import shown
 
     bundle = Bundle.load(path)
-    manifest = bundle.manifest
+    manifest, file = bundle.manifest, planner_file(path)
     facts = {"kind": "bundle", "identity": bundle.identity} | manifest.model_dump(mode="json", by_alias=True)
     sizes = ", ".join(f"{name} {(path / name).stat().st_size / 1e6:.1f} MB" for name in manifest.files)
     lines = [
@@ -257,6 +262,8 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
         f"  goal        {_goal(manifest.goal_threshold, manifest.goal_calibration)}",
         f"  progress    {'taught by an oracle' if manifest.progress_taught else 'not taught: it ranks nothing'}",
         f"  trained     revision {manifest.training.revision}, seed {manifest.training.seed}",
+        *([f"  unfinished  {manifest.training.unfinished}"] if manifest.training.unfinished else []),
+        f"  planner     parameters: {shown(file) if file else 'built-in defaults'}, unless the planner is given a file",
         f"  files       {sizes}",
         "every file has the sha256 that bundle.json names",
     ]
@@ -288,6 +295,66 @@ def _goal(threshold: float | None, calibration: Calibration | None) -> str:
         f"there, on average over trajectories, at most {calibration.alpha:.1%} begin where it is not seen, with "
         f"confidence {1 - calibration.delta:.0%} ({calibration.method}, {calibration.n_trajectories} trajectories)"
     )
+
+
+def _run(path: Path) -> tuple[dict[str, Any], str]:
+    """What a run's checkpoints and its logs say of it."""
+    import shlex
+
+    import yaml
+
+    from tc_mmwm_core.training.run import ENVIRONMENT, METRICS, read_metrics
+    from tc_mmwm_core.training.run_progress import RunProgress
+    from tc_mmwm_core.training.weights import read_weights
+    from tc_mmwm_core.utils.files import shown
+
+    run, weights = RunProgress.of(path), read_weights(path)
+    starts = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8")) if (path / ENVIRONMENT).exists() else []
+    command = shlex.join(starts[-1]["command"]) if starts else "the command that began it"
+    validated = {}  # by stage, the last of each
+    for record in read_metrics(path / METRICS) if (path / METRICS).exists() else ():
+        if record["step"] <= run.last.step and "valid/loss" in record:
+            validated[record["stage"]] = {
+                "step": record["step"],
+                "loss": record["loss"],
+                "held_out": record["valid/loss"],
+            }
+    set_here = run.config.model_dump(mode="json", exclude_defaults=True)
+    facts = {
+        "kind": "run",
+        "robot": weights.interface.name,
+        "standing": run.standing,
+        "step": run.last.step,
+        "ended": run.ended,
+        "best": None if run.best is None else vars(run.best),
+        "trained_on": len(weights.trained_on),
+        "datasets": run.datasets,
+        "judged": weights.judged,
+        "validated": validated,
+        "command": command,
+        "config": set_here,
+    }
+    ended = {True: "ended", False: "not ended", None: "not told whether it has ended"}[run.ended]
+    digests = ", ".join(digest[:12] for digest in run.datasets) or "not told which"
+    data = "DATA" if run.config.early_stopping.patience is None else "DATA_THAT_WERE_NOT_TRAINED_ON"
+    export = f"tc-mmwm export {shown(path)} --data {data} --output BUNDLE"
+    lines = [
+        f"training run for the robot '{weights.interface.name}'",
+        f"  standing    {run.standing}; {run.last.step} optimizer steps in all; {ended}",
+        f"  to export   {run.exported}",
+        f"  trained on  {len(weights.trained_on)} trajectories and episodes; digests of its datasets: {digests}",
+        f"  progress    {'taught by an oracle' if weights.judged else 'not taught: no oracle judged anything'}",
+        f"  started     {len(starts)} times" + (f", first {starts[0]['started']}" if starts else ""),
+        f"  next        {export if run.ended else f'{command} (in the folder where it was begun) goes on from there'}",
+        "",
+        f"{'stage, as last validated':24} {'step':>7} {'loss':>9} {'held out':>9}",
+    ]
+    for stage, last in validated.items():
+        loss, held_out = ("-" if last[name] is None else f"{last[name]:.4f}" for name in ("loss", "held_out"))
+        lines.append(f"{stage:24} {last['step']:>7} {loss:>9} {held_out:>9}")
+    lines += ["", "what its configuration sets that is not the default:"]
+    lines += ["  " + line for line in yaml.safe_dump(set_here, sort_keys=False, width=110).splitlines()]
+    return facts, "\n".join(lines)
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], str]:

@@ -133,8 +133,10 @@ def run(args: argparse.Namespace) -> int:
     configs = variants(base, switches, str(file))
     args.robot = robot_given(args.robot) if args.robot else robot_file(domain.robot)
     if args.what in ("constraint", "interventions"):
-        args.bundle = args.bundle or resource("bundles", domain.name)
-        _refuse_other_horizons(args.bundle, base.model)  # before hours of training
+        args.bundle = _bundle_for(args, domain)
+        _refuse_unsuited(args, base.model)  # before hours of training
+    if args.what == "interventions":
+        _refuse_without_saving(domain)
     paths = args.data or [_collected(args, base, "train", args.episodes, 50, TRAIN_SEED)]
     datasets = [Dataset.open(path).tell_skipped() for path in paths]
     rows = run_ablations(configs, args.seeds, datasets, args.output, args.device, not args.quiet)
@@ -173,15 +175,55 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_other_horizons(path: Path, model) -> None:
+def _bundle_for(args, domain) -> Path:
+    """The bundle that is given, or the domain's shipped one. ConfigError: none is."""
     from tc_mmwm_core.config import ConfigError
-    from tc_mmwm_core.runtime.bundle import Bundle
+    from tc_mmwm_core.resources import ResourceError, resource
 
-    manifest = Bundle.load(path).manifest
+    try:
+        return args.bundle or resource("bundles", domain.name)
+    except ResourceError:
+        told = f"--bundle is missing (it is proved beside the variants), and none ships for {domain.name}"
+        raise ConfigError(told) from None
+
+
+def _refuse_unsuited(args, model) -> None:
+    """ConfigError, BundleError, CheckpointError: the bundle cannot be held against the training configuration."""
+    from tc_mmwm_core.config import ConfigError
+    from tc_mmwm_core.interface.robot import RobotInterface
+    from tc_mmwm_core.runtime.bundle import Bundle
+    from tc_mmwm_core.training.weights import load_bundle
+
+    bundle = Bundle.load(args.bundle)
+    bundle.check(RobotInterface.load(args.robot))
+    manifest = bundle.manifest
     if (manifest.horizon, manifest.frame_skip) != (model.horizon, model.frame_skip):
         raise ConfigError(
-            f"--bundle {path}: imagines {manifest.horizon} latent steps of {manifest.frame_skip} control steps, the "
-            f"training configuration {model.horizon} of {model.frame_skip}; they must agree"
+            f"--bundle {args.bundle}: imagines {manifest.horizon} latent steps of {manifest.frame_skip} control steps, "
+            f"the training configuration {model.horizon} of {model.frame_skip}; they must agree"
+        )
+    if args.what == "interventions":  # of its weights, not of its graphs
+        if manifest.max_tokens != model.max_tokens:
+            raise ConfigError(
+                f"--bundle {args.bundle}: reads {manifest.max_tokens} tokens of an instruction, the training "
+                f"configuration {model.max_tokens} (model.max_tokens); they must agree"
+            )
+        load_bundle(args.bundle)
+
+
+def _refuse_without_saving(domain) -> None:
+    """DomainError: states of the domain's environment cannot be restored to try other actions in."""
+    from tc_mmwm_core.domains.base import DomainError
+
+    environment = domain.environment(render=False)
+    try:
+        missing = [name for name in ("save", "restore") if not callable(getattr(environment.unwrapped, name, None))]
+    finally:
+        environment.close()
+    if missing:
+        raise DomainError(
+            f"domain {domain.name!r}: its environment has no {' and no '.join(missing)}, with which a state is "
+            "restored to try other actions in; see Domain.environment"
         )
 
 

@@ -14,8 +14,8 @@ EXAMPLES = """\
   tc-mmwm train --config config/train/finetune.yaml --init bundles/navigation --data data/new data/old --output runs/new
   tc-mmwm train --config config/train/manipulation_again.yaml --init bundles/manipulation --output runs/again \\
     --data data/manipulation data/again data/again  (what a bundle drove itself, twice; see tc-mmwm collect --bundle)
-  torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim --output runs/4 \
-    --device cuda
+  torchrun --nproc_per_node 4 -m tc_mmwm_core train --config config/train/default.yaml --data data/sim \\
+    --output runs/4 --device cuda  (four GPUs, among which each batch is divided)
   GOMP_SPINCOUNT=1000 tc-mmwm train ...  (on CPU cores that other processes use too: libgomp's threads spin while they
     wait for one another, on 2 cores beside one other process for 15 s a step in place of 0.5; alone it costs a fifth)
 """
@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="overrides the config's")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="warnings, errors and the end alone: no progress bars, no table of what each stage can learn from",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.training.distributed import is_first
     from tc_mmwm_core.training.trainer import train
     from tc_mmwm_core.training.weights import read_weights
+    from tc_mmwm_core.utils.files import shown
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -78,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, value in measures.items():
         print(f"{name:32s} {value:8.4f}")
-    data, why = " ".join(map(str, dict.fromkeys(args.data))), ""
+    data, why = " ".join(str(shown(path)) for path in dict.fromkeys(args.data)), ""
     if config.early_stopping.patience is not None:
         data, why = "OTHERS", " (OTHERS: data that were not trained on; early stopping has seen what was held out, too)"
-    print(f"run: {args.output}; next: tc-mmwm export {args.output} --data {data} --output BUNDLE{why}")
+    run = shown(args.output)
+    print(f"run: {run}; next: tc-mmwm export {run} --data {data} --output BUNDLE{why}")
     return 0

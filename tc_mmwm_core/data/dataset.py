@@ -92,6 +92,15 @@ class TrajectoryInfo:
             return _sha256(json.dumps([made["lerobot_sha256"], made["episode_index"]]))
         return self.identity
 
+    @property
+    def group(self) -> str:
+        """sha256 of what it shares with those that resemble it: its :attr:`episode`, or, of an episode collected in a
+        domain, the layout: two drivers over one seed see the same things in the same places."""
+        made = self.provenance
+        if self.episode == self.identity and "domain" in made and "seed" in made:
+            return _sha256(json.dumps(["layout", made["domain"], made["seed"]]))
+        return self.episode
+
 
 class DatasetWriter:
     """Appends trajectories to the dataset at ``path``, which is created where there is none or an empty one.

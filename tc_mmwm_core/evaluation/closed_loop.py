@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tc_mmwm_core.domains.base import Domain
+from tc_mmwm_core.domains.base import Domain, DomainError
 from tc_mmwm_core.domains.controllers import Controller
 from tc_mmwm_core.runtime.planner import PlannerState
 
@@ -52,8 +52,19 @@ class Episode:
 def run_episode(
     domain: Domain, environment: gymnasium.Env, controller: Controller, seed: int, options: dict[str, Any] | None = None
 ) -> Episode:
-    """One episode from ``reset(seed, options)`` to its end."""
+    """One episode from ``reset(seed, options)`` to its end.
+
+    Raises:
+        DomainError: it begins in violation of its instruction, which no driver is to blame for: compliance counts the
+            control steps that were driven.
+    """
     observation, info = environment.reset(seed=seed, options=options or {})
+    if info["violation"]:
+        raise DomainError(
+            f"domain {domain.name!r}: the episode of seed {seed} begins in violation of {info['instruction']!r} "
+            f"({', '.join(info['rules']) or 'no rule named'}), so nobody can comply; an episode must begin in a state "
+            "that its instruction allows"
+        )
     named = info.get("named_rules", [])
     states, weights, latencies, rejected, broken = [info["state"]], [], [], [], []
     followed: list[bool] = []

@@ -53,6 +53,7 @@ class Training(config.Config):
     config: str  # the resolved YAML, as text
     seed: int
     revision: str  # git revision of the code
+    unfinished: str | None = None  # how far it had come, where it had not ended
 
 
 class SensorNormalisation(config.Config):

@@ -78,7 +78,7 @@ def calibrate(scores: ArrayLike, trajectories: Sequence[object] | NDArray, alpha
         np.add.at(losses, owners[those], share[those])
         losses = np.minimum(losses, 1.0)  # a sum of shares may come out a rounding error above 1
     if tau is None:
-        needed = trajectories_needed(alpha, delta, single)
+        needed = trajectories_needed(alpha, delta, single and n > 0)  # of none, nobody knows what each would give
         raise CalibrationError(
             f"{n} held-out trajectories with violations cannot bound the miss rate by {alpha} with confidence "
             f"{1 - delta:g}: at least {needed} are needed, even if none is missed"

@@ -60,6 +60,7 @@ def save_checkpoint(
     config: Mapping[str, Any],
     *,
     best: bool = False,
+    left: int | None = None,
     interface: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder/last.pt``, and ``folder/best.pt`` too where ``best``; each is the old or the new one, never less.
@@ -69,6 +70,7 @@ def save_checkpoint(
     Args:
         parts: what has a state, by name. Their states hold tensors and plain types only.
         config: the resolved configuration, of plain types.
+        left: optimizer steps that the stage still takes, 0 where it has ended.
         interface: ``to_dict`` of the robot interface of what is trained on: with ``config``, enough to build the model
             again, and to know what its inputs and outputs mean.
 
@@ -85,6 +87,7 @@ def save_checkpoint(
     content = {
         "format": FORMAT,
         "position": asdict(position),
+        "left": left,
         "config": dict(config),
         "interface": None if interface is None else dict(interface),
         "random": random_states,
@@ -111,6 +114,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint: ``format``, ``position``, ``config``, ``interface``, ``random``, ``parts``.
+
+    And ``left``, but in one of an earlier version. See :func:`save_checkpoint`.
 
     Raises:
         CheckpointError: missing, cut off, of another format, or holding more than tensors and plain types (never run).

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from tc_mmwm_core.data.dataset import Dataset
+from tc_mmwm_core.data.dataset import Dataset, TrajectoryInfo
 from tc_mmwm_core.data.windows import Windows, WindowSampler
 from tc_mmwm_core.domains.base import Domain
 from tc_mmwm_core.models.encoders import CELL
@@ -185,44 +185,52 @@ def source_weights(datasets: Sequence[Dataset], config: DataConfig) -> list[floa
     return [weight[r] * d.steps / total[r] for d, r in zip(datasets, real, strict=True)]
 
 
-def split(dataset: Dataset, holdout: float) -> tuple[Dataset, Dataset]:
+def split(dataset: Dataset, holdout: float, beside: Sequence[Dataset] = ()) -> tuple[Dataset, Dataset]:
     """Training and held-out trajectories: each episode is held out by its own content, in ``holdout`` of all cases.
 
     So an episode is on the same side whatever lies beside it: what is appended later, or was trained on by the run
     whose weights another starts from (``--init``), never turns from what was trained on into what a threshold is
     calibrated on. A larger ``holdout`` holds out all that a smaller one does, and more. One alone is trained on. Their
-    order follows from the content, too: trajectories are written in another one by every number of workers. The pieces
-    of an episode are all on one side: see :attr:`TrajectoryInfo.episode`.
+    order follows from the content, too: trajectories are written in another one by every number of workers. What
+    resembles each other, the pieces of an episode and the episodes of a layout, is all on one side: see
+    :attr:`TrajectoryInfo.group`. Episodes of a layout are in several datasets, usually: ``beside`` are the others that
+    are trained on.
     """
-    episodes = _grouped(dataset, [info.episode for info in dataset.trajectories])
-    if len(episodes) == 1:
+    datasets = [dataset, *beside]
+    groups = _grouped(dataset, datasets, lambda info: info.group)
+    if len(groups) == 1:  # one layout alone: its episodes
+        groups = _grouped(dataset, datasets, lambda info: info.episode)
+    if len(groups) == 1:
         # Pieces of one recording alone: were none held out, there were nothing to measure training on. What is measured
         # on them flatters the model, but no threshold is ever calibrated on them: see `unseen`.
-        episodes = _grouped(dataset, [info.identity for info in dataset.trajectories])
-    held = sum(int(place[:13], 16) < holdout * 16**13 for place, _ in episodes)
-    held = min(max(held, 1), len(episodes) - 1)  # those of the smallest places; never none of several, never all
-    parts = (episodes[held:], episodes[:held])
+        groups = _grouped(dataset, datasets, lambda info: info.identity)
+    held = sum(int(place[:13], 16) < holdout * 16**13 for place, _ in groups)
+    held = min(max(held, 1), len(groups) - 1)  # those of the smallest places; never none of several, never all
+    parts = (groups[held:], groups[:held])
     training, held_out = (dataset.subset([index for _, those in part for index in those]) for part in parts)
     return training, held_out
 
 
-def _grouped(dataset: Dataset, keys: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """The trajectories of each key, a sha256, and the place that decides their side, rising.
+def _grouped(
+    dataset: Dataset, datasets: Sequence[Dataset], key: Callable[[TrajectoryInfo], str]
+) -> list[tuple[str, list[int]]]:
+    """The trajectories of ``dataset`` of each ``key``, a sha256, and the place that decides their side, rising.
 
-    It is the identity of a trajectory that is alone, and the key of several: the place of the smallest of several
-    identities would be among the small ones, and they would be held out too often.
+    It is the identity of a trajectory that is alone in all ``datasets``, and the key of several: the place of the
+    smallest of several identities would be among the small ones, and they would be held out too often.
     """
-    identities = [info.identity for info in dataset.trajectories]
+    identities: dict[str, set[str]] = {}
+    for info in (info for each in datasets for info in each.trajectories):
+        identities.setdefault(key(info), set()).add(info.identity)
     groups: dict[str, list[int]] = {}
-    for index in sorted(range(len(dataset)), key=identities.__getitem__):
-        groups.setdefault(keys[index], []).append(index)
-    alone = {key: len({identities[index] for index in those}) == 1 for key, those in groups.items()}
-    return sorted((identities[those[0]] if alone[key] else key, those) for key, those in groups.items())
+    for index in sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity):
+        groups.setdefault(key(dataset.trajectories[index]), []).append(index)
+    return sorted((min(identities[of]) if len(identities[of]) == 1 else of, those) for of, those in groups.items())
 
 
 class TrainedOn:
-    """Which trajectories weights were fitted to or chosen by, these or those that they started from: a part of every
-    checkpoint.
+    """Which trajectories weights were fitted to or chosen by, these or those that they started from, and whether an
+    oracle ``judged`` any of them, which alone teaches progress: a part of every checkpoint.
 
     A threshold must not be calibrated on any of them, and a run goes on with the same datasets in the same order only:
     each is drawn from by its place among them.
@@ -236,11 +244,12 @@ class TrainedOn:
         those = [info for data in seen for info in data.trajectories]
         self.identities = sorted({*before, *(info.identity for info in those), *(info.episode for info in those)})
         self.datasets = [dataset.digest for dataset in datasets]
+        self.judged = False  # known once they are labelled
         self._names = {dataset.digest: " ".join(map(str, dataset.paths)) for dataset in datasets}
 
     def state_dict(self) -> dict[str, Any]:
-        """Their identities, and the datasets' digests in order."""
-        return {"identities": self.identities, "datasets": self.datasets}
+        """Their identities, the datasets' digests in order, and whether any was judged."""
+        return {"identities": self.identities, "datasets": self.datasets, "judged": self.judged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing, where ``state`` is of the same. ValueError: it is of others; names what differs."""
@@ -254,7 +263,7 @@ class TrainedOn:
         if known is not None:
             raise ValueError(
                 "what it is trained on was divided otherwise: it started from other weights (continue with the same "
-                "--init), or was begun before the pieces of an episode were held out together"
+                "--init), or was begun before the pieces of an episode, or episodes of a layout, were held out together"
             )
         raise ValueError(
             f"trained on {len(theirs)} trajectories, {len(theirs - ours)} of which are not among these now, "
@@ -266,19 +275,20 @@ class TrainedOn:
 
 
 def unseen(datasets: Sequence[Dataset], trained_on: Collection[str]) -> tuple[list[Dataset], int]:
-    """Of each dataset, the trajectories of whose episodes nothing is in ``trained_on``, in the order of identities.
+    """Of each dataset, the trajectories of whose :attr:`~TrajectoryInfo.group` nothing that is given here is in
+    ``trained_on``, in the order of identities.
 
     Each once, in the first dataset that has it: what is given twice (folders that overlap, a bag converted again) is no
     second independent trajectory. Second, how many were left out for that.
     """
     given = [info for dataset in datasets for info in dataset.trajectories]
-    known = {info.episode for info in given if info.identity in trained_on or info.episode in trained_on}
+    known = {info.group for info in given if info.identity in trained_on or info.episode in trained_on}
     parts, taken, repeated = [], set(), 0
     for dataset in datasets:
         chosen = []
         for index in sorted(range(len(dataset)), key=lambda index: dataset.trajectories[index].identity):
             info = dataset.trajectories[index]
-            if info.episode in known:
+            if info.group in known:
                 continue
             if info.identity in taken:
                 repeated += 1

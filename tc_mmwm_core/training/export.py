@@ -20,26 +20,27 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tc_mmwm_core.config import parse
 from tc_mmwm_core.data.dataset import Dataset
-from tc_mmwm_core.domains.base import load_domain
+from tc_mmwm_core.domains.base import Domain, DomainError, load_domain
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.models.composition import MODALITIES
 from tc_mmwm_core.models.vocabulary import tokenizer_file
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.runtime import bundle as bundles
 from tc_mmwm_core.training.calibration import CalibrationError, Threshold, calibrate, trajectories_needed
-from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint
+from tc_mmwm_core.training.checkpoint import CheckpointError
 from tc_mmwm_core.training.config import TrainConfig
 from tc_mmwm_core.training.data import LabelledData, unseen
-from tc_mmwm_core.training.held_out import sequence_scores
+from tc_mmwm_core.training.held_out import SequenceScores, sequence_scores
 from tc_mmwm_core.training.model import build_model
+from tc_mmwm_core.training.run_progress import RunProgress
 from tc_mmwm_core.training.weights import TRAINED_ON, WEIGHTS, Weights, load_bundle, read_weights
 from tc_mmwm_core.utils.reproducibility import environment
 
 OPSET = 20
 BY_HAND = "threshold set by hand"
 ENCODE = "encode.onnx"
+GROUPS = 10  # of instructions, whose violating sequences are told of
 OVERLOOKED = 0.005  # of a trajectory's sequences whose goal is there, the planner may miss it in at most this share
 
 
@@ -222,8 +223,17 @@ def export_bundle(
     name: str,
     thresholds: Thresholds,
     trained_on: Collection[str] = (),
+    *,
+    progress_taught: bool = True,
+    unfinished: str | None = None,
 ) -> bundles.Bundle:
-    """Write the bundle to ``output``, whole or not at all. ``trained_on``: identities of trajectories."""
+    """Write the bundle to ``output``, whole or not at all.
+
+    Args:
+        trained_on: identities of trajectories.
+        progress_taught: whether an oracle judged any of them.
+        unfinished: where the training stood, if it had not ended.
+    """
     model = model.eval()
     record = environment()
     revision = record["git"]["commit"] if record["git"] else "unknown"
@@ -247,12 +257,13 @@ def export_bundle(
             max_tokens=config.model.max_tokens,
             modalities=list(MODALITIES),
             **thresholds.manifest(),
-            progress_taught=_taught_progress(config),
+            progress_taught=progress_taught,
             normalisation=bundles.SensorNormalisation(mean=model.sensor.mean.tolist(), std=model.sensor.scale.tolist()),
             training=bundles.Training(
                 config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
                 seed=config.seed,
                 revision=revision or "unknown",
+                unfinished=unfinished,
             ),
             versions=record["packages"],
         )
@@ -273,6 +284,8 @@ def export_run(
 ) -> tuple[bundles.Bundle, str]:
     """Write the averaged weights of a run folder as a bundle, by default under the name of the ``output`` folder.
 
+    Prints a warning where the run has not ended, or its best weights are not of its last stage; the bundle keeps it.
+
     Args:
         datasets: every trajectory of them that was not trained on (the held-out share of the training data, and all of
             any others) calibrates the threshold for the bound of ``alpha`` and ``delta`` (see
@@ -287,8 +300,10 @@ def export_run(
         CalibrationError: what was not trained on is too little for the bound.
         CheckpointError: ``run`` holds no run, or is of another robot than ``datasets`` or ``robot``; names each field.
     """
-    config = parse(read_checkpoint(run / LAST)["config"], TrainConfig, str(run / LAST))
+    if unfinished := RunProgress.of(run).unfinished:
+        print(f"warning: {run}: {unfinished}", flush=True)
     weights = read_weights(run)
+    config = weights.config
     interface = _interface(run, weights, datasets, robot)
     model = build_model(config, interface)
     model.load_state_dict(weights.tensors)
@@ -298,7 +313,9 @@ def export_run(
         held = _held(run, datasets, weights.trained_on)
         thresholds = _calibrated(model, config, held, alpha, delta, progress)
     name = name or output.resolve().name
-    return export_bundle(model, interface, config, output, name, thresholds, weights.trained_on), thresholds.words
+    standing = {"progress_taught": weights.judged, "unfinished": unfinished}
+    made = export_bundle(model, interface, config, output, name, thresholds, weights.trained_on, **standing)
+    return made, thresholds.words
 
 
 def recalibrate(
@@ -334,7 +351,7 @@ def recalibrate(
         held = _held(path, datasets, read_weights(path).trained_on)
         thresholds = _calibrated(model, config, held, alpha, delta, progress, thresholds)
     changed = {"name": name or output.resolve().name, "created": _now(), **thresholds.manifest()}
-    changed["progress_taught"] = _taught_progress(config)
+    changed["progress_taught"] = before.progress_taught and config.data.domain is not None
     files = {file: path / file for file in bundle.manifest.files}
     with tempfile.TemporaryDirectory() as folder:
         outputs = {node.name for node in onnx.load(path / ENCODE).graph.output}
@@ -342,11 +359,6 @@ def recalibrate(
             files[ENCODE] = Path(folder) / ENCODE
             export_graph(graphs(model.eval(), bundle.interface)[ENCODE], files[ENCODE])
         return bundles.write_bundle(output, bundle.manifest.model_copy(update=changed), files), thresholds.words
-
-
-def _taught_progress(config: TrainConfig) -> bool:
-    """Whether there was a domain, whose oracle knows the cost to go."""
-    return config.data.domain is not None
 
 
 def _interface(
@@ -367,8 +379,8 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
     held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
-            f"{path} was trained on every trajectory given or on a piece of its episode, or chosen by it (early "
-            "stopping): a threshold is calibrated on others; give more --data"
+            f"{path} was trained on every trajectory given or on one of its episode or layout, or chosen by it "
+            "(early stopping): a threshold is calibrated on others; give more --data"
         )
     return _Held(held, repeated, ",".join(dataset.digest for dataset in datasets))
 
@@ -385,7 +397,10 @@ def _calibrated(
     """The thresholds that ``held`` gives; where it is too little for one on goals, that of ``before``, if any."""
     domain = load_domain(config.data.domain) if config.data.domain else None
     scores = sequence_scores(model, LabelledData(held.parts, config, domain, progress), progress=progress)
-    found = calibrate(*scores.violations, alpha, delta)
+    try:
+        found = calibrate(*scores.violations, alpha, delta)
+    except CalibrationError as error:
+        raise CalibrationError(f"{error}{_short_of(scores, domain, delta)}") from None
     complying = scores.score[~scores.violating]
     rejected = float((complying > found.tau).mean()) if len(complying) else None
     words = (
@@ -393,6 +408,7 @@ def _calibrated(
         f"{alpha:.0%} are accepted, with confidence {1 - delta:.0%}; {found.n} held-out trajectories, "
         f"{found.sequences} violating sequences, {found.empirical_miss:.2%} of a trajectory's accepted"
         + ("" if rejected is None else f", {rejected:.1%} of complying ones rejected")
+        + "".join(f"\n  {line}" for line in _by_rule(scores, domain))
     )
     repeated = f"; {held.repeated} given twice were left out" if held.repeated else ""
     kept = held.calibration(found, rejected)
@@ -400,12 +416,13 @@ def _calibrated(
     known, needed = len(np.unique(scores.trajectory[there])), trajectories_needed(OVERLOOKED, delta, single=False)
     if known < needed:
         words += (
-            f"\ngoal: too little to calibrate on: it is known to be there in {known} held-out trajectories, {needed} "
-            "are needed; "
+            f"\ngoal: to tell whether it is in view takes {needed} held-out trajectories in which an oracle knows it "
+            f"to be there; here are {known}. "
         )
         if before is None or before.goal is None:
-            return Thresholds(found.tau, kept, words=f"{words}the planner will not ask whether it is in view{repeated}")
-        words += f"the bundle's own {before.goal:.4f} stays{repeated}"
+            words += "The planner will not ask, and drives to what resembles the goal most"
+            return Thresholds(found.tau, kept, words=words + repeated)
+        words += f"The bundle's own threshold for it, {before.goal:.4f}, stays{repeated}"
         return replace(before, violation=found.tau, calibration=kept, words=words)
     goal = calibrate(scores.goal[there], scores.trajectory[there], OVERLOOKED, delta)
     words += (
@@ -414,6 +431,41 @@ def _calibrated(
         f"trajectories, {goal.empirical_miss:.2%} of a trajectory's there"
     )
     return Thresholds(found.tau, kept, goal.tau, held.calibration(goal, None), words + repeated)
+
+
+def _by_rule(scores: SequenceScores, domain: Domain | None) -> list[str]:
+    """How many violating sequences there are under each kind of rule, or, without a domain, under each instruction."""
+    groups: dict[str, list[str]] = {}
+    for text in np.unique(scores.instruction).tolist():
+        kinds = [f"'{text}'"]
+        if domain is not None:
+            try:
+                kinds = [f"a rule of {kind}" for kind in domain.rules(text)]
+            except DomainError:  # recorded, and nothing that the domain understands
+                kinds = ["an instruction that the domain cannot read"]
+        for kind in kinds:
+            groups.setdefault(kind, []).append(text)
+    lines = []
+    for kind, texts in sorted(groups.items()):
+        those = scores.where(np.isin(scores.instruction, texts) & scores.violating)
+        trajectories = len(np.unique(those.trajectory))
+        lines.append(f"under {kind}: {len(those.score)} violating sequences, in {trajectories} trajectories")
+    more = len(lines) - GROUPS
+    return lines[:GROUPS] + ([f"and under {more} others"] if more > 0 else [])
+
+
+def _short_of(scores: SequenceScores, domain: Domain | None, delta: float) -> str:
+    """What there is, where it is too little for the bound asked for, and what to do: the end of the error message."""
+    count, all_of = len(np.unique(scores.violations[1])), len(np.unique(scores.trajectory))
+    lines = [f"there are {len(scores.violations[0])} violating sequences, in {count} of {all_of} held-out trajectories"]
+    lines += _by_rule(scores, domain)
+    possible = [
+        percent for percent in range(1, 100) if trajectories_needed(percent / 100, delta, single=False) <= count
+    ]
+    less = f"ask for less (--alpha {possible[0] / 100:g} can be bounded if none is missed)" if possible else ""
+    ways = ["record or collect more episodes with violations for --data", less, "set --threshold by hand"]
+    lines.append(", or ".join(filter(None, ways)))
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _now() -> str:

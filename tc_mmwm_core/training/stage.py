@@ -157,7 +157,8 @@ class Stage:
                 if self.processes.any(last or best or due):
                     parts = self.parts | {"sampler": _Snapshot(sampler_state)}
                     resolved, interface = self.config.model_dump(mode="json"), self.data.datasets[0].interface.to_dict()
-                    save_checkpoint(output, parts, position, resolved, best=best, interface=interface)
+                    left = 0 if last else self.steps - position.stage_step
+                    save_checkpoint(output, parts, position, resolved, best=best, left=left, interface=interface)
                     saved = time.monotonic()
         return position, measures
 

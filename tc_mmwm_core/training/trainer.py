@@ -26,6 +26,7 @@ from tc_mmwm_core.training.model import build_model
 from tc_mmwm_core.training.objective import Objective
 from tc_mmwm_core.training.run import Run
 from tc_mmwm_core.training.stage import Stage, TrainingError, check_stages
+from tc_mmwm_core.training.supply import Supply
 from tc_mmwm_core.training.weights import Weights
 from tc_mmwm_core.utils.claim import claim
 from tc_mmwm_core.utils.reproducibility import seed_everything, use_deterministic_algorithms
@@ -54,7 +55,7 @@ def train(
         output: run folder: checkpoints, resolved config, metrics, figure.
         init: what to start from in place of random weights, e.g. a bundle's; a started run's own checkpoint wins.
         device: where to train.
-        progress: show progress bars.
+        progress: show progress bars, and what each stage can learn from.
         labelled: what :func:`label_data` gives, where it is there already.
 
     Returns:
@@ -63,7 +64,8 @@ def train(
     Raises:
         TrainingError: a loss or gradient is not finite (the batch is saved and named, no checkpoint is overwritten);
             ``output`` holds a run of another config or of other data, or is being trained in; ``init`` is of another
-            model; nothing can be held out; a batch of any stage does not divide into the processes and parts.
+            model; nothing can be held out; a batch of any stage does not divide into the processes and parts; no stage
+            has anything to learn from.
         DatasetError: the windows of any stage are longer than a dataset can give.
         CheckpointError: the checkpoint in ``output`` is damaged, or cannot be written.
     """
@@ -71,7 +73,7 @@ def train(
         there = output.exists()  # else what is refused leaves no folder
         if those.first and there:
             stack.enter_context(_alone_in(output))  # before its checkpoint is read
-        seen = [split(dataset, config.data.holdout)[0] for dataset in datasets]
+        seen = [split(dataset, config.data.holdout, datasets)[0] for dataset in datasets]
         if config.early_stopping.patience is not None:
             seen = datasets  # what is held out chooses the weights
         trained_on = TrainedOn(datasets, seen, init.trained_on if init else ())
@@ -79,6 +81,9 @@ def train(
         progress = progress and those.first
         data, held_out, model, ema = prepare(config, datasets, those.device, init, progress, labelled)
         check_stages(config, position.stage, data, held_out, those)
+        supply = Supply.of(data)
+        _tell_supply(supply, position.stage, those.first, progress)
+        trained_on.judged = bool(supply.known["progress"]) or (init is not None and init.judged)
         if position.step:
             load_checkpoint(output / LAST, {"model": model, "ema": ema}, restore_random=False)
         objective = those.wrap(Objective(model, config.objective, config.weights, config.bf16, those.group))
@@ -148,7 +153,7 @@ def label_data(
         TrainingError: nothing is held out: no dataset has more than one trajectory.
     """
     domain = load_domain(config.data.domain) if config.data.domain else None
-    parts = [split(dataset, config.data.holdout) for dataset in datasets]
+    parts = [split(dataset, config.data.holdout, datasets) for dataset in datasets]
     if not any(len(held_out) for _, held_out in parts):
         found = ", ".join(f"{len(dataset)} in {dataset.paths[0]}" for dataset in datasets)
         raise TrainingError(
@@ -159,6 +164,21 @@ def label_data(
         LabelledData([part[i] for part in parts if len(part[i])], config, domain, progress) for i in range(2)
     )
     return first, second
+
+
+def _tell_supply(supply: Supply, first: int, told: bool, table: bool) -> None:
+    """Print what the stages from ``first`` on have to learn from, where it is to be ``told``: a table, and warnings.
+
+    Raises:
+        TrainingError: none of them has anything.
+    """
+    warnings = supply.warnings(first)
+    if not any(supply.taught(stage)[0] for stage in supply.config.stages[first:]):
+        raise TrainingError("\n  ".join(["no stage has anything to learn from in these data:", *warnings]))
+    if told and table:
+        print(supply.table(first), flush=True)
+    for line in warnings if told else ():
+        print(f"warning: {line}", flush=True)
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Weights:
     tensors: dict[str, torch.Tensor]
     trained_on: frozenset[str]  # identities of the trajectories that they were fitted to or chosen by
     interface: RobotInterface
+    judged: bool  # whether an oracle judged any of these: nothing else teaches progress
 
 
 def load_run(folder: Path, interface: RobotInterface) -> tuple[TrainConfig, WorldModel]:
@@ -71,7 +72,7 @@ def read_weights(path: Path) -> Weights:
             raise CheckpointError(f"{path} has no {TRAINED_ON}: what it was trained on is not known; export its run")
         config = parse(yaml.safe_load(bundle.manifest.training.config), TrainConfig, f"{path}: training.config")
         trained_on = frozenset((path / TRAINED_ON).read_text().split())
-        return Weights(config, load_file(path / WEIGHTS), trained_on, bundle.interface)
+        return Weights(config, load_file(path / WEIGHTS), trained_on, bundle.interface, bundle.manifest.progress_taught)
     checkpoint = _checkpoint(path)
     content = read_checkpoint(checkpoint)
     averaged = {
@@ -82,10 +83,11 @@ def read_weights(path: Path) -> Weights:
     missing = [key for key, of in (("interface", content), ("trained_on", content["parts"])) if not of.get(key)]
     if missing:
         raise CheckpointError(f"{checkpoint}: has no '{missing[0]}': it is of an unreleased version; train it again")
-    trained_on = frozenset(content["parts"]["trained_on"]["identities"])
+    trained_on = content["parts"]["trained_on"]
     config = parse(content["config"], TrainConfig, str(checkpoint))
     interface = RobotInterface.from_dict(content["interface"], f"{checkpoint}: interface")
-    return Weights(config, averaged, trained_on, interface)
+    judged = trained_on.get("judged", config.data.domain is not None)  # not kept by earlier versions
+    return Weights(config, averaged, frozenset(trained_on["identities"]), interface, judged)
 
 
 def _checkpoint(path: Path) -> Path:

@@ -81,6 +81,14 @@ def to_disk(path: Path) -> None:
         os.close(opened)
 
 
+def shown(path: Path) -> Path:
+    """``path`` as a message names it: relative to the working folder where it is below that, so that it can be read."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
 def sha256(files: Iterable[Path]) -> str:
     """Hex digest over the contents of ``files``, one after the other, of any size."""
     digest = hashlib.sha256()

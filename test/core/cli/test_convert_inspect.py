@@ -231,6 +231,7 @@ def test_inspect_a_bundle_says_what_its_threshold_promises(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "by_hand")]) == 0
     out = capsys.readouterr().out
     assert "set by hand, promises nothing" in out and "  goal        not told whether it is in view\n" in out
+    assert "  planner     parameters: built-in defaults" in out
 
 
 def test_inspect_something_else(tmp_path, capsys):

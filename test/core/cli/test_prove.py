@@ -123,6 +123,37 @@ def test_a_bundle_that_looks_otherwise_far_ahead_is_refused(prove, capsys):
     assert "imagines 5 latent steps of 2 control steps, the training configuration 3 of 2" in capsys.readouterr().err
 
 
+def test_what_interventions_cannot_do_with_a_bundle_or_a_domain_is_told_before_anything_is_trained(
+    prove, bundle, monkeypatch, capsys
+):
+    monkeypatch.setattr("tc_mmwm_core.training.ablation.train", None)  # an error of its own, were it called
+    monkeypatch.syspath_prepend(str(prove.folder))
+    monkeypatch.chdir(prove.folder)
+    lines = ["from tc_mmwm_core.domains.navigation.domain import Navigation", "class Forgetful(Navigation):"]
+    lines += ["    name = 'forgetful'", "    def environment(self, render=True):"]
+    lines += ["        environment = super().environment(render)", "        environment.save = None"]
+    lines += ["        return environment", "def make():", "    return Forgetful()"]
+    (prove.folder / "forgetful.py").write_text("\n".join(lines))
+
+    def told(bundle=None, **changed) -> str:
+        (prove.folder / "other.yaml").write_text(yaml.safe_dump(CONFIG | changed))
+        given = ["--bundle", str(bundle)] if bundle else []
+        asked = ["--config", "other.yaml", "--variants", "variants.yaml", "--output", "never", "--workers", "1"]
+        assert main(["prove", "interventions", *asked, *given, "--quiet"]) == 2
+        assert not (prove.folder / "never").exists()
+        return capsys.readouterr().err
+
+    forgetful = CONFIG["data"] | {"domain": "forgetful:make"}
+    assert "domain 'forgetful': its environment has no save, with which a state is" in told(bundle, data=forgetful)
+    assert "--bundle is missing (it is proved beside the variants), and none ships for forgetful" in told(
+        data=forgetful
+    )
+    longer = CONFIG["model"] | {"max_tokens": 40}
+    assert "tokens of an instruction, the training configuration 40 (model.max_tokens)" in told(bundle, model=longer)
+    manipulation = CONFIG["data"] | {"domain": "manipulation"}
+    assert "trained for another robot interface; the bundle's values first:" in told(bundle, data=manipulation)
+
+
 def test_a_config_without_a_simulator_is_refused(prove, capsys):
     (prove.folder / "real.yaml").write_text(yaml.safe_dump(CONFIG | {"data": {}}))
     assert main(["prove", "losses", "--config", str(prove.folder / "real.yaml")]) == 2

@@ -168,6 +168,47 @@ def test_the_split_is_the_same_however_the_trajectories_were_written(dataset, tm
     assert list(map(seeds, one)) == list(map(seeds, many))
 
 
+def test_episodes_of_one_layout_are_on_one_side_and_never_calibrate_what_was_trained_on_one(dataset, tmp_path):
+    """Another driver over the same seeds, in a dataset of its own; a layout that is there once stays where it was."""
+    others = [dataclasses.replace(dataset[index], instruction="drive to the red pad") for index in range(1, 6)]
+    DatasetWriter(tmp_path / "others", dataset.interface).append(others)
+    other = Dataset.open(tmp_path / "others")
+    again = set(seeds(other))
+
+    def held_out(part, holdout) -> set[int]:
+        found = set()
+        for info in part.trajectories:
+            place = info.group if info.provenance["seed"] in again else info.identity
+            if int(place[:13], 16) < holdout * 16**13:
+                found.add(info.provenance["seed"])
+        return found
+
+    tried = 0
+    for holdout in np.linspace(0.1, 0.9, 17):
+        for part in (dataset, other):
+            training, held = (set(seeds(side)) for side in split(part, holdout, [dataset, other]))
+            assert training | held == set(seeds(part)) and not training & held
+            if 0 < len(expected := held_out(part, holdout)) < len(part):  # else one is moved: never none, never all
+                assert held == expected
+                tried += 1
+    assert tried > 10
+    assert [seeds(part) for part in split(dataset, 0.4, [dataset])] == [seeds(part) for part in split(dataset, 0.4)]
+    both = Dataset.open(*dataset.paths, *other.paths)
+    for holdout in (0.3, 0.6):
+        training, held = split(both, holdout)
+        assert not set(seeds(training)) & set(seeds(held))
+    [seen] = [info for info in dataset.trajectories if info.provenance["seed"] == min(again)]
+    (left, right), _ = unseen([dataset, other], {seen.identity})
+    assert min(again) not in {*seeds(left), *seeds(right)} and len(left) == len(dataset) - 1
+
+
+def test_one_layout_alone_is_held_out_by_its_episodes(dataset, tmp_path):
+    same = pieces(dataset, tmp_path / "same", lambda index: {"seed": 0})
+    training, held_out = split(same, 0.4)
+    assert [len(part) for part in (training, held_out)] == [len(part) for part in split(dataset, 0.4)]
+    assert not len(unseen([same], {training.trajectories[0].identity})[0][0])
+
+
 def test_a_trajectory_that_is_given_twice_calibrates_once(dataset, tmp_path):
     again = [dataset[0], *(dataset[index] for index in range(2, 5))]
     DatasetWriter(tmp_path / "again", dataset.interface).append(again)

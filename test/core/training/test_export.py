@@ -22,13 +22,15 @@ from tc_mmwm_core.runtime.bundle import Bundle, BundleError, Calibration, write_
 from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training import export
 from tc_mmwm_core.training.calibration import CalibrationError, betting_p_value, calibrate, trajectories_needed
-from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
+from tc_mmwm_core.training.checkpoint import BEST, LAST, CheckpointError, read_checkpoint, write_checkpoint
 from tc_mmwm_core.training.data import LabelledData, split
+from tc_mmwm_core.training.early_stopping import EarlyStoppingConfig
 from tc_mmwm_core.training.export import OVERLOOKED, Thresholds, export_bundle, export_run, graphs, recalibrate
 from tc_mmwm_core.training.held_out import sequence_scores
 from tc_mmwm_core.training.model import build_model
+from tc_mmwm_core.training.stage import Stage
 from tc_mmwm_core.training.trainer import train
-from tc_mmwm_core.training.weights import TRAINED_ON, load_run
+from tc_mmwm_core.training.weights import TRAINED_ON, load_run, read_weights
 
 TEXTS = ("stop", "drive to the green pad, never enter the blue zone", "go slowly to the red pad")
 CALIBRATION = Calibration(alpha=0.1, delta=0.05, n_trajectories=40, dataset="0" * 64, method="by hand")
@@ -165,10 +167,85 @@ def test_the_manifest_tells_what_was_trained_and_calibrated(bundle, model, confi
     assert manifest.progress_taught
 
 
-def test_without_a_domain_the_manifest_says_that_nothing_taught_progress(model, interface, config, tmp_path):
-    alone = config.model_copy(update={"data": config.data.model_copy(update={"domain": None})})
-    bundle = export_bundle(model, interface, alone, tmp_path / "alone", "alone", Thresholds(0.25))
-    assert not bundle.manifest.progress_taught
+def test_progress_counts_as_taught_where_an_oracle_judged_anything_that_was_trained_on(
+    unbroken, config, dataset, real, tmp_path
+):
+    """The domain of a configuration judges nothing in recordings without scene and state."""
+    short = config.model_copy(update={"stages": config.stages[:1]})
+
+    def taught(name, data, init=None) -> bool:
+        train(short, data, tmp_path / name, init, progress=False)
+        return export_run(tmp_path / name, [], tmp_path / f"{name}_b", threshold=0.0)[0].manifest.progress_taught
+
+    assert taught("simulated", [dataset]) and taught("both", [real, dataset])
+    assert not taught("recorded", [real])
+    assert taught("began", [real], read_weights(unbroken.folder))  # from weights that an oracle has taught
+    kept = recalibrate(tmp_path / "recorded_b", [], tmp_path / "recalibrated", threshold=1.0)[0]
+    assert not kept.manifest.progress_taught
+    older = read_checkpoint(tmp_path / "recorded" / LAST)
+    del older["parts"]["trained_on"]["judged"]
+    write_checkpoint(tmp_path / "recorded" / LAST, older)
+    assert read_weights(tmp_path / "recorded").judged  # as it was told before: there is a domain
+
+
+def test_a_run_that_has_not_ended_is_exported_with_a_warning_that_the_bundle_keeps(
+    config, dataset, tmp_path, monkeypatch, capsys
+):
+    """And so are best weights of a stage before the last, where no later one was validated."""
+    patient = config.model_copy(update={"early_stopping": EarlyStoppingConfig(patience=9), "validate_every": 1000})
+    run, original = tmp_path / "run", Stage.step
+
+    def interrupted(self, batch, position, output):
+        if position.step == 5:
+            raise KeyboardInterrupt
+        return original(self, batch, position, output)
+
+    def unfinished() -> str | None:
+        made = export_run(run, [], tmp_path / "b", threshold=0.0)[0]
+        return made.manifest.training.unfinished
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stage, "step", interrupted)
+        train(patient, [dataset], run, progress=False)
+    capsys.readouterr()
+    told = "its training has not ended: stage world_model (2 of 3), step 2 of 3; its best weights are still those of "
+    told += "stage reconstruction (1 of 3)"
+    assert unfinished() == told
+    assert capsys.readouterr().out == f"warning: {run}: {told}\n"
+    train(patient, [dataset], run, progress=False)
+    capsys.readouterr()
+    assert unfinished() is None and capsys.readouterr().out == ""
+    older = read_checkpoint(run / LAST)
+    del older["left"]
+    write_checkpoint(run / LAST, older)
+    assert unfinished() is None  # nobody knows
+    del older["parts"]["trained_on"]
+    write_checkpoint(run / LAST, older)
+    (run / BEST).unlink()
+    with pytest.raises(CheckpointError, match=r"last\.pt: has no 'trained_on'"):
+        unfinished()
+
+
+def test_too_few_violations_are_told_by_rule_with_what_to_do(config, domain, tmp_path):
+    collect("navigation", robot_file("navigation.yaml"), tmp_path / "data", 12, 24, seed=0, workers=1, progress=False)
+    dataset = Dataset.open(tmp_path / "data")
+    train(config.model_copy(update={"stages": config.stages[:1]}), [dataset], tmp_path / "run", progress=False)
+    with pytest.raises(CalibrationError) as refused:
+        export_run(tmp_path / "run", [dataset], tmp_path / "b", delta=0.3, progress=False)
+    _, model = load_run(tmp_path / "run", dataset.interface)
+    scores = sequence_scores(model, LabelledData([split(dataset, 0.4)[1]], config, domain, False), progress=False)
+    owners = scores.violations[1]
+    count = len(np.unique(owners))
+    assert count > 1
+    first, there, *rules, mend = str(refused.value).splitlines()
+    assert first.startswith(f"{count} held-out trajectories with violations cannot bound the miss rate by 0.05")
+    assert there.split("; ")[0].strip().startswith(f"there are {len(owners)} violating sequences, in {count} of ")
+    speed = np.array(["speed" in domain.rules(text) for text in scores.instruction]) & scores.violating
+    trajectories = len(np.unique(scores.trajectory[speed]))
+    assert f"  under a rule of speed: {speed.sum()} violating sequences, in {trajectories} trajectories" in rules
+    alpha = float(mend.split("--alpha ")[1].split()[0])
+    assert trajectories_needed(alpha, 0.3, single=False) <= count < trajectories_needed(alpha - 0.01, 0.3, single=False)
+    assert "set --threshold by hand" in mend and "record or collect more episodes" in mend
 
 
 def test_a_run_is_calibrated_on_its_held_out_half_and_says_so(config, domain, tmp_path):
@@ -214,8 +291,11 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     bound = {"alpha": 0.4, "delta": 0.4, "progress": False}
     made, words = export_run(tmp_path / "run", [fresh], tmp_path / "made", **bound)
     needed = trajectories_needed(OVERLOOKED, 0.4, single=False)
-    told = "goal: too little to calibrate on: it is known to be there in 20 held-out trajectories, "
-    assert words.endswith(f"{told}{needed} are needed; the planner will not ask whether it is in view")
+    told = (
+        f"goal: to tell whether it is in view takes {needed} held-out trajectories in which an oracle knows it to be "
+    )
+    told += "there; here are 20. The planner will not ask, and drives to what resembles the goal most"
+    assert words.endswith(told)
     assert made.manifest.goal_threshold is None is made.manifest.goal_calibration
     by_hand, told = recalibrate(tmp_path / "made", [], tmp_path / "by_hand", threshold=0.5)
     assert told == "threshold set by hand" and by_hand.manifest.calibration is None
@@ -256,7 +336,7 @@ def test_goals_are_told_where_enough_is_held_out_and_by_a_bundle_from_before_too
     assert manifest.goal_calibration.dataset == dataset.digest == manifest.calibration.dataset
     told = f"goal {expected.tau:.4f}: of a trajectory's sequences whose goal is there, on average over trajectories, "
     told += "at most 30.0% begin where it is not seen, with confidence 70%; "
-    assert words.split("\n")[1].startswith(f"{told}{expected.n} held-out trajectories")
+    assert words.split("\n")[-1].startswith(f"{told}{expected.n} held-out trajectories")
     assert Screener(made).encode(*Screener(made).blank()).goal.shape == (1,)
 
     monkeypatch.setattr(export, "OVERLOOKED", 0.001)  # too little is held out; what the same model knew stays
@@ -264,7 +344,10 @@ def test_goals_are_told_where_enough_is_held_out_and_by_a_bundle_from_before_too
     by_hand, _ = recalibrate(made.path, [], tmp_path / "by_hand", threshold=0.5)
     for other in (kept.manifest, by_hand.manifest):
         assert other.goal_threshold == expected.tau and other.goal_calibration == manifest.goal_calibration
-    assert words.endswith(f"the bundle's own {expected.tau:.4f} stays") and by_hand.manifest.calibration is None
+    assert (
+        words.endswith(f"The bundle's own threshold for it, {expected.tau:.4f}, stays")
+        and by_hand.manifest.calibration is None
+    )
     monkeypatch.setattr(export, "OVERLOOKED", 0.3)
 
     older = onnx.load(made.path / "encode.onnx")

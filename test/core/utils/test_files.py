@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tc_mmwm_core.utils import files
-from tc_mmwm_core.utils.files import put_in_place, write_atomically
+from tc_mmwm_core.utils.files import put_in_place, shown, write_atomically
 
 
 def test_the_folder_is_made_and_what_was_there_replaced(tmp_path):
@@ -97,3 +97,9 @@ def test_there_is_a_folder_at_every_moment(tmp_path):
     process.kill()
     process.join()
     assert seen == {b"fresh", b"folder"} and sorted(os.listdir(tmp_path)) == ["folder", "fresh"]
+
+
+def test_a_message_names_what_is_below_the_working_folder_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "runs" / "mine") == shown(Path("runs") / "mine") == Path("runs/mine")
+    assert shown(tmp_path.parent / "other") == tmp_path.parent / "other"
