@@ -45,7 +45,7 @@ class WindowSampler:
         weights: share of each dataset; by default in proportion to its steps. A batch whose T is longer than any run of
             a dataset is drawn from the others, in proportion to theirs.
         seed: of the generator.
-        from_start: windows begin where a run of valid steps does, not anywhere in it.
+        from_start: windows begin in the first so many steps of a run of valid steps; 0: anywhere in it.
 
     Raises:
         DatasetError: a dataset has no run of valid steps as long as the shortest T, or the interfaces differ.
@@ -58,7 +58,7 @@ class WindowSampler:
         length: tuple[int, int] = (10, 30),
         weights: Sequence[float] | None = None,
         seed: int = 0,
-        from_start: bool = False,
+        from_start: int = 0,
     ):
         shortest, longest = length
         if not 1 <= shortest <= longest or batch < 1:
@@ -143,7 +143,7 @@ class WindowSampler:
         key = (dataset, size)
         if key not in self._cumulative:
             ways = np.maximum(self._runs[dataset][:, 2] - size + 1, 0)
-            self._cumulative[key] = np.cumsum(np.minimum(ways, 1) if self.from_start else ways)
+            self._cumulative[key] = np.cumsum(np.minimum(ways, self.from_start) if self.from_start else ways)
         return self._cumulative[key]
 
 

@@ -14,8 +14,8 @@ risk-controlling prediction sets", 2021). The p-value is exact binomial where ea
 one by betting (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", 2024) where it gives
 several: shares of trajectories vary less than hits and misses do, which a bet adapts to and Hoeffding and Bentkus's
 p-value does not. What is independent is the trajectory, never the window: windows of one trajectory resemble each
-other, and counting them singly would promise far too much. Trajectories that a converter cut from one episode resemble
-each other, too, and count as one (:attr:`tc_mmwm_core.data.dataset.TrajectoryInfo.episode`).
+other, and counting them singly would promise far too much. Trajectories of one episode, or of one
+layout, resemble each other, too, and count as one (:attr:`tc_mmwm_core.data.dataset.TrajectoryInfo.group`).
 """
 
 from __future__ import annotations

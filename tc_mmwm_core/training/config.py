@@ -68,6 +68,10 @@ class StageConfig(Config):
         """What tells it from stages of other names."""
         return KINDS[self.name]
 
+    def window(self, frame_skip: int) -> tuple[int, int]:
+        """Control steps of the shortest window and of the longest: they may end within their last latent step."""
+        return (self.min_length - 1) * frame_skip + 1, self.max_length * frame_skip
+
     def needs(self, model: ModelConfig) -> tuple[str, ...]:
         """The terms of which this stage cannot do without one at least; empty if any term will do."""
         # Progress that is read off the field alone has no weights to train.

@@ -56,10 +56,14 @@ class LabelledData:
         return sum(len(dataset) for dataset in self.datasets)
 
     def sampler(self, stage: StageConfig, seed: int) -> WindowSampler:
-        """Windows of the control steps that the stage's latent steps take; a plan that goes on beyond is cut there."""
+        """Windows of the control steps that the stage's latent steps take; a plan that goes on beyond is cut there.
+
+        Those from the start begin anywhere in the first latent step: only so is every control step of a trajectory, its
+        last one as well, at times a latent step.
+        """
         skip = self.config.model.frame_skip
-        length = (stage.min_length * skip, stage.max_length * skip)
-        return WindowSampler(self.datasets, stage.trajectories, length, self.weights, seed, stage.from_start)
+        start = skip if stage.from_start else 0
+        return WindowSampler(self.datasets, stage.trajectories, stage.window(skip), self.weights, seed, start)
 
     def batch(
         self, sampler: WindowSampler, stage: StageConfig, rng: np.random.Generator, rows: slice = slice(None)
@@ -71,42 +75,48 @@ class LabelledData:
         return self.assemble(windows, choice)
 
     def whole(self, sampler: WindowSampler, dataset: int, trajectory: int, choice: np.ndarray) -> Batch:
-        """The longest run of valid steps of one trajectory, under its instructions ``choice`` [M]."""
-        unbroken = self.datasets[dataset][trajectory].unbroken
+        """The last latent steps of one trajectory's longest run of valid steps, under its instructions ``choice`` [M].
+
+        See :func:`to_the_end`.
+        """
+        steps = to_the_end(self.datasets[dataset][trajectory].unbroken, self.config.model.frame_skip)
         one = np.ones(1, np.int64)
-        length = unbroken.stop - unbroken.start
-        windows = sampler.gather(one * dataset, one * trajectory, one * unbroken.start, length)
+        windows = sampler.gather(one * dataset, one * trajectory, one * steps.start, steps.stop - steps.start)
         return self.assemble(windows, choice[None])
 
     def assemble(self, windows: Windows, choice: np.ndarray) -> Batch:
-        """``windows`` of control steps, cut into latent steps, under the instructions ``choice`` [B, M]."""
+        """``windows`` of control steps, cut into latent steps, under the instructions ``choice`` [B, M].
+
+        Where they end within the last latent step its action is not known whole: nothing is predicted from it or
+        imitated.
+        """
         model = self.config.model
         skip = model.frame_skip
-        count = len(windows)
-        steps = windows.action.shape[1] // skip
-        keep = steps * skip
+        count, length = windows.valid.shape
+        steps = -(-length // skip)
         interface = self.datasets[0].interface
-        actions = interface.normalise_action(windows.action[:, :keep])
+        actions = interface.normalise_action(windows.action)
+        actions = np.pad(actions, ((0, 0), (0, steps * skip - length), (0, 0)))
         latent_actions = actions.reshape(count, steps, skip, -1).mean(2)
-        plan, plan_valid = _following(latent_actions, model.horizon)
-        chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, keep, skip)
+        plan, plan_valid = _following(latent_actions, model.horizon, length // skip)
+        chosen = _Chosen(self.labels, windows.dataset, windows.trajectory, windows.start, choice, length, skip)
         cells = sum(image.height * image.width for image in interface.images) // CELL**2
         visible = np.full((count, steps, cells), np.nan, np.float32)
         own = chosen.of_steps("visible")
         visible[..., : own.shape[-1]] = own
         cameras = [windows.images[image.name] for image in interface.images]  # in the order that the model has them in
-        images = [torch.from_numpy(np.ascontiguousarray(x[:, :keep:skip])) for x in cameras]
+        images = [torch.from_numpy(np.ascontiguousarray(x[:, ::skip])) for x in cameras]
         # A rule that is broken between two latent steps is broken: that is how a bundle's bound counts it.
         violation = chosen.since_last("violation")
         violation = np.where((violation == 1).any(-1), 1, violation.min(-1))
         return Batch(
             images=images,
             visible=torch.from_numpy(visible),
-            sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, :keep:skip])),
+            sensor=torch.from_numpy(np.ascontiguousarray(windows.sensor[:, ::skip])),
             actions=torch.from_numpy(latent_actions.astype(np.float32)),
             plan=torch.from_numpy(plan.astype(np.float32)),
             plan_valid=torch.from_numpy(plan_valid),
-            valid=torch.from_numpy(np.ascontiguousarray(windows.valid[:, :keep:skip])),
+            valid=torch.from_numpy(np.ascontiguousarray(windows.valid[:, ::skip])),
             tokens=torch.from_numpy(chosen.of("tokens")),
             mask=torch.from_numpy(chosen.of("mask")),
             margin=torch.from_numpy(chosen.since_last("margin").max(-1)),
@@ -131,12 +141,12 @@ class _Chosen:
         trajectory: np.ndarray,
         start: np.ndarray,
         choice: np.ndarray,
-        keep: int,
+        length: int,
         skip: int,
     ) -> None:
         rows = zip(dataset.tolist(), trajectory.tolist(), start.tolist(), choice, strict=True)
         self.rows = [(labels[d], t, s, c) for d, t, s, c in rows]
-        self.keep, self.skip = keep, skip
+        self.length, self.skip = length, skip
         # A dataset that no oracle judged has no grid of its own: one for all, or batches could not be joined.
         self.grid = max(each.field.shape[-2:] for each in labels)
 
@@ -151,26 +161,34 @@ class _Chosen:
 
     def of_steps(self, name: str) -> np.ndarray:
         """[B, T, ...]; the same under every instruction."""
-        return np.stack([getattr(labels, name)[t][s : s + self.keep : self.skip] for labels, t, s, _ in self.rows])
+        return np.stack([getattr(labels, name)[t][s : s + self.length : self.skip] for labels, t, s, _ in self.rows])
 
     def over_time(self, name: str) -> np.ndarray:
         """[B, M, T, ...]."""
         return np.stack(
-            [getattr(labels, name)[t][c][:, s : s + self.keep : self.skip] for labels, t, s, c in self.rows]
+            [getattr(labels, name)[t][c][:, s : s + self.length : self.skip] for labels, t, s, c in self.rows]
         )
 
     def since_last(self, name: str) -> np.ndarray:
         """[B, M, T, skip]: at each latent step what came since the one before, and at a window's first step only that
         step: what led to it lies outside of the window, perhaps in a gap."""
-        since = np.maximum(np.arange(0, self.keep, self.skip)[:, None] + np.arange(1 - self.skip, 1), 0)
+        since = np.maximum(np.arange(0, self.length, self.skip)[:, None] + np.arange(1 - self.skip, 1), 0)
         return np.stack([getattr(labels, name)[t][c][:, s + since] for labels, t, s, c in self.rows])
 
 
-def _following(actions: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``horizon`` actions from each step on, [B, T, K, A], and which of them lie within the window."""
+def to_the_end(run: slice, frame_skip: int) -> slice:
+    """Of a run of control steps those from the first on that leave the last one a latent step of its own.
+
+    What an episode ends with is judged there: it may be the violation for which it ended.
+    """
+    return slice(run.start + (run.stop - run.start - 1) % frame_skip, run.stop)
+
+
+def _following(actions: np.ndarray, horizon: int, whole: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``horizon`` actions from each step on, [B, T, K, A], and which of them are among the ``whole`` first."""
     steps = actions.shape[1]
     index = np.arange(steps)[:, None] + np.arange(horizon)
-    valid = np.repeat((index < steps)[None], len(actions), 0)
+    valid = np.repeat((index < whole)[None], len(actions), 0)
     return actions[:, np.minimum(index, steps - 1)], valid
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tc_mmwm_core.data.windows import WindowSampler
 from tc_mmwm_core.models.world_model import WorldModel
 from tc_mmwm_core.training.calibration import CalibrationError
-from tc_mmwm_core.training.data import LabelledData
+from tc_mmwm_core.training.data import LabelledData, to_the_end
 from tc_mmwm_core.training.objective import encode_batch
 
 
@@ -22,7 +22,7 @@ class SequenceScores:
     Attributes:
         score: float32 [S], max_k v as the model predicts it.
         violating: bool [S], whether any control step of the sequence broke the instruction.
-        trajectory: int64 [S], which held-out trajectory; pieces of one episode are one.
+        trajectory: int64 [S], which held-out trajectory; those of one group are one, see :attr:`TrajectoryInfo.group`.
         instruction: str [S].
         goal: float32 [S], progress of the best place in view where it begins, see :meth:`WorldModel.goal`; NaN where
             nobody knows whether the goal is in the scene.
@@ -56,14 +56,14 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
     sampler = WindowSampler(data.datasets, batch=1, length=(1, 1))
     rows: list[SequenceScores] = []
     places = [(d, t) for d, dataset in enumerate(data.datasets) for t in range(len(dataset))]
-    owners: dict[str, int] = {}  # of each episode
+    owners: dict[str, int] = {}  # of each group
     longest = 0
     for d, t in tqdm(places, desc="calibrate", unit="trajectory", disable=not progress):
-        owner = owners.setdefault(data.datasets[d].trajectories[t].episode, len(owners))
+        owner = owners.setdefault(data.datasets[d].trajectories[t].group, len(owners))
         unbroken = data.datasets[d][t].unbroken
-        length = unbroken.stop - unbroken.start
-        longest = max(longest, length)
-        starts = torch.arange(0, max(0, length // skip - horizon), stride)
+        longest = max(longest, unbroken.stop - unbroken.start)
+        steps = to_the_end(unbroken, skip)
+        starts = torch.arange(0, max(0, (steps.stop - steps.start - 1) // skip + 1 - horizon), stride)
         if not len(starts):
             continue
         labels, counted = data.labels[d], data.labels[d].counted(t)
@@ -77,7 +77,7 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
         goal = model.goal(latents.context).numpy()  # [M, S]
         label, cost = labels.violation[t][counted], labels.cost[t][counted]  # [M, control steps]
         texts = np.array(labels.texts[t])[counted]
-        for s, start in enumerate((unbroken.start + starts * skip).tolist()):
+        for s, start in enumerate((steps.start + starts * skip).tolist()):
             future = label[:, start + 1 : start + horizon * skip + 1]
             known = (label[:, start] == 0) & (future >= 0).all(1)
             there = np.where(np.isfinite(cost[:, start]), goal[:, s], np.nan)
@@ -86,7 +86,7 @@ def sequence_scores(model: WorldModel, data: LabelledData, stride: int = 2, prog
             rows.append(SequenceScores(score[known, s], broken, of, texts[known], there[known]))
     if not rows:
         raise CalibrationError(
-            f"none of {len(places)} held-out trajectories is long enough: a sequence takes {(horizon + 1) * skip} "
+            f"none of {len(places)} held-out trajectories is long enough: a sequence takes {horizon * skip + 1} "
             f"valid steps without a gap, the longest has {longest}"
         )
     return SequenceScores(

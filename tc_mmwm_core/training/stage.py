@@ -69,7 +69,7 @@ def check_stages(
                 longest = part.sampler(stage, config.seed).length[1]
             except DatasetError as error:
                 raise DatasetError(f"stage {stage.name}, trajectories {which}: {error}") from None
-            asked = stage.max_length * config.model.frame_skip
+            asked = (stage.max_length - 1) * config.model.frame_skip + 1  # with fewer there is one latent step less
             if part is data and processes.first and longest < asked:
                 print(
                     f"stage {stage.name}: windows of at most {longest} control steps, not the {asked} of max_length "

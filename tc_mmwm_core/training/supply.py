@@ -56,7 +56,7 @@ class Supply:
 
     def drawn(self, stage: StageConfig) -> int:
         """How many trajectories are long enough for the stage's shortest windows."""
-        return int((self.longest >= stage.min_length * self.config.model.frame_skip).sum())
+        return int((self.longest >= stage.window(self.config.model.frame_skip)[0]).sum())
 
     def taught(self, stage: StageConfig) -> tuple[list[str], list[str]]:
         """The terms with a weight that the stage has something to learn from, and those that it has nothing for."""
@@ -78,7 +78,7 @@ class Supply:
         for stage in self.config.stages[first:]:
             steps = stage_steps(stage, self.trajectories)
             drawn = f"{self.drawn(stage)} of {len(self.longest)}"
-            shortest, longest = (n * self.config.model.frame_skip for n in (stage.min_length, stage.max_length))
+            shortest, longest = stage.window(self.config.model.frame_skip)
             windows = f"{shortest}-{longest}" if shortest < longest else str(shortest)
             silent = ", ".join(self.taught(stage)[1])
             lines.append(f"{stage.name:16} {steps:7} {drawn:>14} {windows:>10}  {silent or '-'}")
@@ -101,12 +101,11 @@ class Supply:
         names: dict[int, dict[str, None]] = {}
         for stage in stages:
             if count - self.drawn(stage) > TOO_MANY * count:
-                names.setdefault(stage.min_length, {})[stage.name] = None
+                names.setdefault(stage.window(skip)[0], {})[stage.name] = None
         return [
-            f"stage {', '.join(of)}: {(left := int((self.longest < length * skip).sum()))} of {count} trajectories "
-            f"({left / count:.0%}) are never drawn: they have no run of {length * skip} valid control steps "
-            f"(min_length {length} of {skip} each)"
-            for length, of in names.items()
+            f"stage {', '.join(of)}: {(left := int((self.longest < needed).sum()))} of {count} trajectories "
+            f"({left / count:.0%}) are never drawn: they have no run of {needed} valid control steps (min_length)"
+            for needed, of in names.items()
         ]
 
     def _missing(self, stages: Sequence[StageConfig]) -> list[str]:

@@ -14,6 +14,7 @@ from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.interface.stream import Step
 from tc_mmwm_core.runtime.screener import Screener
 from tc_mmwm_core.training.calibration import CalibrationError
+from tc_mmwm_core.training.data import to_the_end
 from tc_mmwm_core.training.held_out import SequenceScores
 from tc_mmwm_core.training.labels import Labels
 
@@ -39,16 +40,16 @@ def bundle_scores(
     skip, horizon = manifest.frame_skip, manifest.horizon
     rng = np.random.default_rng(seed)
     rows: list[tuple[np.float32, bool, int, str, np.float32]] = []
-    owners: dict[str, int] = {}  # of each episode
+    owners: dict[str, int] = {}  # of each group
     for t in tqdm(range(len(dataset)), desc="bundle", unit="trajectory", disable=not progress):
-        owner = owners.setdefault(dataset.trajectories[t].episode, len(owners))
+        owner = owners.setdefault(dataset.trajectories[t].group, len(owners))
         trajectory, texts = dataset[t], labels.texts[t]
         told = [(texts[m], labels.violation[t][m], labels.cost[t][m]) for m in labels.counted(t)]
-        unbroken = trajectory.unbroken
+        steps = to_the_end(trajectory.unbroken, skip)
         actions = screener.bundle.interface.normalise_action(trajectory.action)
         memory = None
-        for latent_step in range((unbroken.stop - unbroken.start) // skip - horizon):
-            start = unbroken.start + latent_step * skip
+        end = steps.stop - horizon * skip  # later a sequence would reach beyond
+        for latent_step, start in enumerate(range(steps.start, end, skip)):
             images = {name: image[start] for name, image in trajectory.images.items()}
             step = Step(0, images, trajectory.sensor[start], {})
             seen = screener.encode(step, screener.instruct(texts[0]), memory)  # what is remembered depends on no words
@@ -66,7 +67,7 @@ def bundle_scores(
             memory = seen.memory
     if not rows:
         raise CalibrationError(
-            f"none of {len(dataset)} trajectories gives a sequence of {(horizon + 1) * skip} valid steps without a gap "
+            f"none of {len(dataset)} trajectories gives a sequence of {horizon * skip + 1} valid steps without a gap "
             "that begins where its instruction is kept, and whose verdict is known"
         )
     score, violating, of, texts, goal = zip(*rows, strict=True)

@@ -58,10 +58,13 @@ def test_every_window_is_equally_likely(dataset):
 
 
 def test_windows_from_the_start_begin_where_a_run_does_each_that_is_long_enough_equally_likely(dataset):
-    windows = WindowSampler([dataset], batch=2000, length=(10, 10), from_start=True).sample()
+    windows = WindowSampler([dataset], batch=2000, length=(10, 10), from_start=1).sample()
     begun, counts = np.unique(windows.trajectory * 1000 + windows.start, return_counts=True)
     assert begun.tolist() == [0, 1000, 1017, 3000]
     assert abs(counts - 2000 / 4).max() < 5 * np.sqrt(2000 / 4)
+    windows = WindowSampler([dataset], batch=2000, length=(10, 10), from_start=3).sample()
+    begun = np.unique(windows.trajectory * 1000 + windows.start).tolist()
+    assert begun == [0, 1, 2, 1000, 1001, 1002, 1017, 1018, 1019, 3000, 3001]  # 3 has 11 steps
 
 
 def test_datasets_mix_by_weight(dataset, navigation, tmp_path):

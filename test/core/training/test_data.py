@@ -24,12 +24,21 @@ def equal(first, second):
             assert torch.equal(x.nan_to_num(), y.nan_to_num()) and torch.equal(x.isnan(), y.isnan()), field.name
 
 
-def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, dataset, stage):
-    batch = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0))
-    windows = data.sampler(stage, 5).sample()
+@pytest.fixture(params=["whole", "cut"])
+def drawn(request, data, stage):
+    """A seed, the windows and the batch that it gives: they end with a latent step, or within one."""
+    cut = request.param == "cut"
+    seeds = (seed for seed in range(20) if (data.sampler(stage, seed).sample().valid.shape[1] % SKIP != 0) == cut)
+    seed = next(seeds)
+    batch = data.batch(data.sampler(stage, seed), stage, np.random.default_rng(0))
+    return data.sampler(stage, seed).sample(), batch
+
+
+def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, dataset, stage, drawn):
+    windows, batch = drawn
     labels, interface = data.labels[0], dataset.interface
-    steps = batch.valid.shape[1]
-    assert stage.min_length <= steps <= stage.max_length
+    steps, known = batch.valid.shape[1], windows.valid.shape[1] // SKIP
+    assert stage.min_length <= steps <= stage.max_length and known >= steps - 1
     for b, (trajectory, start) in enumerate(zip(windows.trajectory, windows.start, strict=True)):
         recorded = dataset[int(trajectory)]
         at = start + SKIP * np.arange(steps)
@@ -38,7 +47,7 @@ def test_a_window_and_its_labels_are_those_of_its_place_in_the_trajectory(data, 
         np.testing.assert_array_equal(batch.sensor[b], recorded.sensor[at])
         np.testing.assert_array_equal(batch.place[b], labels.place[trajectory][at])
         assert batch.elsewhere[b].shape == (steps, 0, labels.place[trajectory].shape[1] // 2, 2)  # there is one camera
-        for t in range(steps):  # a latent step's action is the mean over the control steps that it covers
+        for t in range(known):  # a latent step's action is the mean over the control steps that it covers
             covered = interface.normalise_action(recorded.action[at[t] : at[t] + SKIP])
             np.testing.assert_allclose(batch.actions[b, t], covered.mean(0), atol=1e-6)
         for m in range(stage.instructions):
@@ -65,14 +74,34 @@ def test_cameras_come_in_the_order_of_the_robot(config, two_cameras, domain, sta
         np.testing.assert_array_equal(front[b, 0], recorded.images["front"][start])
 
 
-def test_a_plan_is_the_actions_that_follow_within_the_window(data, stage, config):
-    batch = data.batch(data.sampler(stage, 5), stage, np.random.default_rng(0))
-    steps = batch.valid.shape[1]
-    for t in range(steps):
+def test_a_plan_is_the_actions_that_follow_and_are_whole_within_the_window(config, drawn):
+    windows, batch = drawn
+    known = windows.valid.shape[1] // SKIP
+    for t in range(batch.valid.shape[1]):
         for k in range(config.model.horizon):
-            assert (batch.plan_valid[:, t, k] == (t + k < steps)).all()
-            if t + k < steps:
+            assert (batch.plan_valid[:, t, k] == (t + k < known)).all()
+            if t + k < known:
                 assert torch.equal(batch.plan[:, t, k], batch.actions[:, t + k])
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("steps", [20, 21])
+def test_what_an_episode_ends_with_is_learned(config, dataset, domain, tmp_path, stage, steps, from_start):
+    """It may be the violation for which it ended: nothing came after it."""
+    ended = []
+    for trajectory in dataset:
+        rows = {name: array[:steps] for name, array in trajectory.arrays().items() if name in ("sensor", "action")}
+        rows["images"] = {name: image[:steps] for name, image in trajectory.images.items()}
+        rows["violation"] = (np.arange(steps) == steps - 1).astype(np.int8)
+        rows["valid"] = np.ones(steps, bool)
+        ended.append(dataclasses.replace(trajectory, source="real", scene=None, state=None, **rows))
+    DatasetWriter(tmp_path / "ended", dataset.interface).append(ended)
+    data = LabelledData([Dataset.open(tmp_path / "ended")], config, domain, progress=False)
+    most = {"max_length": -(-steps // SKIP), "from_start": from_start, "trajectories": 32}
+    stage, rng = stage.model_copy(update=most), np.random.default_rng(0)
+    sampler = data.sampler(stage, 0)
+    assert any((data.batch(sampler, stage, rng).violation == 1).any() for _ in range(30))
+    assert (data.whole(sampler, 0, 0, np.arange(1)).violation[0, 0] == 1).tolist()[-1]
 
 
 def test_a_window_is_seen_under_several_instructions_drawn_without_repeats(data, config):

@@ -120,7 +120,8 @@ def test_a_model_that_knows_the_truth_is_scored_as_perfect_and_verdicts_are_the_
     expected = []
     for owner in range(len(dataset)):
         first = owner if owner < EPISODES - 1 else len(dataset[owner])
-        for start in range(first, first + (len(dataset[owner]) - first) // SKIP * SKIP - HORIZON * SKIP, SKIP):
+        first += (len(dataset[owner]) - first - 1) % SKIP  # so that the last control step is a latent one
+        for start in range(first, len(dataset[owner]) - HORIZON * SKIP, SKIP):
             for text, margin in zip(known.labels[0].texts[owner], known.labels[0].margin[owner], strict=True):
                 if margin[start] <= 0:
                     ahead = [margin[start + after] for after in range(1, HORIZON * SKIP + 1)]
@@ -138,14 +139,14 @@ def test_a_model_that_knows_the_truth_is_scored_as_perfect_and_verdicts_are_the_
 
 
 def recorded(dataset: Dataset, path, pieces: int = 1) -> LabelledData:
-    """As a robot's recordings: no scene, no state; one sequence each, which breaks its rule at its end alone."""
-    steps, real = (HORIZON + 1) * SKIP, []
+    """As a robot's recordings: no scene, no state; one sequence each, which breaks its rule at its last step alone."""
+    steps, real = HORIZON * SKIP + 1, []
     for index, trajectory in enumerate(dataset):
         rows = {
             name: array[:steps] for name, array in trajectory.arrays().items() if name in ("sensor", "action", "valid")
         }
         rows["images"] = {name: image[:steps] for name, image in trajectory.images.items()}
-        rows["violation"] = (np.arange(steps) == HORIZON * SKIP).astype(np.int8)
+        rows["violation"] = (np.arange(steps) == steps - 1).astype(np.int8)
         of = {"sha256": "of a bag", "episode": str(index // pieces), "scene_seed": 0}
         real.append(replace(trajectory, source="real", scene=None, state=None, provenance=of, **rows))
     DatasetWriter(path, dataset.interface).append(real)
@@ -179,11 +180,11 @@ def test_pieces_of_an_episode_are_one_trajectory_of_a_bound(dataset, tmp_path):
 
 
 def test_trajectories_that_are_all_too_short_are_named_as_that(dataset, tmp_path):
-    short = [replace(t, valid=np.arange(len(t)) < (HORIZON + 1) * SKIP - 1) for t in dataset]
+    short = [replace(t, valid=np.arange(len(t)) < HORIZON * SKIP) for t in dataset]
     DatasetWriter(tmp_path / "short", dataset.interface).append(short)
     data = LabelledData([Dataset.open(tmp_path / "short")], CONFIG, load_domain("navigation"), progress=False)
     told = (
-        "none of 8 held-out trajectories is long enough: a sequence takes 8 valid steps without a gap, the longest.* 7"
+        "none of 8 held-out trajectories is long enough: a sequence takes 7 valid steps without a gap, the longest.* 6"
     )
     with pytest.raises(CalibrationError, match=told):
         sequence_scores(build_model(CONFIG, dataset.interface), data, progress=False)
@@ -224,5 +225,5 @@ def test_a_bundle_is_scored_on_recordings_as_its_model_is(dataset, tmp_path):
     assert len(found.score) == EPISODES
     np.testing.assert_array_equal(found.trajectory, expected.trajectory)
     np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
-    with pytest.raises(CalibrationError, match="none of 0 trajectories gives a sequence of 8 valid steps"):
+    with pytest.raises(CalibrationError, match="none of 0 trajectories gives a sequence of 7 valid steps"):
         bundle_scores(Screener(bundle), dataset.subset([]), data.labels[0], progress=False)
