@@ -14,6 +14,7 @@ whatever does not fit fails the transition, with the field in the log and, until
 ``activate`` begins to publish: the safe action
 with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
 seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
+``cleanup`` forgets what was said on the topic, unless it was to stop; the parameter ``instruction`` stays.
 ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
 error it deactivates itself; activate it again to go on. After a crash of the whole process there is only silence: the
 robot's watchdog must stop it.
@@ -67,6 +68,7 @@ from tc_mmwm_core import config
 from tc_mmwm_core.interface.action import write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stopping import tells_to_stop
 from tc_mmwm_core.interface.stream import Step, StepStream
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
@@ -294,6 +296,9 @@ class PlannerNode(LifecycleNode):
         while self._outputs:
             self.destroy_lifecycle_publisher(self._outputs.pop())
         self._planner = self._understood = None
+        if not tells_to_stop(self._said or ""):  # a stop holds until something else is said
+            self._said = self.get_parameter("instruction").value or None
+            self._instructions.forget()
         self._set_state(PlannerState.UNCONFIGURED, why)
 
     # --- what comes in: only cached

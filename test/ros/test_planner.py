@@ -347,6 +347,42 @@ def test_cleanup_and_configure_again_with_other_parameters(driving):
     spinner.until(lambda: robot.states[-1].candidates == 64)
 
 
+@pytest.mark.parametrize(("given", "left"), [("", ""), ("drive slow", "drive slow")])
+def test_cleanup_forgets_what_was_said_but_for_the_parameter(make_planner, robot, given, left):
+    planner = make_planner(instruction=given)
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    speaker = robot.create_publisher(String, "instruction", 10)
+    spinner.until(lambda: speaker.get_subscription_count() > 0)
+    speaker.publish(String(data="drive right"))
+    spinner.until(lambda: robot.states and robot.states[-1].instruction == "drive right")
+    planner.trigger_deactivate(), planner.trigger_cleanup()
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    state = PlannerState.PLANNING if left else PlannerState.WAITING
+    spinner.until(lambda: robot.state == state and robot.states[-1].instruction == left)
+    spinner.until(lambda: speaker.get_subscription_count() > 0)
+    robot.instruct("drive")  # latched: it is there again
+    spinner.until(lambda: robot.states[-1].instruction == "drive")
+    planner.trigger_deactivate(), planner.trigger_cleanup()
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.states[-1].instruction == "drive")
+
+
+def test_told_to_stop_it_stays_so_when_it_was_cleaned_up(driving):
+    planner, robot, spinner = driving
+    robot.instruct("drive")
+    spinner.spin(0.5)
+    speaker = robot.create_publisher(String, "instruction", 10)
+    spinner.until(lambda: speaker.get_subscription_count() > 0)
+    speaker.publish(String(data="stop"))
+    spinner.until(lambda: robot.state == PlannerState.WAITING)
+    planner.trigger_deactivate(), planner.trigger_cleanup()
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    robot.commands.clear()
+    spinner.until(lambda: len(robot.commands) >= 5 and robot.states[-1].reason == "told to stop")
+    assert all(command[1:] == (0.0, 0.0) for command in robot.commands)
+
+
 def test_its_own_error_stops_the_robot_and_deactivates(driving):
     planner, robot, spinner = driving
     del planner._planner.screener._encode  # what a bug would do
