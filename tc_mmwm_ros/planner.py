@@ -380,8 +380,8 @@ class PlannerNode(LifecycleNode):
     def _decide(self, now_ns: int) -> Decision:
         self._step = self._stream.step(now_ns)
         if self._begun_ns is not None and isinstance(self._step, Step):
-            latched = self._interface.latched_topics  # said once, and not again for an episode
-            oldest = max((age for topic, age in self._step.ages.items() if topic not in latched), default=0.0)
+            lasting = self._interface.lasting_topics  # not said again for an episode
+            oldest = max((age for topic, age in self._step.ages.items() if topic not in lasting), default=0.0)
             if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
@@ -611,11 +611,11 @@ class PlannerNode(LifecycleNode):
         self._command_at_risk = command_at_risk(self, action.topic, action.type)
         awaited = [self._interface.instruction] if self._said is None else []
         if isinstance(self._step, Fault):
-            latched = self._interface.latched_topics  # silent, but for the one that the fault names, for good reason
+            lasting = self._interface.lasting_topics  # silent, but for the one that the fault names, for good reason
             awaited += [
                 spec
                 for spec in self._interface.observations
-                if spec.topic not in rates and (spec.topic not in latched or spec.name == self._step.field)
+                if spec.topic not in rates and (spec.topic not in lasting or spec.name == self._step.field)
             ]
         reasons = {spec.topic: unheard(self, spec.topic, spec.type) for spec in awaited}
         self._unheard = {topic: reason for topic, reason in reasons.items() if reason}

@@ -20,7 +20,8 @@ steady clock.
 
 Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
 WARN while an observation or the command of the robot interface is silent, with what the ROS graph knows of it, or the
-disk nearly full, or messages were lost.
+disk nearly full, or messages were lost. What is latched, or may be said on change only, is missed until it was heard
+once.
 
 What is lost, on the way or in a queue that overflowed while the disk was busy, is missing in the numbers that each
 publisher gives its messages, from the first that was heard. Where the middleware, or rclpy before Kilted, does not tell
@@ -114,7 +115,7 @@ class Recorder(Node):
         awaited = [*self.interface.observations, self.interface.action]
         self._awaited = {self.resolve_topic_name(spec.topic): spec.type for spec in awaited}
         self._heard_at = dict.fromkeys(self._awaited, time.monotonic())
-        self._said_once = {self.resolve_topic_name(name) for name in self.interface.latched_topics}
+        self._lasting = {self.resolve_topic_name(name) for name in self.interface.lasting_topics}
         self._silent: dict[str, str] = {}  # why, where the graph knows
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
@@ -131,7 +132,8 @@ class Recorder(Node):
             for topic, (kind, durabilities) in topics.items()
         ]
 
-        self._kept = {self.resolve_topic_name(self.interface.instruction.topic), *self._said_once}
+        kept = [self.interface.instruction.topic, *self.interface.latched_topics]
+        self._kept = {self.resolve_topic_name(name) for name in kept}
         self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last
         events = self.interface.events
         self._events = self.resolve_topic_name(events.topic) if events else None
@@ -223,7 +225,7 @@ class Recorder(Node):
                 self._lost[topic] += number - before - 1
             numbers[publisher] = max(number, before)
         if topic in self._heard_at:
-            self._heard_at[topic] = math.inf if topic in self._said_once else time.monotonic()
+            self._heard_at[topic] = math.inf if topic in self._lasting else time.monotonic()
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)

@@ -612,6 +612,31 @@ def test_what_was_seen_before_an_episode_began_is_forgotten_once_all_that_is_see
     assert len(begun) == 1 and robot.state == PlannerState.PLANNING
 
 
+def test_an_episode_does_not_wait_for_a_sensor_that_speaks_on_change_only(make_planner, robot, tmp_path):
+    content = yaml.safe_load(ROBOT.read_text())
+    content["sensors"][2]["max_age"] = 1000.0
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive")
+    assert planner.trigger_configure() == SUCCESS and planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    robot.messages["bumper"] = None
+    spinner.spin(2 * PERIOD)
+    begun = []
+    planner._planner.begin_episode = lambda: begun.append(planner._step)
+    events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
+    spinner.until(lambda: events.get_subscription_count() > 0)
+    start = EpisodeEvent(kind=EpisodeEvent.START)
+    start.header.stamp = robot.get_clock().now().to_msg()
+    events.publish(start)
+    spinner.until(lambda: begun, timeout=5)
+    (step,) = begun
+    begun_ns = rclpy.time.Time.from_msg(start.header.stamp).nanoseconds
+    made_ns = {topic: step.stamp_ns - age * 1e9 for topic, age in step.ages.items()}
+    assert made_ns.pop("bumper") < begun_ns
+    assert min(made_ns.values()) >= begun_ns - 1
+
+
 def test_an_episode_that_begins_on_another_clock_begins_now(driving, capfd):
     planner, robot, spinner = driving
     begun = []
