@@ -69,7 +69,7 @@ from tc_mmwm_core.interface.action import write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stopping import tells_to_stop
-from tc_mmwm_core.interface.stream import Step, StepStream
+from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
 from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
@@ -314,21 +314,24 @@ class PlannerNode(LifecycleNode):
         self._said = text
 
     def _on_event(self, message: EpisodeEvent) -> None:
-        if message.kind == EpisodeEvent.START:
-            begun_ns, now_ns = Time.from_msg(message.header.stamp).nanoseconds, self.get_clock().now().nanoseconds
-            if begun_ns > now_ns + self._stream.clock_tolerance_ns:
-                self.get_logger().warning(
-                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead and "
-                    "taken to be now; do the clocks or use_sim_time differ?"
-                )
-                begun_ns = now_ns  # a time that may never come
-            self._begun_ns = begun_ns
+        if message.kind != EpisodeEvent.START:
+            return
+        now_ns = self.get_clock().now().nanoseconds
+        begun_ns = message_time(message, now_ns) or now_ns  # without a stamp: when it was received
+        if begun_ns < 0 or begun_ns > now_ns + self._stream.clock_tolerance_ns:
+            off = "before 0" if begun_ns < 0 else f"{(begun_ns - now_ns) / SECOND:.3f} s ahead"
+            self.get_logger().warning(
+                f"{self._interface.events.topic}: START is stamped {begun_ns / SECOND:.3f} s, {off}, and taken to be "
+                "now; do the clocks or use_sim_time differ?"
+            )
+            begun_ns = now_ns  # a time that may never come, or that never was
+        self._begun_ns = begun_ns
 
     def _on_candidates(self, message: CandidateActions) -> None:
         try:
             self._candidates = read_candidates(
                 message.source,
-                Time.from_msg(message.header.stamp).nanoseconds,
+                message_time(message, 0),
                 message.fields,
                 message.count,
                 message.horizon,

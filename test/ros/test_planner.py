@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
@@ -24,7 +25,7 @@ from rclpy.parameter import Parameter
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, JointState, LaserScan
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, Header, String
 from tc_mmwm_ros.msg import EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
 from tiny_bundle import HORIZON, ROBOT, position_commanded, tiny_files, tiny_manifest, write_tiny_bundle
@@ -637,17 +638,21 @@ def test_an_episode_does_not_wait_for_a_sensor_that_speaks_on_change_only(make_p
     assert min(made_ns.values()) >= begun_ns - 1
 
 
-def test_an_episode_that_begins_on_another_clock_begins_now(driving, capfd):
+@pytest.mark.parametrize(("second", "warns"), [(2**31 - 1, True), (-5, True), (0, False)])
+def test_an_episode_that_begins_on_another_clock_or_none_begins_now(driving, capfd, second, warns):
     planner, robot, spinner = driving
     begun = []
     planner._planner.begin_episode = lambda: begun.append(planner._step)
     events = robot.create_publisher(EpisodeEvent, "episode_event", 10)
     spinner.until(lambda: events.get_subscription_count() > 0)
     start = EpisodeEvent(kind=EpisodeEvent.START)
-    start.header.stamp = (robot.get_clock().now() + rclpy.duration.Duration(seconds=3600)).to_msg()
+    start.header.stamp.sec = second
+    said_ns = robot.get_clock().now().nanoseconds
     events.publish(start)
     spinner.until(lambda: begun, timeout=5)
-    assert "episode_event: START is stamped" in capfd.readouterr().err
+    assert begun[0].stamp_ns - max(begun[0].ages.values()) * 1e9 >= said_ns
+    logged = capfd.readouterr().err
+    assert (f"episode_event: START is stamped {second}.000 s" in logged) == warns
 
 
 def test_require_instruction_refuses_to_activate_without_a_good_one(make_planner, robot):
@@ -698,6 +703,8 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
     spinner.until(lambda: "count: 513, allowed are 1 to 512" in ignored())
     robot.propose(actions, horizon=7)
     spinner.until(lambda: "horizon: 7" in ignored())
+    robot.propose(actions, header=Header(stamp=Time(sec=-5)))
+    spinner.until(lambda: "header.stamp: -5.000 s" in ignored())
     assert robot.state == PlannerState.PLANNING
 
 
