@@ -188,7 +188,7 @@ class PlannerNode(LifecycleNode):
         self._active = True
         self._set_state(PlannerState.WAITING, "activated, first decision is due")
         self._timer_clock = self.get_clock() if self.get_parameter("use_sim_time").value else self._steady_clock
-        self._last_tick_ns = self._timer_clock.now().nanoseconds
+        self._last_tick_ns = self._ticked_ns = self._timer_clock.now().nanoseconds
         self._timer = self.create_timer(self._period, self._on_tick, clock=self._timer_clock)
         return SUCCESS
 
@@ -374,6 +374,7 @@ class PlannerNode(LifecycleNode):
             if screened:
                 self._latencies.append((time.perf_counter() - started) * 1e3)
             self._report(decision, now_ns)
+            self._ticked_ns = self._timer_clock.now().nanoseconds
         except Exception as error:
             self._stop_publishing()
             self.get_logger().error(traceback.format_exc())
@@ -393,14 +394,14 @@ class PlannerNode(LifecycleNode):
     def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
         """``decision``, or the safe action where it is too late: twice running, by much, or its inputs by now too old.
 
-        Late is what began late (on the control timer's clock) and what took long taken together.
+        Late is what began late (on the control timer's clock) and what took long taken together. Where a decision may
+        take longer than a period, the next one may begin as much later.
         """
         took = time.perf_counter() - started
         last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
         since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
-        elapsed = max(0.0, since_last - self._period) + took
-        too_late, late = self._deadline.missed(elapsed), elapsed > self._deadline.period
-        outdated = self._outdated(took) if late else ""
+        elapsed = max(0.0, since_last - max(self._period, self._deadline.period)) + took
+        too_late, outdated = self._deadline.missed(elapsed), self._outdated(took)
         if not too_late and not outdated:
             return decision
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
@@ -594,7 +595,7 @@ class PlannerNode(LifecycleNode):
     def _watch_timer(self) -> None:
         """Stop the robot, and say why, where the control timer has fallen silent: only this timer is left to."""
         now_ns = self._timer_clock.now().nanoseconds
-        silent = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else 0.0
+        silent = (now_ns - self._ticked_ns) * 1e-9 if self._ticked_ns else 0.0
         allowed = SILENT_PERIODS * self._period
         if now_ns == self._last_second_ns:
             why = f"/clock stands still at {now_ns * 1e-9:.3f} s: use_sim_time is true; is the simulation running?"
@@ -675,7 +676,8 @@ class PlannerNode(LifecycleNode):
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
         self._decisions = self._candidate_count = self._accepted_count = self._followed = 0
         self._ignored, self._ignored_why = 0, ""
-        self._last_tick_ns = 0  # on the control timer's clock, as the next
+        self._last_tick_ns = 0  # when the last one began, on the control timer's clock, as the next two
+        self._ticked_ns = 0  # when it was done: however long a decision takes is for the deadline to judge
         self._last_second_ns = -1
         self._begun_ns: int | None = None  # when the episode began of which nothing was decided yet
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")

@@ -430,17 +430,41 @@ def test_one_slightly_late_decision_is_executed_and_counted(driving, monkeypatch
 
 @pytest.mark.parametrize(
     ("deadline", "reason"),
-    [(0.1, "allowed are 0.1 s, once up to 2 times that"), (0.3, "old by now, allowed are 0.35 s")],
+    [
+        (0.1, "allowed are 0.1 s, once up to 2 times that"),
+        (0.3, "old by now, allowed are 0.35 s"),
+        (2.0, "old by now, allowed are 0.35 s"),
+    ],
 )
 def test_the_first_decision_that_is_old_is_not_executed(driving, monkeypatch, deadline, reason):
     planner, robot, spinner = driving
     planner._deadline.period = deadline
-    delay(planner, monkeypatch, 0.4)
+    delay(planner, monkeypatch, 0.42)  # no whole number of periods: the next tick is not due at once
     spinner.until(lambda: PlannerState.DEADLINE_MISSED in [message.state for message in robot.states])
     missed = next(message for message in robot.states if message.state == PlannerState.DEADLINE_MISSED)
     assert reason in missed.reason
     assert (0.0, 0.0) in [command[1:] for command in robot.commands]
     spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
+
+
+def test_decisions_that_take_longer_than_a_period_drive_where_the_deadline_allows_it(
+    make_planner, robot, monkeypatch, tmp_path
+):
+    content = yaml.safe_load(ROBOT.read_text())
+    for spec in (*content["images"], *content["sensors"]):
+        spec["max_age"] = 5.0
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(content))
+    planner = make_planner(robot=str(tmp_path / "robot.yaml"), instruction="drive", deadline=1.0)
+    assert planner.trigger_configure() == SUCCESS
+    decide = planner._planner.decide
+    monkeypatch.setattr(planner._planner, "decide", lambda *arguments: time.sleep(0.6) or decide(*arguments))
+    assert planner.trigger_activate() == SUCCESS
+    spinner = Spinner(planner, robot)
+    spinner.until(lambda: robot.state == PlannerState.PLANNING)
+    robot.states.clear()
+    spinner.until(lambda: len(robot.states) >= 5)  # reports of once a second
+    assert {message.state for message in robot.states} == {PlannerState.PLANNING}
+    assert robot.states[-1].deadline_misses == 0 and robot.speed == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
