@@ -67,6 +67,7 @@ from visualization_msgs.msg import MarkerArray
 from tc_mmwm_core import config
 from tc_mmwm_core.interface.action import write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.image import is_blank
 from tc_mmwm_core.interface.robot import RobotInterface
 from tc_mmwm_core.interface.stopping import tells_to_stop
 from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
@@ -636,6 +637,12 @@ class PlannerNode(LifecycleNode):
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
         if self._silent_policy and self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
             lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, the planner's own are executed")
+        images = self._step.images if isinstance(self._step, Step) else {}
+        lines += [
+            f"{spec.topic}: the image is all of one colour, as with the lens cap on: nothing is seen in it"
+            for spec in self._interface.images
+            if spec.name in images and is_blank(images[spec.name])
+        ]
         return lines
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:

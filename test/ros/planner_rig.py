@@ -96,8 +96,9 @@ class Robot(Node):
         return bool(self.commands) and self.commands[-1][1:] == (0.0, 0.0)
 
 
-def image(height: int, width: int, encoding: str, grey: int = 127) -> Image:
+def image(height: int, width: int, encoding: str, grey: int = 127, contrast: int = 10) -> Image:
     pixels = np.full(height * width * 3, grey, np.uint8)
+    pixels[: len(pixels) // 2] += contrast
     return Image(height=height, width=width, encoding=encoding, step=width * 3, data=array.array("B", pixels.tobytes()))
 
 

@@ -802,6 +802,18 @@ def test_whoever_bypasses_it_is_named_and_warned_of_once(driving, capfd):
     spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.OK)
 
 
+def test_a_camera_with_the_lens_cap_on_is_warned_of_once_and_stops_nothing(driving, capfd):
+    _, robot, spinner = driving
+    good, robot.messages["camera/image_raw"] = robot.messages["camera/image_raw"], image(64, 64, "rgb8", 3, contrast=0)
+    words = "camera/image_raw: the image is all of one colour"
+    assert diagnosed(robot, spinner, words).level == DiagnosticStatus.WARN
+    spinner.spin(2.0)
+    assert robot.state == PlannerState.PLANNING
+    assert capfd.readouterr().err.count(words) == 1
+    robot.messages["camera/image_raw"] = good
+    spinner.until(lambda: robot.diagnostics[-1].status[0].level == DiagnosticStatus.OK)
+
+
 @pytest.fixture
 def elsewhere():
     """Make nodes of another process: within one, DDS has one type per topic."""
