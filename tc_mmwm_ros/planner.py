@@ -31,11 +31,11 @@ Publishes (topics relative, command topic and type as the robot interface says):
 
 Subscribes to the observation topics of the interface (best effort, depth 5; what is ``latched``: reliable, transient
 local), to its instruction topic (reliable, latched or not: ``instructions.py``) and to ``candidate_actions``
-(CandidateActions, reliable): sequences of any other policy, which take precedence over the planner's own if they are
-accepted. If an instruction cannot be parsed, or is nothing but a word for stopping
-(``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops until a
-valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an episode's
-START it forgets what was seen before, as training does.
+(CandidateActions, reliable): sequences of any other policy, or of several (the newest of each counts), which take
+precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is nothing but a word for
+stopping (``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops
+until a valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an
+episode's START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_SENSOR_QOS = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+CANDIDATES_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # several policies may speak at once
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -116,7 +117,7 @@ class PlannerNode(LifecycleNode):
         declare(
             "max_external_candidates",
             512,
-            describe("most candidates per message; messages with more are ignored", 1, 65536),
+            describe("most candidates of all other policies; a message with more is ignored", 1, 65536),
         )
         declare("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096))
         declare(
@@ -183,7 +184,7 @@ class PlannerNode(LifecycleNode):
                 self._set_state(PlannerState.INACTIVE, f"cannot activate: {why}")
                 return FAILURE
         self._planner.reset()
-        self._candidates = None  # what was heard while nobody asked for it
+        self._candidates.clear()  # what was heard while nobody asked for it
         self._begin_counting()
         super().on_activate(state)
         self._active = True
@@ -243,7 +244,7 @@ class PlannerNode(LifecycleNode):
         self._interface, self._bundle = interface, bundle
         self._period = 1 / interface.rate
         self._stream = StepStream(interface)
-        self._candidates: ExternalCandidates | None = None
+        self._candidates: dict[tuple, ExternalCandidates] = {}  # the newest by publisher and source
         self._action_type = types[interface.action.type]
         self._command_publisher = self._advertise(self._action_type, interface.action.topic, COMMAND_QOS)
         self._screening_publisher = self._advertise(Screening, "~/screening", REPORT_QOS)
@@ -253,7 +254,7 @@ class PlannerNode(LifecycleNode):
             qos = LATCHED_SENSOR_QOS if topic in interface.latched_topics else SENSOR_QOS
             self._subscribe(types[type_name], topic, partial(self._on_input, topic), qos)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
-        self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS)
+        self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, CANDIDATES_QOS)
         if interface.events:
             self._subscribe(EpisodeEvent, interface.events.topic, self._on_event, EVENT_QOS)
         self._planner = planner
@@ -328,9 +329,11 @@ class PlannerNode(LifecycleNode):
             begun_ns = now_ns  # a time that may never come, or that never was
         self._begun_ns = begun_ns
 
-    def _on_candidates(self, message: CandidateActions) -> None:
+    def _on_candidates(self, message: CandidateActions, information: dict) -> None:
+        publisher = information.get("publisher_gid")
+        publisher = publisher and publisher["data"]  # rclpy of Jazzy does not tell
         try:
-            self._candidates = read_candidates(
+            candidates = read_candidates(
                 message.source,
                 message_time(message, 0),
                 message.fields,
@@ -343,6 +346,9 @@ class PlannerNode(LifecycleNode):
             )
         except CandidateError as error:
             self._ignore_candidates(f"from '{message.source}': {error}")
+        else:
+            if self._active:  # else nobody lets go of them
+                self._candidates[publisher, message.source] = candidates
 
     def _on_parameters(self, parameters: list) -> SetParametersResult:
         for parameter in parameters:
@@ -390,7 +396,7 @@ class PlannerNode(LifecycleNode):
             if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
-        return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
+        return self._planner.decide(self._step, self._instruction(), *self._fresh_candidates(now_ns))
 
     def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
         """``decision``, or the safe action where it is too late: twice running, by much, or its inputs by now too old.
@@ -433,18 +439,27 @@ class PlannerNode(LifecycleNode):
                 self._understood = (self._said, error)
         return self._understood[1]
 
-    def _fresh_candidates(self, now_ns: int) -> ExternalCandidates | None:
-        if self._candidates is None:
-            return None
-        age = (now_ns - self._candidates.stamp_ns) * 1e-9
+    def _fresh_candidates(self, now_ns: int) -> list[ExternalCandidates]:
+        """The newest of each policy, without those that are too old, or too many together; these are let go of."""
         allowed = self.get_parameter("max_candidate_age").value
-        if abs(age) <= allowed:
-            self._silent_policy = ""
-            return self._candidates
-        self._silent_policy = self._candidates.source
-        self._ignore_candidates(f"from '{self._candidates.source}': {age:.3f} s old, allowed are {allowed:g} s")
-        self._candidates = None
-        return None
+        most = room = self.get_parameter("max_external_candidates").value
+        fresh: list[ExternalCandidates] = []
+        for key, candidates in list(self._candidates.items()):
+            source, count = candidates.source, len(candidates.actions)
+            age = (now_ns - candidates.stamp_ns) / SECOND
+            if abs(age) > allowed:
+                why = f"{age:.3f} s old, allowed are {allowed:g} s"
+                self._silent_policies.add(source)
+            elif count > room:
+                why = f"count: {count}, allowed are {most} with those of all other policies, {most - room}"
+            else:
+                fresh.append(candidates)
+                room -= count
+                self._silent_policies.discard(source)
+                continue
+            del self._candidates[key]
+            self._ignore_candidates(f"from '{source}': {why}")
+        return fresh
 
     def _ignore_candidates(self, why: str) -> None:
         self._ignored += 1
@@ -635,8 +650,10 @@ class PlannerNode(LifecycleNode):
     def _at_risk(self) -> list[str]:
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
-        if self._silent_policy and self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
-            lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, the planner's own are executed")
+        if self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
+            instead = "" if self._candidates else ", the planner's own are executed"
+            for source in sorted(self._silent_policies):
+                lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")
         images = self._step.images if isinstance(self._step, Step) else {}
         lines += [
             f"{spec.topic}: the image is all of one colour, as with the lens cap on: nothing is seen in it"
@@ -690,7 +707,7 @@ class PlannerNode(LifecycleNode):
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._unheard: dict[str, str] = {}  # by topic that we wait for, why
         self._command_at_risk = ""  # by whom else on the command topic
-        self._silent_policy = ""  # whose candidates are no longer fresh
+        self._silent_policies: set[str] = set()  # whose candidates are no longer fresh
         self._found: set[str] = set()  # what of this the graph told last,
         self._told: set[str] = set()  # and what of it is in the log
         self._heard: dict[str, int] = {}

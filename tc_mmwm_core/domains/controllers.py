@@ -39,8 +39,9 @@ def planner_controller(planner: Planner, proposals: Proposals | None = None) -> 
         nonlocal tick
         tick += 1
         step, instruction = step_of(observation, tick * period), planner.screener.instruct(info["instruction"])
-        theirs = ExternalCandidates("other policy", step.stamp_ns, proposals(observation, info)) if proposals else None
-        decision = planner.decide(step, instruction, theirs)
+        theirs = [proposals(observation, info)] if proposals else []
+        theirs = [ExternalCandidates("other policy", step.stamp_ns, actions) for actions in theirs]
+        decision = planner.decide(step, instruction, *theirs)
         return decision.action, decision
 
     return control

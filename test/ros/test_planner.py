@@ -720,7 +720,7 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
         return "".join(value.value for value in values if value.key == "candidate_actions ignored")
 
     robot.propose(actions, age=3.0)
-    spinner.until(lambda: "allowed are 0.3 s" in ignored())
+    spinner.until(lambda: "from 'test': 3." in ignored())
     robot.propose(actions, fields=["turn", "forward"])
     spinner.until(lambda: "fields: ['turn', 'forward']" in ignored())
     robot.propose(np.zeros((513, HORIZON, 2)))
@@ -752,6 +752,40 @@ def test_another_policys_candidate_is_executed_where_it_is_accepted(driving):
     spinner.until(lambda: any(screening.count == 257 for screening in screenings))
     screening = next(screening for screening in screenings if screening.count == 257)
     assert screening.verdict[256] == Screening.REJECTED_VIOLATION and 0 <= screening.chosen < 256
+
+
+def test_policies_that_share_the_topic_are_screened_together_and_each_ages_by_itself(driving):
+    _, robot, spinner = driving
+    screenings = []
+    robot.create_subscription(Screening, "planner/screening", screenings.append, rclpy.qos.qos_profile_sensor_data)
+    spinner.until(lambda: screenings)
+
+    def proposed():
+        return [name for name in screenings[-1].source if name in ("one", "two")]
+
+    one, two = np.zeros((1, HORIZON, 2)), np.zeros((2, HORIZON, 2))
+    robot.propose(one, source="one"), robot.propose(two, source="two")
+    spinner.until(lambda: proposed() == ["one", "two", "two"])
+
+    def keep_on():
+        robot.propose(two, source="two")
+        spinner.spin(0.05)
+        return proposed() == ["two", "two"]
+
+    spinner.until(keep_on)
+    words = "candidate_actions: none of 'one' is fresh"
+    spinner.until(lambda: keep_on() and any(words in each.status[0].message for each in robot.diagnostics))
+    assert "own are executed" not in robot.diagnostics[-1].status[0].message
+    robot.propose(np.zeros((512, HORIZON, 2)), source="one")
+    values = {}
+
+    def ignored():
+        keep_on()
+        values.update((value.key, value.value) for value in robot.diagnostics[-1].status[0].values)
+        return "from 'one': count: 512" in values.get("candidate_actions ignored", "")
+
+    spinner.until(ignored)
+    assert "allowed are 512 with those of all other policies, 2" in values["candidate_actions ignored"]
 
 
 def test_diagnostics_latent_state_and_markers(driving):
