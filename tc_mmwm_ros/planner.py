@@ -99,6 +99,7 @@ MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
+SHUT_DOWN = "shut down for good: to go on, end this process and start it again"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -209,7 +210,7 @@ class PlannerNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish the safe action where active, then unload everything."""
         self._stop_publishing()
-        self._unload()
+        self._unload(SHUT_DOWN)
         self.finalized = True
         return super().on_shutdown(state)
 
@@ -292,7 +293,7 @@ class PlannerNode(LifecycleNode):
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
     def _unload(self, why: str = "") -> None:
-        """All that configuring has made, also where it failed halfway; ``why`` it did."""
+        """All that configuring has made, also where it failed halfway; ``why``: where not because of ``cleanup``."""
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         while self._outputs:
@@ -721,7 +722,8 @@ class PlannerNode(LifecycleNode):
 def _level(state: PlannerState, reason: str) -> bytes:
     match state:
         case PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
-            return DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK  # the reason why it refuses to go on
+            # The reason why it refuses to go on, unless it was told to end.
+            return DiagnosticStatus.ERROR if reason not in ("", SHUT_DOWN) else DiagnosticStatus.OK
         case PlannerState.PLANNING:
             return DiagnosticStatus.OK
         case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING | PlannerState.GOAL_NOT_FOUND:
@@ -764,6 +766,12 @@ def main(arguments: list[str] | None = None) -> int:
             node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
         ):
             return 1
+        if not node.get_parameter("autostart").value:
+            name = node.get_fully_qualified_name()
+            node.get_logger().info(
+                f"waiting to be configured: ros2 lifecycle set {name} configure, then ... activate (or start it with "
+                "-p autostart:=true)"
+            )
         signals.spin(node, stop)
         return 0
     finally:

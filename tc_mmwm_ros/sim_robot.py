@@ -281,8 +281,8 @@ class SimRobot(Node):
         reached = EpisodeEvent.TRUE if self._episode.reached else EpisodeEvent.FALSE
         self._announce(EpisodeEvent.END, reason=reason, success=success, reached=reached)
         self.get_logger().info(
-            f"layout {self._episode.scene.seed}: {reason} after {self._episode.steps} steps, "
-            f"{self._episode.violations} of them violating"
+            f"layout {self._episode.scene.seed}: {'goal reached in' if reason == 'goal' else f'{reason} after'} "
+            f"{self._episode.steps} steps, {self._episode.violations} violations"
         )
 
     def _announce(

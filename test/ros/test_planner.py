@@ -1064,6 +1064,8 @@ def test_a_signal_after_shutdown_ends_it_in_good_order(process, robot):
     spinner.until(future.done)
     assert future.result().success
     spinner.until(lambda: robot.stopped)
+    spinner.until(lambda: robot.state == PlannerState.UNCONFIGURED)
+    assert robot.states[-1].reason.startswith("shut down for good: to go on, end this process")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(20) == 0
 
@@ -1075,6 +1077,17 @@ def test_a_refused_parameter_ends_the_process_with_one_line(parameter):
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("planner: ") and parameter.split(":")[0] in line
+
+
+def test_without_autostart_it_says_how_to_go_on():
+    command = [sys.executable, "-m", "tc_mmwm_ros.planner", "--ros-args", "-r", "__ns:=/left"]
+    child = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True)
+    try:
+        line = child.stderr.readline()
+    finally:
+        child.terminate()
+        child.communicate(timeout=20)
+    assert "waiting to be configured: ros2 lifecycle set /left/planner configure" in line
 
 
 def test_a_failed_autostart_ends_the_process(robot):
