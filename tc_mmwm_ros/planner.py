@@ -96,6 +96,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 POSITIONS = ("m", "rad")  # units of a command that may be a position
 REMEMBERED_LATENCIES = 200
 MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
+CLOCK_AHEAD = 0.05  # s that an input may be stamped after its reception before that is told
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
@@ -393,8 +394,8 @@ class PlannerNode(LifecycleNode):
         self._step = self._stream.step(now_ns)
         if self._begun_ns is not None and isinstance(self._step, Step):
             lasting = self._interface.lasting_topics  # not said again for an episode
-            oldest = max((age for topic, age in self._step.ages.items() if topic not in lasting), default=0.0)
-            if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
+            stamps = (stamp for topic, stamp in self._step.stamps_ns.items() if topic not in lasting)
+            if min(stamps, default=now_ns) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
         return self._planner.decide(self._step, self._instruction(), *self._fresh_candidates(now_ns))
@@ -590,6 +591,11 @@ class PlannerNode(LifecycleNode):
         level, message = _level(self._state, self._reason), self._state.name
         message += f": {self._reason}" if self._reason else ""
         if self._active:
+            self._ahead = {
+                topic: self._ahead.get(topic, ahead)
+                for topic, ahead in self._stream.ahead.items()
+                if ahead > CLOCK_AHEAD
+            }
             self._ask_graph(rates)
             for line in filter(self._told.__contains__, self._at_risk()):
                 level = max(level, DiagnosticStatus.WARN)
@@ -655,6 +661,10 @@ class PlannerNode(LifecycleNode):
             instead = "" if self._candidates else ", the planner's own are executed"
             for source in sorted(self._silent_policies):
                 lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")
+        lines += [
+            f"{topic}: stamped {ahead:.3f} s after it was received, from when its age counts; do the clocks differ?"
+            for topic, ahead in self._ahead.items()
+        ]
         images = self._step.images if isinstance(self._step, Step) else {}
         lines += [
             f"{spec.topic}: the image is all of one colour, as with the lens cap on: nothing is seen in it"
@@ -708,6 +718,7 @@ class PlannerNode(LifecycleNode):
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._unheard: dict[str, str] = {}  # by topic that we wait for, why
         self._command_at_risk = ""  # by whom else on the command topic
+        self._ahead: dict[str, float] = {}  # by topic, s by which it was stamped after reception, when that was found
         self._silent_policies: set[str] = set()  # whose candidates are no longer fresh
         self._found: set[str] = set()  # what of this the graph told last,
         self._told: set[str] = set()  # and what of it is in the log

@@ -134,6 +134,17 @@ def test_of_what_is_stamped_ahead_it_says_so_until_it_is_due(navigation):
     assert isinstance(stream.step(ns(1.2)), Step)
 
 
+def test_what_is_stamped_ahead_is_as_old_as_its_reception(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, odom=odometry(1.2))
+    assert stream.ahead == {"camera/image_raw": 0.0, "odom": pytest.approx(0.2), "scan": 0.0, "bumper": 0.0}
+    step = stream.step(ns(1.3))
+    assert step.ages["odom"] == pytest.approx(0.3) and step.stamps_ns["odom"] == ns(1.2)
+    feed(stream, 1.3, odom=None)
+    old = fault(stream, 1.36)
+    assert old.kind is FaultKind.STALE and "odom: newest message is 0.360 s old, allowed are 0.35 s" in old.reason
+
+
 def test_clock_set_back_starts_afresh(navigation):
     stream = StepStream(navigation)
     feed(stream, 50.0)
