@@ -52,7 +52,7 @@ from functools import partial
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -83,7 +83,7 @@ from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class
 from tc_mmwm_ros.msg import CandidateActions, EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
-from tc_mmwm_ros.parameters import declare_config, describe, read_config
+from tc_mmwm_ros.parameters import config_parameters, describe, helped, read_config
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_SENSOR_QOS = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -104,38 +104,36 @@ SHUT_DOWN = "shut down for good: to go on, end this process and start it again"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
+PARAMETERS = (
+    ("model", "", describe("path of the model bundle, the folder that holds bundle.json")),
+    ("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle")),
+    ("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name")),
+    ("threads", 1, describe("ONNX Runtime threads per operator", 1, 64)),
+    ("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0)),
+    ("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0)),
+    (
+        "max_external_candidates",
+        512,
+        describe("most candidates of all other policies; a message with more is ignored", 1, 65536),
+    ),
+    ("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096)),
+    (
+        "require_instruction",
+        False,
+        describe("if true, activation waits 5 s for a valid instruction and fails without one"),
+    ),
+    ("instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")),
+    ("autostart", False, describe("configure and activate at start-up; exit if that fails", read_only=True)),
+    *config_parameters(PlannerConfig, leave_out=NOT_PARAMETERS),
+)
+
+
 class PlannerNode(LifecycleNode):
     """See the module's docstring."""
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("planner", **node_arguments)
-        declare = self.declare_parameter
-        declare("model", "", describe("path of the model bundle, the folder that holds bundle.json"))
-        declare("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle"))
-        declare("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name"))
-        declare("threads", 1, describe("ONNX Runtime threads per operator", 1, 64))
-        declare("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0))
-        declare("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0))
-        declare(
-            "max_external_candidates",
-            512,
-            describe("most candidates of all other policies; a message with more is ignored", 1, 65536),
-        )
-        declare("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096))
-        declare(
-            "require_instruction",
-            False,
-            describe("if true, activation waits 5 s for a valid instruction and fails without one"),
-        )
-        declare(
-            "instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")
-        )
-        declare(
-            "autostart",
-            False,
-            ParameterDescriptor(description="configure and activate at start-up; exit if that fails", read_only=True),
-        )
-        declare_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
+        self.declare_parameters("", PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
 
         self._planner: Planner | None = None  # not None: configured
@@ -765,6 +763,8 @@ def _check_command(message_type: type, interface: RobotInterface) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed, 2 parameter refused."""
+    if helped(arguments, "planner", __doc__, PARAMETERS, "-p model:=bundles/navigation -p autostart:=true"):
+        return 0
     stop = signals.init(arguments)
     try:
         node = PlannerNode()

@@ -57,7 +57,7 @@ from tc_mmwm_ros import signals
 from tc_mmwm_ros.bag_writer import BagWriter, new_folder
 from tc_mmwm_ros.graph import unheard
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
-from tc_mmwm_ros.parameters import describe
+from tc_mmwm_ros.parameters import describe, helped
 
 QUEUE = 200
 STAMP = slice(4, 12)  # header.stamp in the CDR of a message that begins with its header
@@ -67,6 +67,40 @@ EITHER = LIVE + LATCHED
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
 SILENCE = 5.0  # s without a message after which an observation or the command is missed
+
+PARAMETERS = (
+    ("robot", "", describe("path of the robot interface YAML (required)", read_only=True)),
+    (
+        "output",
+        "",
+        describe(
+            "folder of the bag, which must not hold anything yet; empty: rosbag2_<date>-<time> in the working "
+            "directory (with _1, ... where that is taken)",
+            read_only=True,
+        ),
+    ),
+    (
+        "extra_topics",
+        ["planner/state:tc_mmwm_ros/msg/PlannerState"],
+        describe(
+            "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
+            "it has a publisher",
+            read_only=True,
+        ),
+    ),
+    (
+        "chunk_seconds",
+        0.5,
+        describe(
+            "most that is lost if the recorder is killed, s; smaller chunks compress less", 0.05, 10.0, read_only=True
+        ),
+    ),
+    (
+        "max_bag_size",
+        0,
+        describe("size at which the bag is split into another file, bytes; 0: never", 0, 2**62, read_only=True),
+    ),
+)
 
 
 class Recorder(Node):
@@ -80,29 +114,8 @@ class Recorder(Node):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("recorder", **node_arguments)
-        robot = self._declare("robot", "", "path of the robot interface YAML (required)")
-        output = self._declare(
-            "output",
-            "",
-            "folder of the bag, which must not hold anything yet; empty: rosbag2_<date>-<time> in the working "
-            "directory (with _1, ... where that is taken)",
-        )
-        extra = self._declare(
-            "extra_topics",
-            ["planner/state:tc_mmwm_ros/msg/PlannerState"],
-            "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
-            "it has a publisher",
-        )
-        chunk_seconds = self._declare(
-            "chunk_seconds",
-            0.5,
-            "most that is lost if the recorder is killed, s; smaller chunks compress less",
-            0.05,
-            10.0,
-        )
-        split_bytes = self._declare(
-            "max_bag_size", 0, "size at which the bag is split into another file, bytes; 0: never", 0, 2**62
-        )
+        self.declare_parameters("", PARAMETERS)
+        robot, output, extra, chunk_seconds, split_bytes = (self.get_parameter(name).value for name, *_ in PARAMETERS)
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         self.interface = RobotInterface.load(robot)
@@ -353,9 +366,6 @@ class Recorder(Node):
             self.get_logger().info(line)
         self._lost_told = lost
 
-    def _declare(self, name: str, default, description: str, *limits: float):
-        return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
-
 
 def _silence(reasons: dict[str, str]) -> str:
     topics = [f"{topic} ({reason})" if reason else topic for topic, reason in reasons.items()]
@@ -380,6 +390,8 @@ def _playback_qos(latched: bool) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 nothing could be recorded, 2 refused."""
+    if helped(arguments, "recorder", __doc__, PARAMETERS, "-p robot:=my_robot.yaml -p output:=bags/monday"):
+        return 0
     stop = signals.init(arguments)
     try:
         recorder = Recorder()
