@@ -100,6 +100,7 @@ CLOCK_AHEAD = 0.05  # s that an input may be stamped after its reception before 
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
+MOVING = (PlannerState.PLANNING, PlannerState.RETREATING)  # in which a candidate is executed
 SHUT_DOWN = "shut down for good: to go on, end this process and start it again"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -408,14 +409,17 @@ class PlannerNode(LifecycleNode):
         last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
         since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
         elapsed = max(0.0, since_last - max(self._period, self._deadline.period)) + took
-        too_late, outdated = self._deadline.missed(elapsed), self._outdated(took)
+        too_late, late = self._deadline.missed(elapsed), elapsed > self._deadline.period
+        outdated = self._outdated(took) if late or decision.state in MOVING else ""
         if not too_late and not outdated:
             return decision
+        if not late:
+            return self._planner.stop(PlannerState.STALE_INPUT, f"{outdated}; the decision took {took:.3f} s of that")
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
         return self._planner.stop(
             PlannerState.DEADLINE_MISSED,
             f"deadline: ready {elapsed:.3f} s after its tick was due, allowed are {self._deadline.period:g} s, once up "
-            f"to {TOLERATED_PERIODS} times that{outdated}; ms: {phases or 'nothing was screened'}",
+            f"to {TOLERATED_PERIODS} times that{outdated and '; '}{outdated}; ms: {phases or 'nothing was screened'}",
         )
 
     def _outdated(self, took: float) -> str:
@@ -425,7 +429,7 @@ class PlannerNode(LifecycleNode):
         for spec in self._interface.observations:
             age = self._step.ages[spec.topic] + took
             if age > spec.max_age:
-                return f"; {spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
+                return f"{spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
         return ""
 
     def _instruction(self) -> Instruction | InstructionError | None:
@@ -655,7 +659,7 @@ class PlannerNode(LifecycleNode):
     def _at_risk(self) -> list[str]:
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
-        if self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
+        if self._state in MOVING:
             instead = "" if self._candidates else ", the planner's own are executed"
             for source in sorted(self._silent_policies):
                 lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")

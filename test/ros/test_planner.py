@@ -430,20 +430,19 @@ def test_one_slightly_late_decision_is_executed_and_counted(driving, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("deadline", "reason"),
+    ("deadline", "state", "reason"),
     [
-        (0.1, "allowed are 0.1 s, once up to 2 times that"),
-        (0.3, "old by now, allowed are 0.35 s"),
-        (2.0, "old by now, allowed are 0.35 s"),
+        (0.1, PlannerState.DEADLINE_MISSED, "allowed are 0.1 s, once up to 2 times that"),
+        (0.3, PlannerState.DEADLINE_MISSED, "old by now, allowed are 0.35 s; ms: "),
+        (2.0, PlannerState.STALE_INPUT, "old by now, allowed are 0.35 s; the decision took 0.4"),
     ],
 )
-def test_the_first_decision_that_is_old_is_not_executed(driving, monkeypatch, deadline, reason):
+def test_the_first_decision_that_is_old_is_not_executed(driving, monkeypatch, deadline, state, reason):
     planner, robot, spinner = driving
     planner._deadline.period = deadline
     delay(planner, monkeypatch, 0.42)  # no whole number of periods: the next tick is not due at once
-    spinner.until(lambda: PlannerState.DEADLINE_MISSED in [message.state for message in robot.states])
-    missed = next(message for message in robot.states if message.state == PlannerState.DEADLINE_MISSED)
-    assert reason in missed.reason
+    spinner.until(lambda: state in [message.state for message in robot.states])
+    assert reason in next(message for message in robot.states if message.state == state).reason
     assert (0.0, 0.0) in [command[1:] for command in robot.commands]
     spinner.until(lambda: robot.state == PlannerState.PLANNING and robot.speed > 0)
 

@@ -98,6 +98,16 @@ def test_unset_stamp_is_explained(navigation):
     assert "header.stamp is 0" in fault(stream, 1000.0).reason
 
 
+def test_a_stamp_before_0_is_a_fault_like_any_other(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1000.0, scan=scan(-5.0, RANGES))
+    assert fault(stream, 1000.0).reason.startswith("scan: newest message is 1005.000 s old, allowed are 0.35 s")
+    feed(stream, 1000.1)
+    assert isinstance(stream.step(ns(1000.1)), Step)
+    stream.add("scan", scan(-5.0, RANGES), ns(1000.1))
+    assert fault(stream, 1000.1).reason == "scan: a message 1005.100 s older than the one before it was refused"
+
+
 def test_out_of_order_is_refused_reported_once_and_recovers(navigation):
     stream = StepStream(navigation)
     feed(stream, 1.0)
