@@ -84,7 +84,7 @@ def generate_launch_description() -> LaunchDescription:
             "autostart",
             default_value="true",
             choices=TRUTH,
-            description="Configure and activate the planner; otherwise `ros2 lifecycle set` does",
+            description="Configure and activate the planner; otherwise `ros2 lifecycle set /planner` does",
         ),
         DeclareLaunchArgument(
             "record", default_value="false", choices=TRUTH, description="Record the robot interface's topics to MCAP"
@@ -187,8 +187,8 @@ def generate_launch_description() -> LaunchDescription:
                 goal_state="unconfigured",
                 entities=[
                     LogInfo(
-                        msg="The planner refused its configuration and says why above. Mend it and start again, or set "
-                        "its parameters and call `ros2 lifecycle set planner configure`."
+                        msg="The planner refused its configuration and says why above. Fix it and restart, or set its "
+                        "parameters and call `ros2 lifecycle set /planner configure`."
                     )
                 ],
             )
@@ -200,8 +200,8 @@ def generate_launch_description() -> LaunchDescription:
                 goal_state="inactive",
                 entities=[
                     LogInfo(
-                        msg="The planner refused to become active and says why above. It publishes nothing; mend it "
-                        "and call `ros2 lifecycle set planner activate`."
+                        msg="The planner refused to become active and says why above. It publishes nothing. Fix it and "
+                        "call `ros2 lifecycle set /planner activate`."
                     )
                 ],
             )

@@ -32,7 +32,8 @@ class Instructions:
 
     def __init__(self, heard: Callable[[str, int], None]) -> None:
         self._heard = heard
-        self._newest, self._newest_ns = "", 0  # what was said last, and when
+        self._overtaken = ("", 0)  # what something else than the topic said last, and when
+        self._newest, self._newest_ns = self._overtaken  # what was said last by anything
         self._subscriptions: list[Subscription] = []
         self._recent: deque[int] = deque(maxlen=2 * DEPTH)  # stamps: both subscriptions hear what is said now
 
@@ -62,7 +63,12 @@ class Instructions:
 
     def overtake(self, text: str) -> None:
         """Something else than the topic says ``text``, now: what was latched before is of the past."""
-        self._newest, self._newest_ns = text, time.time_ns()
+        self._newest, self._newest_ns = self._overtaken = (text, time.time_ns())
+
+    def forget(self) -> None:
+        """What the topic said: who subscribes again hears it, if it is latched and nothing else has overtaken it."""
+        self._newest, self._newest_ns = self._overtaken
+        self._recent.clear()
 
     def _on_latched(self, message: String, information: dict) -> None:
         stamp_ns = information["source_timestamp"]

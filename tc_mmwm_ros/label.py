@@ -39,7 +39,7 @@ from tc_mmwm_ros import signals
 from tc_mmwm_ros.graph import RECORDERS
 from tc_mmwm_ros.instructions import LATCHED_QOS, Instructions
 from tc_mmwm_ros.msg import EpisodeEvent
-from tc_mmwm_ros.parameters import describe
+from tc_mmwm_ros.parameters import describe, helped
 
 KEYS = "i tell the robot   s start   v violation begins/ends   y succeeded  n failed  u unknown   q quit"
 ENDINGS = {"y": EpisodeEvent.TRUE, "n": EpisodeEvent.FALSE, "u": EpisodeEvent.UNKNOWN}
@@ -48,6 +48,14 @@ EVENTS_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ENTER, ESCAPE, BACKSPACE, END_OF_FILE = "\r\n", "\x1b", "\x7f\x08", "\x04"
 POLL = 0.02  # s between looks at the topics while no key is pressed
 ACKNOWLEDGED = Duration(seconds=2.0)  # most that quitting waits for those who hear
+
+PARAMETERS = (
+    (
+        "robot",
+        "",
+        describe("path of the robot interface YAML (required), with the topic of its events", read_only=True),
+    ),
+)
 
 
 class Labeller(Node):
@@ -59,8 +67,8 @@ class Labeller(Node):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("label", **node_arguments)
-        description = "path of the robot interface YAML (required), with the topic of its events"
-        robot = self.declare_parameter("robot", "", describe(description, read_only=True)).value
+        self.declare_parameters("", PARAMETERS)
+        robot = self.get_parameter("robot").value
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         interface = RobotInterface.load(robot)
@@ -192,6 +200,8 @@ def keyboard() -> Iterator[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Label until q or a signal. Exit codes: 0 quit, 2 refused."""
+    if helped(arguments, "label", __doc__, PARAMETERS, "-p robot:=my_robot.yaml"):
+        return 0
     stop = signals.init(arguments)
     try:
         if not sys.stdin.isatty():

@@ -1,8 +1,15 @@
-"""ROS parameters from a pydantic configuration: name, default, description and range are written down once, there."""
+"""A node's parameters: name, default, description and range are written down once, for ROS and for ``--help``.
+
+Those of a pydantic configuration stand there. The others are a list of :data:`Declaration` in the node's module.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -13,22 +20,47 @@ from rclpy.node import Node
 from tc_mmwm_core.config import Config
 
 INTEGER_MAX = 2**53  # what YAML, JSON and doubles carry without loss
+TYPES = {bool: "bool", int: "integer", float: "double", str: "string", list: "string_array"}  # as ROS calls them
+
+Declaration = tuple[
+    str, Any, ParameterDescriptor
+]  # name, default, and the rest; for Node.declare_parameters("", [...])
 
 
-def declare_config(node: Node, model: type[Config], prefix: str = "", leave_out: frozenset[str] = frozenset()) -> None:
-    """Declare a parameter for every field of ``model``; fields of nested models get dotted names."""
+def helped(arguments: list[str] | None, node: str, manual: str, declarations: Sequence[Declaration], run: str) -> bool:
+    """Whether ``arguments`` (None: the command line's) ask for help; then it is printed, and ROS need not be started.
+
+    ``manual`` is the docstring of the module of ``node``, and ``run`` how it is run, after ``--ros-args``.
+    """
+    if not {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
+        return False
+    print(f"usage: ros2 run tc_mmwm_ros {node} --ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r OLD:=NEW ...]")
+    print(f"\n{manual.strip().replace('``', '')}\n\nParameters:\n")
+    for name, default, descriptor in declarations:
+        allowed = descriptor.additional_constraints or _range(descriptor)
+        about = [TYPES[type(default)], *([allowed] if allowed else []), f"default {json.dumps(default)}"]
+        print(f"    {name}  ({'; '.join(about)})")
+        print(textwrap.fill(descriptor.description, 116, initial_indent=" " * 8, subsequent_indent=" " * 8))
+    print(f"\nFor example:\n\n    ros2 run tc_mmwm_ros {node} --ros-args {run}")
+    return True
+
+
+def config_parameters(
+    model: type[Config], prefix: str = "", leave_out: frozenset[str] = frozenset()
+) -> Iterator[Declaration]:
+    """A parameter for every field of ``model``; fields of nested models get dotted names."""
     for name, field in model.model_fields.items():
         full = prefix + name
         if full in leave_out:
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
-            declare_config(node, field.annotation, f"{full}.", leave_out)
+            yield from config_parameters(field.annotation, f"{full}.", leave_out)
         else:
-            node.declare_parameter(full, field.default, _descriptor(field))
+            yield full, field.default, _descriptor(field)
 
 
 def read_config(node: Node, model: type[Config], prefix: str = "", leave_out: frozenset[str] = frozenset()) -> dict:
-    """The values of what ``declare_config`` declared, nested as ``model`` is."""
+    """The values of :func:`config_parameters`, which ``node`` has declared, nested as ``model`` is."""
     content: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         full = prefix + name
@@ -51,6 +83,18 @@ def describe(
     elif isinstance(low, float):
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     return descriptor
+
+
+def _range(descriptor: ParameterDescriptor) -> str:
+    """What a number may be; empty where it may be anything."""
+    for span in (*descriptor.integer_range, *descriptor.floating_point_range):
+        low, high = span.from_value, span.to_value
+        least = "above 0" if 0 < low < sys.float_info.min else f"{low:.9g}"
+        if high < INTEGER_MAX:
+            return f"{least} to {high:.9g}"
+        if low > -INTEGER_MAX:
+            return least if least.startswith("above") else f"at least {least}"
+    return ""
 
 
 def _descriptor(field: FieldInfo) -> ParameterDescriptor:

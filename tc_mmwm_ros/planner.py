@@ -14,6 +14,7 @@ whatever does not fit fails the transition, with the field in the log and, until
 ``activate`` begins to publish: the safe action
 with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
 seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
+``cleanup`` forgets what was said on the topic, unless it was to stop; the parameter ``instruction`` stays.
 ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
 error it deactivates itself; activate it again to go on. After a crash of the whole process there is only silence: the
 robot's watchdog must stop it.
@@ -30,11 +31,11 @@ Publishes (topics relative, command topic and type as the robot interface says):
 
 Subscribes to the observation topics of the interface (best effort, depth 5; what is ``latched``: reliable, transient
 local), to its instruction topic (reliable, latched or not: ``instructions.py``) and to ``candidate_actions``
-(CandidateActions, reliable): sequences of any other policy, which take precedence over the planner's own if they are
-accepted. If an instruction cannot be parsed, or is nothing but a word for stopping
-(``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops until a
-valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an episode's
-START it forgets what was seen before, as training does.
+(CandidateActions, reliable): sequences of any other policy, or of several (the newest of each counts), which take
+precedence over the planner's own if they are accepted. If an instruction cannot be parsed, or is nothing but a word for
+stopping (``tc_mmwm_core.interface.stopping``: "stop", "wait", ...), the previous one is dropped and the robot stops
+until a valid one arrives. And to the interface's topic of events, if it names one (EpisodeEvent, reliable): at an
+episode's START it forgets what was seen before, as training does.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from functools import partial
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -66,8 +67,10 @@ from visualization_msgs.msg import MarkerArray
 from tc_mmwm_core import config
 from tc_mmwm_core.interface.action import write_action
 from tc_mmwm_core.interface.fault import Fault, FaultKind
+from tc_mmwm_core.interface.image import is_blank
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step, StepStream
+from tc_mmwm_core.interface.stopping import tells_to_stop
+from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 from tc_mmwm_core.runtime.bundle import Bundle, BundleError
 from tc_mmwm_core.runtime.candidates import CandidateError, ExternalCandidates, read_candidates
 from tc_mmwm_core.runtime.deadline import TOLERATED_PERIODS, Deadline
@@ -80,22 +83,50 @@ from tc_mmwm_ros.markers import candidate_markers, twist_fields
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class
 from tc_mmwm_ros.msg import CandidateActions, EpisodeEvent, LatentState, Screening
 from tc_mmwm_ros.msg import PlannerState as PlannerStateMessage
-from tc_mmwm_ros.parameters import declare_config, describe, read_config
+from tc_mmwm_ros.parameters import config_parameters, describe, helped, read_config
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_SENSOR_QOS = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+CANDIDATES_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # several policies may speak at once
 EVENT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # of episodes before, activation has no need
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 POSITIONS = ("m", "rad")  # units of a command that may be a position
 REMEMBERED_LATENCIES = 200
 MARKER_PERIODS = 5  # that candidates stay in RViz after they were decided on
+CLOCK_AHEAD = 0.05  # s that an input may be stamped after its reception before that is told
 SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
+MOVING = (PlannerState.PLANNING, PlannerState.RETREATING)  # in which a candidate is executed
+SHUT_DOWN = "shut down for good: to go on, end this process and start it again"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+PARAMETERS = (
+    ("model", "", describe("path of the model bundle, the folder that holds bundle.json")),
+    ("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle")),
+    ("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name")),
+    ("threads", 1, describe("ONNX Runtime threads per operator", 1, 64)),
+    ("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0)),
+    ("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0)),
+    (
+        "max_external_candidates",
+        512,
+        describe("most candidates of all other policies; a message with more is ignored", 1, 65536),
+    ),
+    ("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096)),
+    (
+        "require_instruction",
+        False,
+        describe("if true, activation waits 5 s for a valid instruction and fails without one"),
+    ),
+    ("instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")),
+    ("autostart", False, describe("configure and activate at start-up; exit if that fails", read_only=True)),
+    *config_parameters(PlannerConfig, leave_out=NOT_PARAMETERS),
+)
 
 
 class PlannerNode(LifecycleNode):
@@ -103,33 +134,7 @@ class PlannerNode(LifecycleNode):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("planner", **node_arguments)
-        declare = self.declare_parameter
-        declare("model", "", describe("path of the model bundle, the folder that holds bundle.json"))
-        declare("robot", "", describe("path of the robot interface YAML; empty: the one in the bundle"))
-        declare("provider", "cpu", describe("execution provider: cpu, cuda, tensorrt or the full ONNX Runtime name"))
-        declare("threads", 1, describe("ONNX Runtime threads per operator", 1, 64))
-        declare("deadline", 0.0, describe("longest time per decision, s; 0: one control period", 0.0, 10.0))
-        declare("max_candidate_age", 0.3, describe("external candidates older than this, s, are ignored", 0.0, 10.0))
-        declare(
-            "max_external_candidates",
-            512,
-            describe("most candidates per message; messages with more are ignored", 1, 65536),
-        )
-        declare("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096))
-        declare(
-            "require_instruction",
-            False,
-            describe("if true, activation waits 5 s for a valid instruction and fails without one"),
-        )
-        declare(
-            "instruction", "", describe("instruction until another one arrives on the topic; may be set at any time")
-        )
-        declare(
-            "autostart",
-            False,
-            ParameterDescriptor(description="configure and activate at start-up; exit if that fails", read_only=True),
-        )
-        declare_config(self, PlannerConfig, leave_out=NOT_PARAMETERS)
+        self.declare_parameters("", PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
 
         self._planner: Planner | None = None  # not None: configured
@@ -180,13 +185,13 @@ class PlannerNode(LifecycleNode):
                 self._set_state(PlannerState.INACTIVE, f"cannot activate: {why}")
                 return FAILURE
         self._planner.reset()
-        self._candidates = None  # what was heard while nobody asked for it
+        self._candidates.clear()  # what was heard while nobody asked for it
         self._begin_counting()
         super().on_activate(state)
         self._active = True
         self._set_state(PlannerState.WAITING, "activated, first decision is due")
         self._timer_clock = self.get_clock() if self.get_parameter("use_sim_time").value else self._steady_clock
-        self._last_tick_ns = self._timer_clock.now().nanoseconds
+        self._last_tick_ns = self._ticked_ns = self._timer_clock.now().nanoseconds
         self._timer = self.create_timer(self._period, self._on_tick, clock=self._timer_clock)
         return SUCCESS
 
@@ -205,7 +210,7 @@ class PlannerNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish the safe action where active, then unload everything."""
         self._stop_publishing()
-        self._unload()
+        self._unload(SHUT_DOWN)
         self.finalized = True
         return super().on_shutdown(state)
 
@@ -240,7 +245,7 @@ class PlannerNode(LifecycleNode):
         self._interface, self._bundle = interface, bundle
         self._period = 1 / interface.rate
         self._stream = StepStream(interface)
-        self._candidates: ExternalCandidates | None = None
+        self._candidates: dict[tuple, ExternalCandidates] = {}  # the newest by publisher and source
         self._action_type = types[interface.action.type]
         self._command_publisher = self._advertise(self._action_type, interface.action.topic, COMMAND_QOS)
         self._screening_publisher = self._advertise(Screening, "~/screening", REPORT_QOS)
@@ -250,7 +255,7 @@ class PlannerNode(LifecycleNode):
             qos = LATCHED_SENSOR_QOS if topic in interface.latched_topics else SENSOR_QOS
             self._subscribe(types[type_name], topic, partial(self._on_input, topic), qos)
         self._inputs += self._instructions.subscribe(self, interface.instruction.topic)
-        self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, COMMAND_QOS)
+        self._subscribe(CandidateActions, "candidate_actions", self._on_candidates, CANDIDATES_QOS)
         if interface.events:
             self._subscribe(EpisodeEvent, interface.events.topic, self._on_event, EVENT_QOS)
         self._planner = planner
@@ -288,12 +293,15 @@ class PlannerNode(LifecycleNode):
         self._command_publisher.wait_for_all_acked(Duration(seconds=0.2))
 
     def _unload(self, why: str = "") -> None:
-        """All that configuring has made, also where it failed halfway; ``why`` it did."""
+        """All that configuring has made, also where it failed halfway; ``why``: where not because of ``cleanup``."""
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         while self._outputs:
             self.destroy_lifecycle_publisher(self._outputs.pop())
         self._planner = self._understood = None
+        if not tells_to_stop(self._said or ""):  # a stop holds until something else is said
+            self._said = self.get_parameter("instruction").value or None
+            self._instructions.forget()
         self._set_state(PlannerState.UNCONFIGURED, why)
 
     # --- what comes in: only cached
@@ -309,21 +317,26 @@ class PlannerNode(LifecycleNode):
         self._said = text
 
     def _on_event(self, message: EpisodeEvent) -> None:
-        if message.kind == EpisodeEvent.START:
-            begun_ns, now_ns = Time.from_msg(message.header.stamp).nanoseconds, self.get_clock().now().nanoseconds
-            if begun_ns > now_ns + self._stream.clock_tolerance_ns:
-                self.get_logger().warning(
-                    f"{self._interface.events.topic}: START is stamped {(begun_ns - now_ns) * 1e-9:.3f} s ahead and "
-                    "taken to be now; do the clocks or use_sim_time differ?"
-                )
-                begun_ns = now_ns  # a time that may never come
-            self._begun_ns = begun_ns
+        if message.kind != EpisodeEvent.START:
+            return
+        now_ns = self.get_clock().now().nanoseconds
+        begun_ns = message_time(message, now_ns) or now_ns  # without a stamp: when it was received
+        if begun_ns < 0 or begun_ns > now_ns + self._stream.clock_tolerance_ns:
+            off = "before 0" if begun_ns < 0 else f"{(begun_ns - now_ns) / SECOND:.3f} s ahead"
+            self.get_logger().warning(
+                f"{self._interface.events.topic}: START is stamped {begun_ns / SECOND:.3f} s, {off}, and taken to be "
+                "now; do the clocks or use_sim_time differ?"
+            )
+            begun_ns = now_ns  # a time that may never come, or that never was
+        self._begun_ns = begun_ns
 
-    def _on_candidates(self, message: CandidateActions) -> None:
+    def _on_candidates(self, message: CandidateActions, information: dict) -> None:
+        publisher = information.get("publisher_gid")
+        publisher = publisher and publisher["data"]  # rclpy of Jazzy does not tell
         try:
-            self._candidates = read_candidates(
+            candidates = read_candidates(
                 message.source,
-                Time.from_msg(message.header.stamp).nanoseconds,
+                message_time(message, 0),
                 message.fields,
                 message.count,
                 message.horizon,
@@ -334,6 +347,9 @@ class PlannerNode(LifecycleNode):
             )
         except CandidateError as error:
             self._ignore_candidates(f"from '{message.source}': {error}")
+        else:
+            if self._active:  # else nobody lets go of them
+                self._candidates[publisher, message.source] = candidates
 
     def _on_parameters(self, parameters: list) -> SetParametersResult:
         for parameter in parameters:
@@ -366,6 +382,7 @@ class PlannerNode(LifecycleNode):
             if screened:
                 self._latencies.append((time.perf_counter() - started) * 1e3)
             self._report(decision, now_ns)
+            self._ticked_ns = self._timer_clock.now().nanoseconds
         except Exception as error:
             self._stop_publishing()
             self.get_logger().error(traceback.format_exc())
@@ -375,31 +392,34 @@ class PlannerNode(LifecycleNode):
     def _decide(self, now_ns: int) -> Decision:
         self._step = self._stream.step(now_ns)
         if self._begun_ns is not None and isinstance(self._step, Step):
-            latched = self._interface.latched_topics  # said once, and not again for an episode
-            oldest = max((age for topic, age in self._step.ages.items() if topic not in latched), default=0.0)
-            if now_ns - round(oldest * 1e9) >= self._begun_ns:  # not before all that is seen is of the new episode
+            lasting = self._interface.lasting_topics  # not said again for an episode
+            stamps = (stamp for topic, stamp in self._step.stamps_ns.items() if topic not in lasting)
+            if min(stamps, default=now_ns) >= self._begun_ns:  # not before all that is seen is of the new episode
                 self._planner.begin_episode()
                 self._begun_ns = None
-        return self._planner.decide(self._step, self._instruction(), self._fresh_candidates(now_ns))
+        return self._planner.decide(self._step, self._instruction(), *self._fresh_candidates(now_ns))
 
     def _in_time(self, decision: Decision, tick_ns: int, started: float) -> Decision:
         """``decision``, or the safe action where it is too late: twice running, by much, or its inputs by now too old.
 
-        Late is what began late (on the control timer's clock) and what took long taken together.
+        Late is what began late (on the control timer's clock) and what took long taken together. Where a decision may
+        take longer than a period, the next one may begin as much later.
         """
         took = time.perf_counter() - started
         last_ns, self._last_tick_ns = self._last_tick_ns, tick_ns
         since_last = (tick_ns - last_ns) * 1e-9 if last_ns else self._period  # 0: simulated time had not begun
-        elapsed = max(0.0, since_last - self._period) + took
+        elapsed = max(0.0, since_last - max(self._period, self._deadline.period)) + took
         too_late, late = self._deadline.missed(elapsed), elapsed > self._deadline.period
-        outdated = self._outdated(took) if late else ""
+        outdated = self._outdated(took) if late or decision.state in MOVING else ""
         if not too_late and not outdated:
             return decision
+        if not late:
+            return self._planner.stop(PlannerState.STALE_INPUT, f"{outdated}; the decision took {took:.3f} s of that")
         phases = ", ".join(f"{name} {duration:.1f}" for name, duration in decision.timings.items())
         return self._planner.stop(
             PlannerState.DEADLINE_MISSED,
             f"deadline: ready {elapsed:.3f} s after its tick was due, allowed are {self._deadline.period:g} s, once up "
-            f"to {TOLERATED_PERIODS} times that{outdated}; ms: {phases or 'nothing was screened'}",
+            f"to {TOLERATED_PERIODS} times that{outdated and '; '}{outdated}; ms: {phases or 'nothing was screened'}",
         )
 
     def _outdated(self, took: float) -> str:
@@ -409,7 +429,7 @@ class PlannerNode(LifecycleNode):
         for spec in self._interface.observations:
             age = self._step.ages[spec.topic] + took
             if age > spec.max_age:
-                return f"; {spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
+                return f"{spec.topic} is {age:.3f} s old by now, allowed are {spec.max_age:g} s"
         return ""
 
     def _instruction(self) -> Instruction | InstructionError | None:
@@ -423,18 +443,27 @@ class PlannerNode(LifecycleNode):
                 self._understood = (self._said, error)
         return self._understood[1]
 
-    def _fresh_candidates(self, now_ns: int) -> ExternalCandidates | None:
-        if self._candidates is None:
-            return None
-        age = (now_ns - self._candidates.stamp_ns) * 1e-9
+    def _fresh_candidates(self, now_ns: int) -> list[ExternalCandidates]:
+        """The newest of each policy, without those that are too old, or too many together; these are let go of."""
         allowed = self.get_parameter("max_candidate_age").value
-        if abs(age) <= allowed:
-            self._silent_policy = ""
-            return self._candidates
-        self._silent_policy = self._candidates.source
-        self._ignore_candidates(f"from '{self._candidates.source}': {age:.3f} s old, allowed are {allowed:g} s")
-        self._candidates = None
-        return None
+        most = room = self.get_parameter("max_external_candidates").value
+        fresh: list[ExternalCandidates] = []
+        for key, candidates in list(self._candidates.items()):
+            source, count = candidates.source, len(candidates.actions)
+            age = (now_ns - candidates.stamp_ns) / SECOND
+            if abs(age) > allowed:
+                why = f"{age:.3f} s old, allowed are {allowed:g} s"
+                self._silent_policies.add(source)
+            elif count > room:
+                why = f"count: {count}, allowed are {most} with those of all other policies, {most - room}"
+            else:
+                fresh.append(candidates)
+                room -= count
+                self._silent_policies.discard(source)
+                continue
+            del self._candidates[key]
+            self._ignore_candidates(f"from '{source}': {why}")
+        return fresh
 
     def _ignore_candidates(self, why: str) -> None:
         self._ignored += 1
@@ -564,6 +593,11 @@ class PlannerNode(LifecycleNode):
         level, message = _level(self._state, self._reason), self._state.name
         message += f": {self._reason}" if self._reason else ""
         if self._active:
+            self._ahead = {
+                topic: self._ahead.get(topic, ahead)
+                for topic, ahead in self._stream.ahead.items()
+                if ahead > CLOCK_AHEAD
+            }
             self._ask_graph(rates)
             for line in filter(self._told.__contains__, self._at_risk()):
                 level = max(level, DiagnosticStatus.WARN)
@@ -586,7 +620,7 @@ class PlannerNode(LifecycleNode):
     def _watch_timer(self) -> None:
         """Stop the robot, and say why, where the control timer has fallen silent: only this timer is left to."""
         now_ns = self._timer_clock.now().nanoseconds
-        silent = (now_ns - self._last_tick_ns) * 1e-9 if self._last_tick_ns else 0.0
+        silent = (now_ns - self._ticked_ns) * 1e-9 if self._ticked_ns else 0.0
         allowed = SILENT_PERIODS * self._period
         if now_ns == self._last_second_ns:
             why = f"/clock stands still at {now_ns * 1e-9:.3f} s: use_sim_time is true; is the simulation running?"
@@ -606,11 +640,11 @@ class PlannerNode(LifecycleNode):
         self._command_at_risk = command_at_risk(self, action.topic, action.type)
         awaited = [self._interface.instruction] if self._said is None else []
         if isinstance(self._step, Fault):
-            latched = self._interface.latched_topics  # silent, but for the one that the fault names, for good reason
+            lasting = self._interface.lasting_topics  # silent, but for the one that the fault names, for good reason
             awaited += [
                 spec
                 for spec in self._interface.observations
-                if spec.topic not in rates and (spec.topic not in latched or spec.name == self._step.field)
+                if spec.topic not in rates and (spec.topic not in lasting or spec.name == self._step.field)
             ]
         reasons = {spec.topic: unheard(self, spec.topic, spec.type) for spec in awaited}
         self._unheard = {topic: reason for topic, reason in reasons.items() if reason}
@@ -625,8 +659,20 @@ class PlannerNode(LifecycleNode):
     def _at_risk(self) -> list[str]:
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
-        if self._silent_policy and self._state in (PlannerState.PLANNING, PlannerState.RETREATING):
-            lines.append(f"candidate_actions: none of '{self._silent_policy}' is fresh, the planner's own are executed")
+        if self._state in MOVING:
+            instead = "" if self._candidates else ", the planner's own are executed"
+            for source in sorted(self._silent_policies):
+                lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")
+        lines += [
+            f"{topic}: stamped {ahead:.3f} s after it was received, from when its age counts; do the clocks differ?"
+            for topic, ahead in self._ahead.items()
+        ]
+        images = self._step.images if isinstance(self._step, Step) else {}
+        lines += [
+            f"{spec.topic}: the image is all of one colour, as with the lens cap on: nothing is seen in it"
+            for spec in self._interface.images
+            if spec.name in images and is_blank(images[spec.name])
+        ]
         return lines
 
     def _diagnose(self, rates: dict[str, float]) -> dict[str, str]:
@@ -667,13 +713,15 @@ class PlannerNode(LifecycleNode):
         self._phases: deque[dict[str, float]] = deque(maxlen=REMEMBERED_LATENCIES)
         self._decisions = self._candidate_count = self._accepted_count = self._followed = 0
         self._ignored, self._ignored_why = 0, ""
-        self._last_tick_ns = 0  # on the control timer's clock, as the next
+        self._last_tick_ns = 0  # when the last one began, on the control timer's clock, as the next two
+        self._ticked_ns = 0  # when it was done: however long a decision takes is for the deadline to judge
         self._last_second_ns = -1
         self._begun_ns: int | None = None  # when the episode began of which nothing was decided yet
         self._step: Step | Fault = Fault(FaultKind.WAITING, "all", "no decision yet")
         self._unheard: dict[str, str] = {}  # by topic that we wait for, why
         self._command_at_risk = ""  # by whom else on the command topic
-        self._silent_policy = ""  # whose candidates are no longer fresh
+        self._ahead: dict[str, float] = {}  # by topic, s by which it was stamped after reception, when that was found
+        self._silent_policies: set[str] = set()  # whose candidates are no longer fresh
         self._found: set[str] = set()  # what of this the graph told last,
         self._told: set[str] = set()  # and what of it is in the log
         self._heard: dict[str, int] = {}
@@ -687,7 +735,8 @@ class PlannerNode(LifecycleNode):
 def _level(state: PlannerState, reason: str) -> bytes:
     match state:
         case PlannerState.INACTIVE | PlannerState.UNCONFIGURED:
-            return DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK  # the reason why it refuses to go on
+            # The reason why it refuses to go on, unless it was told to end.
+            return DiagnosticStatus.ERROR if reason not in ("", SHUT_DOWN) else DiagnosticStatus.OK
         case PlannerState.PLANNING:
             return DiagnosticStatus.OK
         case PlannerState.WAITING | PlannerState.ALL_REJECTED | PlannerState.RETREATING | PlannerState.GOAL_NOT_FOUND:
@@ -718,6 +767,8 @@ def _check_command(message_type: type, interface: RobotInterface) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 autostart failed, 2 parameter refused."""
+    if helped(arguments, "planner", __doc__, PARAMETERS, "-p model:=bundles/navigation -p autostart:=true"):
+        return 0
     stop = signals.init(arguments)
     try:
         node = PlannerNode()
@@ -730,6 +781,12 @@ def main(arguments: list[str] | None = None) -> int:
             node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
         ):
             return 1
+        if not node.get_parameter("autostart").value:
+            name = node.get_fully_qualified_name()
+            node.get_logger().info(
+                f"waiting to be configured: ros2 lifecycle set {name} configure, then ... activate (or start it with "
+                "-p autostart:=true)"
+            )
         signals.spin(node, stop)
         return 0
     finally:

@@ -20,7 +20,8 @@ steady clock.
 
 Publishes ``/diagnostics`` (diagnostic_msgs/DiagnosticArray, 1 Hz): messages, rate, lost messages and size of the bag;
 WARN while an observation or the command of the robot interface is silent, with what the ROS graph knows of it, or the
-disk nearly full, or messages were lost.
+disk nearly full, or messages were lost. Silent is what was not heard at all, or not for 5 s and its ``max_age``: what
+is said on change only has a long one.
 
 What is lost, on the way or in a queue that overflowed while the disk was busy, is missing in the numbers that each
 publisher gives its messages, from the first that was heard. Where the middleware, or rclpy before Kilted, does not tell
@@ -56,7 +57,7 @@ from tc_mmwm_ros import signals
 from tc_mmwm_ros.bag_writer import BagWriter, new_folder
 from tc_mmwm_ros.graph import unheard
 from tc_mmwm_ros.message_definition import MissingTypeError, message_class, message_definition
-from tc_mmwm_ros.parameters import describe
+from tc_mmwm_ros.parameters import describe, helped
 
 QUEUE = 200
 STAMP = slice(4, 12)  # header.stamp in the CDR of a message that begins with its header
@@ -65,7 +66,41 @@ LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL,)  # what the planner hears of a sen
 EITHER = LIVE + LATCHED
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
-SILENCE = 5.0  # s without a message after which an observation or the command is missed
+SILENCE = 5.0  # s without a message after which an observation or the command is missed, if its max_age is not longer
+
+PARAMETERS = (
+    ("robot", "", describe("path of the robot interface YAML (required)", read_only=True)),
+    (
+        "output",
+        "",
+        describe(
+            "folder of the bag, which must not hold anything yet; empty: rosbag2_<date>-<time> in the working "
+            "directory (with _1, ... where that is taken)",
+            read_only=True,
+        ),
+    ),
+    (
+        "extra_topics",
+        ["planner/state:tc_mmwm_ros/msg/PlannerState"],
+        describe(
+            "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
+            "it has a publisher",
+            read_only=True,
+        ),
+    ),
+    (
+        "chunk_seconds",
+        0.5,
+        describe(
+            "most that is lost if the recorder is killed, s; smaller chunks compress less", 0.05, 10.0, read_only=True
+        ),
+    ),
+    (
+        "max_bag_size",
+        0,
+        describe("size at which the bag is split into another file, bytes; 0: never", 0, 2**62, read_only=True),
+    ),
+)
 
 
 class Recorder(Node):
@@ -79,29 +114,8 @@ class Recorder(Node):
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("recorder", **node_arguments)
-        robot = self._declare("robot", "", "path of the robot interface YAML (required)")
-        output = self._declare(
-            "output",
-            "",
-            "folder of the bag, which must not hold anything yet; empty: rosbag2_<date>-<time> in the working "
-            "directory (with _1, ... where that is taken)",
-        )
-        extra = self._declare(
-            "extra_topics",
-            ["planner/state:tc_mmwm_ros/msg/PlannerState"],
-            "further topics to record, each as name:package/msg/Name, or as a bare name, which is recorded as soon as "
-            "it has a publisher",
-        )
-        chunk_seconds = self._declare(
-            "chunk_seconds",
-            0.5,
-            "most that is lost if the recorder is killed, s; smaller chunks compress less",
-            0.05,
-            10.0,
-        )
-        split_bytes = self._declare(
-            "max_bag_size", 0, "size at which the bag is split into another file, bytes; 0: never", 0, 2**62
-        )
+        self.declare_parameters("", PARAMETERS)
+        robot, output, extra, chunk_seconds, split_bytes = (self.get_parameter(name).value for name, *_ in PARAMETERS)
         if not robot:
             raise ConfigError("parameter 'robot' is empty; give the path of a robot interface, e.g. robot:=mine.yaml")
         self.interface = RobotInterface.load(robot)
@@ -114,7 +128,8 @@ class Recorder(Node):
         awaited = [*self.interface.observations, self.interface.action]
         self._awaited = {self.resolve_topic_name(spec.topic): spec.type for spec in awaited}
         self._heard_at = dict.fromkeys(self._awaited, time.monotonic())
-        self._said_once = {self.resolve_topic_name(name) for name in self.interface.latched_topics}
+        self._patience = dict.fromkeys(self._awaited, SILENCE)  # s, of each: longer, once it was heard, as it counts
+        self._max_age = {self.resolve_topic_name(spec.topic): spec.max_age for spec in self.interface.observations}
         self._silent: dict[str, str] = {}  # why, where the graph knows
         self._unknown: set[str] = set()
         for entry in filter(None, extra):
@@ -131,7 +146,8 @@ class Recorder(Node):
             for topic, (kind, durabilities) in topics.items()
         ]
 
-        self._kept = {self.resolve_topic_name(self.interface.instruction.topic), *self._said_once}
+        kept = [self.interface.instruction.topic, *self.interface.latched_topics]
+        self._kept = {self.resolve_topic_name(name) for name in kept}
         self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last
         events = self.interface.events
         self._events = self.resolve_topic_name(events.topic) if events else None
@@ -223,7 +239,8 @@ class Recorder(Node):
                 self._lost[topic] += number - before - 1
             numbers[publisher] = max(number, before)
         if topic in self._heard_at:
-            self._heard_at[topic] = math.inf if topic in self._said_once else time.monotonic()
+            self._heard_at[topic] = time.monotonic()
+            self._patience[topic] = max(SILENCE, self._max_age.get(topic, 0.0))
         stamp_ns = information["source_timestamp"]
         if stamp_ns not in recent:
             recent.append(stamp_ns)
@@ -291,6 +308,12 @@ class Recorder(Node):
         by_topic = ", ".join(f"{topic} {count}" for topic, count in self._lost.most_common())
         return f"{self._lost.total()} lost" + (f" ({by_topic})" if by_topic else "")
 
+    def _silence(self, reasons: dict[str, str]) -> str:
+        topics: dict[float, list[str]] = {}  # by how long they have been silent at least
+        for topic, reason in reasons.items():
+            topics.setdefault(self._patience[topic], []).append(f"{topic} ({reason})" if reason else topic)
+        return "nothing was heard " + "; ".join(f"for {s:g} s on {', '.join(those)}" for s, those in topics.items())
+
     def _look_after(self) -> None:
         """Each second: record topics whose type is now known, and tell how it goes."""
         if self._unknown:
@@ -305,14 +328,14 @@ class Recorder(Node):
                 except MissingTypeError as error:
                     self.get_logger().error(str(error))
         known, now = self._silent, time.monotonic()
-        silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > SILENCE]
+        silent = [topic for topic, heard_at in self._heard_at.items() if now - heard_at > self._patience[topic]]
         self._silent = {topic: unheard(self, topic, self._awaited[topic]) for topic in silent}
         if missed := {
             topic: reason
             for topic, reason in self._silent.items()
             if topic not in known or (reason and reason != known[topic])
         }:
-            self.get_logger().warning(_silence(missed))
+            self.get_logger().warning(self._silence(missed))
         free = shutil.disk_usage(self.folder).free
         status = DiagnosticStatus(hardware_id=self.interface.name, level=DiagnosticStatus.OK, message="recording")
         status.name = f"{self.get_fully_qualified_name().lstrip('/')}: bag"
@@ -321,7 +344,7 @@ class Recorder(Node):
         elif self._early:
             status.level, status.message = DiagnosticStatus.WARN, "use_sim_time is true: waits for the first /clock"
         elif self._silent:
-            status.level, status.message = DiagnosticStatus.WARN, _silence(self._silent)
+            status.level, status.message = DiagnosticStatus.WARN, self._silence(self._silent)
         elif self._lost:
             status.level, status.message = DiagnosticStatus.WARN, f"messages: {self._losses()}"
         counts, lost = self.writer.counts, self._lost.total()
@@ -349,14 +372,6 @@ class Recorder(Node):
             self.get_logger().info(line)
         self._lost_told = lost
 
-    def _declare(self, name: str, default, description: str, *limits: float):
-        return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
-
-
-def _silence(reasons: dict[str, str]) -> str:
-    topics = [f"{topic} ({reason})" if reason else topic for topic, reason in reasons.items()]
-    return f"nothing was heard for {SILENCE:g} s on {', '.join(topics)}"
-
 
 def _playback_qos(latched: bool) -> dict:
     """What ``ros2 bag play`` publishes a topic with, in the numbers of rmw: heard by best-effort subscribers too."""
@@ -376,6 +391,8 @@ def _playback_qos(latched: bool) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Record until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 1 nothing could be recorded, 2 refused."""
+    if helped(arguments, "recorder", __doc__, PARAMETERS, "-p robot:=my_robot.yaml -p output:=bags/monday"):
+        return 0
     stop = signals.init(arguments)
     try:
         recorder = Recorder()

@@ -64,7 +64,7 @@ from tc_mmwm_core.domains.navigation.simulator import LIDAR_RANGE, LIDAR_RAYS, S
 from tc_mmwm_ros import signals
 from tc_mmwm_ros.instructions import Instructions
 from tc_mmwm_ros.msg import EpisodeEvent
-from tc_mmwm_ros.parameters import describe
+from tc_mmwm_ros.parameters import describe, helped
 from tc_mmwm_ros.srv import ResetEpisode
 
 TIMESTEP_NS = round(TIMESTEP * 1e9)
@@ -75,55 +75,78 @@ MAX_TIME_STEP = 200_000_000  # ns that /clock goes on by at once
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 
 
+PARAMETERS = (
+    (
+        "seed",
+        0,
+        describe(
+            "seed of the first layout; if it lacks the goal or a zone of the instruction, the next that has them",
+            0,
+            2**62,
+            read_only=True,
+        ),
+    ),
+    (
+        "instruction",
+        "",
+        describe("instruction of the first episodes; empty: drawn from the seed of the layout", read_only=True),
+    ),
+    ("max_steps", 200, describe("control steps of 0.1 s after which an episode times out", 1, 100000, read_only=True)),
+    ("auto_reset", True, describe("start the next layout when an episode has ended", read_only=True)),
+    ("auto_reset_delay", 2.0, describe("pause before auto_reset starts the next layout, s", 0.0, 60.0, read_only=True)),
+    ("publish_instruction", True, describe("publish the instruction of each new episode", read_only=True)),
+    (
+        "sensor_rate",
+        20.0,
+        describe("rate of all sensors, Hz; the period is rounded to whole steps of 5 ms", 1.0, 200.0, read_only=True),
+    ),
+    (
+        "command_timeout",
+        0.25,
+        describe("age of the last command at which the robot brakes, s", 0.05, 5.0, read_only=True),
+    ),
+    ("publish_clock", False, describe("publish /clock, as the source of simulated time", read_only=True)),
+    (
+        "real_time_factor",
+        1.0,
+        describe("speed of simulated time with publish_clock; 1: real time", 0.05, 20.0, read_only=True),
+    ),
+    (
+        "image_noise",
+        0.0,
+        describe("standard deviation of the noise on each pixel, grey levels", 0.0, 255.0, read_only=True),
+    ),
+    ("range_noise", 0.0, describe("standard deviation of the noise on each lidar ray, m", 0.0, 1.0, read_only=True)),
+    (
+        "odometry_noise",
+        0.0,
+        describe("standard deviation of the noise on the pose, m and rad", 0.0, 1.0, read_only=True),
+    ),
+    (
+        "action_noise",
+        0.0,
+        describe("standard deviation of the noise on each command, in half ranges", 0.0, 1.0, read_only=True),
+    ),
+)
+
+
 class SimRobot(Node):
     """See the module's docstring. Must be spun in the thread that made it."""
 
     def __init__(self, **node_arguments) -> None:
         super().__init__("sim_robot", **node_arguments)
-        seed = self._declare(
-            "seed",
-            0,
-            "seed of the first layout; if it lacks the goal or a zone of the instruction, the next that has them",
-            0,
-            2**62,
-        )
-        text = self._declare(
-            "instruction", "", "instruction of the first episodes; empty: drawn from the seed of the layout"
-        )
-        self._max_steps = self._declare(
-            "max_steps", 200, "control steps of 0.1 s after which an episode times out", 1, 100_000
-        )
-        self._auto_reset = self._declare("auto_reset", True, "start the next layout when an episode has ended")
-        self._reset_delay = self._declare(
-            "auto_reset_delay", 2.0, "pause before auto_reset starts the next layout, s", 0.0, 60.0
-        )
-        self._publish_instruction = self._declare(
-            "publish_instruction", True, "publish the instruction of each new episode"
-        )
-        rate = self._declare(
-            "sensor_rate", 20.0, "rate of all sensors, Hz; the period is rounded to whole steps of 5 ms", 1.0, 200.0
-        )
-        self._sensor_every = round(1 / (rate * TIMESTEP))
-        self._timeout = self._declare(
-            "command_timeout", 0.25, "age of the last command at which the robot brakes, s", 0.05, 5.0
-        )
-        self._publish_clock = self._declare("publish_clock", False, "publish /clock, as the source of simulated time")
-        factor = self._declare(
-            "real_time_factor", 1.0, "speed of simulated time with publish_clock; 1: real time", 0.05, 20.0
-        )
-        self._factor = factor if self._publish_clock else 1.0
-        self._image_noise = self._declare(
-            "image_noise", 0.0, "standard deviation of the noise on each pixel, grey levels", 0.0, 255.0
-        )
-        self._range_noise = self._declare(
-            "range_noise", 0.0, "standard deviation of the noise on each lidar ray, m", 0.0, 1.0
-        )
-        self._odometry_noise = self._declare(
-            "odometry_noise", 0.0, "standard deviation of the noise on the pose, m and rad", 0.0, 1.0
-        )
-        self._action_noise = self._declare(
-            "action_noise", 0.0, "standard deviation of the noise on each command, in half ranges", 0.0, 1.0
-        )
+        self.declare_parameters("", PARAMETERS)
+        given = {name: self.get_parameter(name).value for name, *_ in PARAMETERS}
+        seed, text = given["seed"], given["instruction"]
+        self._max_steps = given["max_steps"]
+        self._auto_reset, self._reset_delay = given["auto_reset"], given["auto_reset_delay"]
+        self._publish_instruction = given["publish_instruction"]
+        self._sensor_every = round(1 / (given["sensor_rate"] * TIMESTEP))
+        self._timeout = given["command_timeout"]
+        self._publish_clock = given["publish_clock"]
+        self._factor = given["real_time_factor"] if self._publish_clock else 1.0
+        self._image_noise, self._range_noise = given["image_noise"], given["range_noise"]
+        self._odometry_noise, self._action_noise = given["odometry_noise"], given["action_noise"]
 
         try:
             if text:
@@ -281,8 +304,8 @@ class SimRobot(Node):
         reached = EpisodeEvent.TRUE if self._episode.reached else EpisodeEvent.FALSE
         self._announce(EpisodeEvent.END, reason=reason, success=success, reached=reached)
         self.get_logger().info(
-            f"layout {self._episode.scene.seed}: {reason} after {self._episode.steps} steps, "
-            f"{self._episode.violations} of them violating"
+            f"layout {self._episode.scene.seed}: {'goal reached in' if reason == 'goal' else f'{reason} after'} "
+            f"{self._episode.steps} steps, {self._episode.violations} violations"
         )
 
     def _announce(
@@ -436,12 +459,11 @@ class SimRobot(Node):
 
     # --- parameters and clocks
 
-    def _declare(self, name: str, default, description: str, *limits: float):
-        return self.declare_parameter(name, default, describe(description, *limits, read_only=True)).value
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or SIGHUP. Exit codes: 0 stopped, 2 a parameter was refused."""
+    if helped(arguments, "sim_robot", __doc__, PARAMETERS, "-p seed:=7 -p auto_reset:=false"):
+        return 0
     stop = signals.init(arguments)
     status = 0
     try:

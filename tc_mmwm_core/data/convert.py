@@ -393,8 +393,8 @@ def _row(
     if isinstance(step, Fault):
         report.count(f"{step.field}: {step.kind.value}", step.reason)
         return None
-    for topic, age in step.ages.items():
-        if tick - round(age * SECOND) < episode.begun_ns and topic not in interface.lasting_topics:
+    for topic, stamp_ns in step.stamps_ns.items():
+        if stamp_ns < episode.begun_ns and topic not in interface.lasting_topics:
             report.count(f"{topic}: of before START", f"{topic}: the newest message was older than the episode")
             return None
     index = bisect.bisect_left(timeline.command_ns, tick + period_ns) - 1

@@ -39,8 +39,10 @@ def planner_controller(planner: Planner, proposals: Proposals | None = None) -> 
         nonlocal tick
         tick += 1
         step, instruction = step_of(observation, tick * period), planner.screener.instruct(info["instruction"])
-        theirs = ExternalCandidates("other policy", step.stamp_ns, proposals(observation, info)) if proposals else None
-        decision = planner.decide(step, instruction, theirs)
+        theirs = []
+        if proposals is not None:
+            theirs = [ExternalCandidates("other policy", step.stamp_ns, proposals(observation, info))]
+        decision = planner.decide(step, instruction, *theirs)
         return decision.action, decision
 
     return control

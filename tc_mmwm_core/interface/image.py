@@ -12,6 +12,7 @@ from tc_mmwm_core.interface.fault import Fault, FaultKind
 from tc_mmwm_core.interface.robot import CHANNELS, ImageSpec
 
 MESSAGE_CHANNELS = CHANNELS | {"rgba8": 4, "bgra8": 4}
+BLANK = 3.0  # of 255: standard deviation that the noise of a covered sensor stays below, and any scene is above
 _ORDER = {"rgb8": "RGB", "bgr8": "BGR", "rgba8": "RGBA", "bgra8": "BGRA", "mono8": "GRAY"}
 
 
@@ -41,6 +42,11 @@ def decode_image(message: Any, spec: ImageSpec) -> np.ndarray | Fault:
     pixels = np.ascontiguousarray(pixels).reshape(spec.height, spec.width, spec.channels)
     pixels.flags.writeable = False
     return pixels
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Whether ``pixels`` uint8 [H, W, C] are all of one colour, but for noise."""
+    return bool(pixels.std((0, 1)).max() < BLANK)
 
 
 def _raw(message: Any, spec: ImageSpec) -> tuple[np.ndarray, str] | Fault:

@@ -7,6 +7,7 @@ bit: a message that was still on its way at a tick is not part of the tick's ste
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Step:
     stamp_ns: int  # the tick
     images: dict[str, np.ndarray]  # name: uint8 [H, W, C], read-only
     sensor: np.ndarray  # float32 [Ds], in the units of the robot interface
-    ages: dict[str, float]  # topic: s between the message's stamp and the tick
+    ages: dict[str, float]  # topic: s from when the message was made, at the latest when it was received, to the tick
+    stamps_ns: dict[str, int] = dataclasses.field(default_factory=dict)  # topic: stamp, of several the oldest
 
 
 class _Entry:
@@ -45,6 +47,11 @@ class _Entry:
         self.received_ns = received_ns
         self.message = message
         self.value: np.ndarray | Fault | None = None
+
+    @property
+    def made_ns(self) -> int:
+        """Of a clock that is ahead, a stamp may be after the reception, by which the message was made."""
+        return min(self.stamp_ns, self.received_ns)
 
     def known_at(self, now_ns: int) -> bool:
         return self.stamp_ns <= now_ns and self.received_ns <= now_ns
@@ -114,6 +121,7 @@ class StepStream:
     def __init__(self, interface: RobotInterface, history: int = 64, clock_tolerance: float = 0.25):
         self.interface = interface
         self.clock_tolerance_ns = round(clock_tolerance * SECOND)
+        self.ahead: dict[str, float] = {}  # topic: s by which the last message was stamped after it was received
         self._parts = _parts(interface, history)
         self._topics: dict[str, list[_Part]] = {}
         for part in self._parts:
@@ -128,6 +136,7 @@ class StepStream:
         """
         stamp_ns, names = message_time(message, received_ns), _joints_in(message)
         parts = self._topics[topic]
+        self.ahead[topic] = max(0, stamp_ns - received_ns) / SECOND
         if any(part.received_ns is not None and received_ns < part.received_ns - SECOND for part in parts):
             self._forget(received_ns)  # the clock was set back (simulation reset, bag looped)
         for part in parts:
@@ -168,6 +177,7 @@ class StepStream:
         images: dict[str, np.ndarray] = {}
         sensor = np.empty(self.interface.sensor_size, np.float32)
         ages: dict[str, float] = {}
+        stamps_ns: dict[str, int] = {}
         for heard, entry in chosen:
             if isinstance(entry, Fault):
                 return entry
@@ -176,13 +186,14 @@ class StepStream:
                 entry.message = None
             if isinstance(entry.value, Fault):
                 return entry.value
-            age = (now_ns - entry.stamp_ns) / SECOND
-            ages[heard.spec.topic] = max(age, ages.get(heard.spec.topic, age))
+            topic, age = heard.spec.topic, (now_ns - entry.made_ns) / SECOND
+            ages[topic] = max(age, ages.get(topic, age))
+            stamps_ns[topic] = min(entry.stamp_ns, stamps_ns.get(topic, entry.stamp_ns))
             if heard.columns is None:
                 images[heard.spec.name] = entry.value
             else:
                 sensor[heard.columns] = entry.value
-        return Step(now_ns, images, sensor, ages)
+        return Step(now_ns, images, sensor, ages, stamps_ns)
 
     def _choose(self, heard: _Part, now_ns: int) -> _Entry | Fault:
         heard.discard(now_ns)
@@ -198,7 +209,7 @@ class StepStream:
             others = f"; the last message names {heard.others}" if heard.others else ""
             reason = f"{spec.topic}: nothing heard yet ({spec.type}{heard.what}){others}"
             return Fault(FaultKind.WAITING, spec.name, reason)
-        age_ns = now_ns - entries[0].stamp_ns
+        age_ns = now_ns - entries[0].made_ns
         if age_ns > heard.max_age_ns:
             age = age_ns / SECOND
             reason = f"{spec.topic}: newest message{heard.what} is {age:.3f} s old, allowed are {spec.max_age} s"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tc_mmwm_core.interface.robot import RobotInterface
+from tc_mmwm_core.interface.stream import SECOND
 
 
 class CandidateError(ValueError):
@@ -41,6 +42,8 @@ def read_candidates(
     Raises:
         CandidateError: names the field, what was found and what is allowed.
     """
+    if stamp_ns < 0:
+        raise CandidateError(f"header.stamp: {stamp_ns / SECOND:.3f} s, allowed are 0 s and later")
     if list(fields) != interface.action_names:
         raise CandidateError(f"fields: {list(fields)}, the robot interface has {interface.action_names} in this order")
     if horizon != expected_horizon:

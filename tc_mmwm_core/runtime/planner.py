@@ -269,12 +269,12 @@ class Planner:
         step, instruction = self.screener.blank()
         self._instructed(instruction)
         self._goal_seen = True
-        external = None
+        external = []
         if self.config.external == "only":
             shape = (1, self.screener.bundle.manifest.horizon, self.interface.action_size)
-            external = ExternalCandidates("warm-up", step.stamp_ns, np.zeros(shape, np.float32))
+            external.append(ExternalCandidates("warm-up", step.stamp_ns, np.zeros(shape, np.float32)))
         for _ in range(decisions):
-            self.decide(step, instruction, external)
+            self.decide(step, instruction, *external)
         self.reset()
 
     def stop(self, state: PlannerState, reason: str, **record: object) -> Decision:
@@ -286,17 +286,17 @@ class Planner:
         self,
         step: Step | Fault,
         instruction: Instruction | InstructionError | None,
-        external: ExternalCandidates | None = None,
+        *external: ExternalCandidates,
     ) -> Decision:
         """The action of this control period.
 
         The first reason to stop wins: being told to, an instruction that can't be read, none at all, an input that
         can't be used, a goal that was not seen so far, no acceptable candidate and no better place to retreat to. What
-        was wrong is a value here, not an exception, so that every stop takes this one path. ``external`` candidates are
-        shifted by the time gone by since the observation that they were made for; that they are fresh enough is for the
-        caller to see to. Where they are preferred, our own are executed only if none of them is accepted, or
-        ``external_patience`` is over. Until the goal is seen our own are not: whose policy proposes is taken to know
-        where its goal is.
+        was wrong is a value here, not an exception, so that every stop takes this one path. ``external`` candidates, of
+        one policy or several, are shifted by the time gone by since the observation that they were made for; that they
+        are fresh enough is for the caller to see to. Where they are preferred, our own are executed only if none of
+        them is accepted, or ``external_patience`` is over. Until the goal is seen our own are not: whose policy
+        proposes is taken to know where its goal is.
         """
         if isinstance(step, Step):
             self._sensed = step.sensor
@@ -317,18 +317,18 @@ class Planner:
             self._memory, self._seen_ns = scene.memory, step.stamp_ns
         in_vain = self.config.external != "only" and not self._sees_goal(scene)
         alone = self.config.external == "only" or in_vain  # no candidates but theirs
-        self._proposed_to |= external is not None
-        if alone and external is None:
+        self._proposed_to |= bool(external)
+        if alone and not external:
             state, reason = self._in_vain(scene, instruction) if in_vain else self._left_alone()
             return self.stop(state, reason, scene=scene, timings=timings)
         with _timed(timings, "propose"):
             rng = np.random.default_rng((self.config.seed, step.stamp_ns))
             own, sources = self._propose(scene, step, rng, only_safe=alone)
             actions, theirs_at, waits = self.interface.denormalise_action(own), range(0), False
-            if external is not None:
-                theirs = proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
+            if external:
+                theirs = np.concatenate([self._shifted(each, step) for each in external])
                 actions = np.concatenate([actions, theirs])
-                sources = (*sources, (external.source, len(theirs)))
+                sources += tuple((each.source, len(each.actions)) for each in external)
                 theirs_at = range(len(own), len(actions))
                 waits = self._stands_still(self.interface.normalise_action(theirs[:, 0]), WAITS)
         preferred = theirs_at if alone or self._prefers_external(waits) else range(0)
@@ -448,6 +448,10 @@ class Planner:
         """What was seen until now; None where that is too long ago or the clock was set back."""
         fresh = 0 <= self._steps_since(self._seen_ns, step) < self.screener.bundle.manifest.horizon
         return self._memory if fresh else None
+
+    def _shifted(self, external: ExternalCandidates, step: Step) -> np.ndarray:
+        """What is left of ``external`` candidates at ``step``, [N, K, A] in units."""
+        return proposals.shift_plan(external.actions, max(0.0, self._steps_since(external.stamp_ns, step)))
 
     def _shifted_plan(self, step: Step) -> np.ndarray | None:
         """What is left of the last plan, [K, A] normalised; None where it is over or the clock was set back."""

@@ -49,7 +49,8 @@ class Robot(Node):
         self._instructions = self.create_publisher(String, "instruction", LATCHED)
         self._candidates = self.create_publisher(CandidateActions, "candidate_actions", 1)
         self.create_subscription(TwistStamped, "cmd_vel", self._on_command, 100)
-        self.create_subscription(PlannerStateMessage, "planner/state", self.states.append, LATCHED)
+        every_one = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # also where two come at once
+        self.create_subscription(PlannerStateMessage, "planner/state", self.states.append, every_one)
         self.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self.create_timer(SENSOR_PERIOD, self.sense)
 
@@ -96,8 +97,9 @@ class Robot(Node):
         return bool(self.commands) and self.commands[-1][1:] == (0.0, 0.0)
 
 
-def image(height: int, width: int, encoding: str, grey: int = 127) -> Image:
+def image(height: int, width: int, encoding: str, grey: int = 127, contrast: int = 10) -> Image:
     pixels = np.full(height * width * 3, grey, np.uint8)
+    pixels[: len(pixels) // 2] += contrast
     return Image(height=height, width=width, encoding=encoding, step=width * 3, data=array.array("B", pixels.tobytes()))
 
 

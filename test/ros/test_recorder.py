@@ -402,25 +402,37 @@ def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     assert len(odometry) == len(set(odometry)) > 10
 
 
-def test_a_latched_sensor_is_recorded_once_and_may_be_silent_since(scene):
+@pytest.mark.parametrize(("latched", "max_age"), [(True, 1000.0), (False, 1000.0), (False, 6.0)])
+def test_a_sensor_that_speaks_on_change_only_is_recorded_and_may_be_silent_for_as_long_as_it_counts(
+    scene, latched, max_age
+):
     driver, processes, record = scene
     robot = yaml.safe_load(ROBOT.read_text())
-    robot["sensors"][2] |= {"topic": "dock", "latched": True, "max_age": 1000.0}
+    robot["sensors"][2] |= {"topic": "dock", "latched": latched, "max_age": max_age}
     mine = processes.logs / "mine.yaml"
     mine.write_text(yaml.safe_dump(robot))
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    driver.node.create_publisher(Bool, "dock", latched).publish(Bool(data=True))
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    dock = driver.node.create_publisher(Bool, "dock", QoSProfile(depth=1, durability=durability))
+    if latched:
+        dock.publish(Bool(data=True))
     bag = record(robot=mine)
     topic = driver.node.resolve_topic_name("dock")
+    if not latched:
+        driver.wait(dock.get_subscription_count)
+        dock.publish(Bool(data=True))
     driver.wait(lambda: driver.told().get(f"messages {topic}") == "1")
     driver.diagnostics.clear()
-    driver.wait(lambda: len(driver.diagnostics) > 6)
-    assert topic not in driver.diagnostics[-1].status[0].message  # as one that is silent
+    told = [f"for 6 s on {topic}"] if max_age == 6.0 else []
+    driver.wait(lambda: len(driver.diagnostics) > 6 + 2 * len(told))
+    messages = [message.status[0].message for message in driver.diagnostics]
+    assert not any(topic in message for message in messages[:4])  # as one that is silent
+    assert all(expected in messages[-1] for expected in told)
+    assert told or topic not in messages[-1]
     assert processes.stop("recorder") == 0
     assert Bag(bag).topics[topic].messages == 1
     with Reader(bag) as reader:
         (connection,) = reader.topics[topic].connections
-        assert connection.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
+        assert connection.ext.offered_qos_profiles[0].durability.name == durability.name
 
 
 def test_a_killed_recording_loses_at_most_its_last_second(scene, tmp_path):

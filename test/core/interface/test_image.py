@@ -8,7 +8,7 @@ import pytest
 from robot_messages import header, image, types
 
 from tc_mmwm_core.interface.fault import Fault, FaultKind
-from tc_mmwm_core.interface.image import decode_image
+from tc_mmwm_core.interface.image import decode_image, is_blank
 from tc_mmwm_core.interface.robot import ImageSpec
 
 SPEC = ImageSpec(name="front", topic="camera", type="sensor_msgs/msg/Image", height=16, width=24, max_age=0.3)
@@ -78,3 +78,12 @@ def test_faults_name_what_was_found_and_what_is_allowed():
         header=header(0.0), format="16UC1; compressedDepth png", data=np.zeros(9, "u1")
     )
     assert fault(depth, COMPRESSED)[0] is FaultKind.WRONG_ENCODING
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 90)])
+def test_what_is_all_of_one_colour_is_blank_whatever_its_noise(colour):
+    noise = np.random.default_rng(0).normal(0, 2, (16, 24, 3))
+    pixels = np.clip(np.full((16, 24, 3), colour) + noise, 0, 255).astype(np.uint8)
+    assert is_blank(pixels)
+    pixels[4:9, 8:12, 2] ^= 64  # something small is in view, in one channel
+    assert not is_blank(pixels)

@@ -98,6 +98,16 @@ def test_unset_stamp_is_explained(navigation):
     assert "header.stamp is 0" in fault(stream, 1000.0).reason
 
 
+def test_a_stamp_before_0_is_a_fault_like_any_other(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1000.0, scan=scan(-5.0, RANGES))
+    assert fault(stream, 1000.0).reason.startswith("scan: newest message is 1005.000 s old, allowed are 0.35 s")
+    feed(stream, 1000.1)
+    assert isinstance(stream.step(ns(1000.1)), Step)
+    stream.add("scan", scan(-5.0, RANGES), ns(1000.1))
+    assert fault(stream, 1000.1).reason == "scan: a message 1005.100 s older than the one before it was refused"
+
+
 def test_out_of_order_is_refused_reported_once_and_recovers(navigation):
     stream = StepStream(navigation)
     feed(stream, 1.0)
@@ -132,6 +142,17 @@ def test_of_what_is_stamped_ahead_it_says_so_until_it_is_due(navigation):
     ahead = fault(stream, 1.1)
     assert ahead.kind is FaultKind.WAITING and ahead.field == "odometry" and "0.100 s or more ahead" in ahead.reason
     assert isinstance(stream.step(ns(1.2)), Step)
+
+
+def test_what_is_stamped_ahead_is_as_old_as_its_reception(navigation):
+    stream = StepStream(navigation)
+    feed(stream, 1.0, odom=odometry(1.2))
+    assert stream.ahead == {"camera/image_raw": 0.0, "odom": pytest.approx(0.2), "scan": 0.0, "bumper": 0.0}
+    step = stream.step(ns(1.3))
+    assert step.ages["odom"] == pytest.approx(0.3) and step.stamps_ns["odom"] == ns(1.2)
+    feed(stream, 1.3, odom=None)
+    old = fault(stream, 1.36)
+    assert old.kind is FaultKind.STALE and "odom: newest message is 0.360 s old, allowed are 0.35 s" in old.reason
 
 
 def test_clock_set_back_starts_afresh(navigation):

@@ -6,6 +6,11 @@ from tc_mmwm_core.runtime.candidates import CandidateError, read_candidates
 GOOD = {"fields": ["forward", "turn"], "count": 2, "horizon": 3, "actions": list(range(12))}
 
 
+def test_of_a_time_that_never_was_they_are_refused(navigation):
+    with pytest.raises(CandidateError, match=r"header.stamp: -2.500 s, allowed are 0 s and later"):
+        read_candidates("policy", -2_500_000_000, **GOOD, interface=navigation, expected_horizon=3, max_count=2)
+
+
 def test_row_major(navigation):
     candidates = read_candidates("policy", 7, **GOOD, interface=navigation, expected_horizon=3, max_count=2)
     assert candidates.actions.shape == (2, 3, 2) and candidates.actions.dtype == np.float32

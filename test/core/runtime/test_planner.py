@@ -66,9 +66,9 @@ def test_it_stays_until_the_goal_is_seen_and_says_so(navigation, make_step, tmp_
     dark = {name: np.full_like(image, 70) for name, image in make_step().images.items()}
     drive, slow = screener.instruct("drive"), screener.instruct("drive slow")
 
-    def decide(at, instruction, images=None, external=None):
+    def decide(at, instruction, images=None, *external):
         step = make_step(at)
-        return planner.decide(step if images is None else replace(step, images=images), instruction, external)
+        return planner.decide(step if images is None else replace(step, images=images), instruction, *external)
 
     missing = decide(0.0, drive, dark)
     assert missing.state == PlannerState.GOAL_NOT_FOUND and missing.screening is None and missing.scene is not None
@@ -377,7 +377,7 @@ def test_with_only_another_policy_nothing_else_is_executed(screener, navigation,
 
     def decide(at, instruction, forward=None):
         theirs = ExternalCandidates("other", round(at * 1e9), np.full((2, HORIZON, 2), forward or 0, np.float32))
-        return planner.decide(make_step(at), instruction, None if forward is None else theirs)
+        return planner.decide(make_step(at), instruction, *([] if forward is None else [theirs]))
 
     waiting = decide(0.0, drive)
     assert waiting.state == PlannerState.WAITING and waiting.reason.startswith("candidate_actions: none was heard yet")
@@ -481,6 +481,17 @@ def test_external_candidates_are_shifted_by_their_age(planner, screener, make_st
     older = ExternalCandidates("other", round(0.8e9), ramp)
     screening = planner.decide(make_step(1.0), screener.instruct("drive"), older).screening
     np.testing.assert_allclose(screening.actions[-1, :, 0], [0.2, 0.4, 0.4], atol=1e-6)
+
+
+def test_external_candidates_of_several_policies_are_screened_together_each_shifted_by_its_age(
+    planner, screener, make_step
+):
+    slow, fast = np.float32([[[0.1, 0.0], [0.2, 0.0], [0.3, 0.0]]]), np.float32([[[0.5, 0.0]] * 3] * 2)
+    policies = ExternalCandidates("slow", round(0.8e9), slow), ExternalCandidates("fast", 10**9, fast)
+    screening = planner.decide(make_step(1.0), screener.instruct("drive"), *policies).screening
+    assert screening.sources[-2:] == (("slow", 1), ("fast", 2)) and list(screening.external) == [256, 257, 258]
+    np.testing.assert_allclose(screening.actions[256, :, 0], [0.2, 0.3, 0.3], atol=1e-6)
+    assert screening.chosen in (257, 258), "the best of both"
 
 
 def test_after_a_stop_the_rate_limit_starts_from_the_safe_action(planner, screener, make_step):

@@ -49,7 +49,7 @@ def test_where_an_oracle_judges_only_what_hides_the_view_is_not_told(data):
         f"to learn from: {count} trajectories, {data.datasets[0].steps} control steps; {count} judged"
     )
     assert header.split()[0] == "stage" and len(rows) == len(data.config.stages)
-    assert rows[-1].split() == ["full", "4", str(count), "of", str(count), "8-10", "visibility"]
+    assert rows[-1].split() == ["full", "4", str(count), "of", str(count), "7-10", "visibility"]
     erased = data.config.model_copy(update={"data": data.config.data.model_copy(update={"erase": 0.5})})
     assert Supply.of(data.under(erased)).taught(erased.stages[-1])[1] == []
 

@@ -33,6 +33,7 @@ from tc_mmwm_core.training.stage import Stage, check_stages
 from tc_mmwm_core.training.trainer import TrainingError, fit_sensor_normalisation, train
 from tc_mmwm_core.training.weights import read_weights
 from tc_mmwm_core.utils.claim import claim
+from tc_mmwm_core.utils.files import shown
 
 STEPS = 8
 
@@ -301,7 +302,8 @@ def test_what_a_run_starts_from_otherwise_than_it_is_told_is_warned_of(
     name = dataset.interface.sensor_names[3]
     assert re.search(rf"warning: sensor {name}: \d\d% of the steps are beyond 5 standard deviations", printed)
     assert printed.count("warning: sensor") == 1
-    assert f"export {tmp_path / 'run'} --data OTHERS --output BUNDLE (OTHERS: data that were not trained on" in printed
+    run = shown(tmp_path / "run")
+    assert f"export {run} --data OTHERS --output BUNDLE (OTHERS: data that were not trained on" in printed
 
 
 def test_a_stage_that_the_model_of_init_has_no_part_for_is_refused(unbroken, config, collected, tmp_path, capsys):
@@ -517,7 +519,7 @@ def test_one_trajectory_beside_others_is_trained_on_and_alone_refused(config, da
 def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(config, dataset, tmp_path):
     *first, last = config.stages
     long = last.model_copy(update={"min_length": 200, "max_length": 200})
-    told = r"stage full, trajectories trained on: .*navigation: longest run of valid steps is \d+, windows need 400"
+    told = r"stage full, trajectories trained on: .*navigation: longest run of valid steps is \d+, windows need 399"
     with pytest.raises(DatasetError, match=told):
         train(changed(config, stages=(*first, long)), [dataset], tmp_path / "run", progress=False)
     odd = last.model_copy(update={"trajectories": 3})
@@ -553,6 +555,6 @@ def test_a_stage_whose_windows_are_longer_than_any_trajectory_says_how_long_they
     with processes("cpu") as those:
         check_stages(changed(config, stages=(last, long), warmup_steps=0), 0, data, data.under(config), those)
     longest = max(info.length for info in data.datasets[0].trajectories)
-    told = f"stage full: windows of at most {longest} control steps, not the 400 of max_length 200: no trajectory"
+    told = f"stage full: windows of at most {longest} control steps, not the 399 of max_length 200: no trajectory"
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(told)
