@@ -1,4 +1,4 @@
-"""Read YAML or JSON that people write into a pydantic model, with errors that name file, field, finding and mend."""
+"""Read YAML or JSON that people write into a pydantic model, with errors that name file, field, finding and fix."""
 
 from __future__ import annotations
 

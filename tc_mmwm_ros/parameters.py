@@ -22,9 +22,8 @@ from tc_mmwm_core.config import Config
 INTEGER_MAX = 2**53  # what YAML, JSON and doubles carry without loss
 TYPES = {bool: "bool", int: "integer", float: "double", str: "string", list: "string_array"}  # as ROS calls them
 
-Declaration = tuple[
-    str, Any, ParameterDescriptor
-]  # name, default, and the rest; for Node.declare_parameters("", [...])
+# Name, default, and the rest; for Node.declare_parameters("", [...]).
+Declaration = tuple[str, Any, ParameterDescriptor]
 
 
 def helped(arguments: list[str] | None, node: str, manual: str, declarations: Sequence[Declaration], run: str) -> bool:
@@ -34,14 +33,15 @@ def helped(arguments: list[str] | None, node: str, manual: str, declarations: Se
     """
     if not {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
         return False
-    print(f"usage: ros2 run tc_mmwm_ros {node} --ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r OLD:=NEW ...]")
-    print(f"\n{manual.strip().replace('``', '')}\n\nParameters:\n")
+    usage = f"usage: ros2 run tc_mmwm_ros {node} --ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r OLD:=NEW ...]"
+    lines = [usage, "", manual.strip().replace("``", ""), "", "Parameters:", ""]
     for name, default, descriptor in declarations:
         allowed = descriptor.additional_constraints or _range(descriptor)
         about = [TYPES[type(default)], *([allowed] if allowed else []), f"default {json.dumps(default)}"]
-        print(f"    {name}  ({'; '.join(about)})")
-        print(textwrap.fill(descriptor.description, 116, initial_indent=" " * 8, subsequent_indent=" " * 8))
-    print(f"\nFor example:\n\n    ros2 run tc_mmwm_ros {node} --ros-args {run}")
+        lines.append(f"    {name}  ({'; '.join(about)})")
+        lines.append(textwrap.fill(descriptor.description, 116, initial_indent=" " * 8, subsequent_indent=" " * 8))
+    lines += ["", "For example:", "", f"    ros2 run tc_mmwm_ros {node} --ros-args {run}"]
+    print("\n".join(lines))
     return True
 
 

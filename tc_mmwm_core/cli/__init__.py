@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import os
 import pkgutil
+import select
 import sys
 from collections.abc import Sequence
 
@@ -47,21 +48,38 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 1 the command's own 'no', 2 wrong usage or input, 130 interrupted."""
+    """Run one command.
+
+    Exit codes: 0 done, 1 the command's own 'no', 2 wrong usage or input, 130 interrupted, 141 nobody reads its output.
+    """
     args = build_parser().parse_args(arguments)
     if not sys.stderr.isatty():  # in a log file each refresh of a bar is a line of its own
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     try:
-        return args.run_command(args) or 0
+        status = args.run_command(args) or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():  # `| head` has seen enough
+            return 141
         if args.debug or not _is_for_people(error):
             raise
         print(f"tc-mmwm {args.command}: {error}", file=sys.stderr)
         return 2
 
 
+def _unread() -> bool:
+    """Whether nobody reads standard output any more; then what is still to be written to it goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def _is_for_people(error: Exception) -> bool:
-    """Whether the message alone tells what to mend: errors defined here, and those of files. Others are bugs."""
+    """Whether the message alone tells what to fix: errors defined here, and those of files. Others are bugs."""
     return type(error).__module__.split(".")[0] == "tc_mmwm_core" or isinstance(error, OSError)

@@ -11,15 +11,15 @@ import pytest
 
 from tc_mmwm_core import cli
 from tc_mmwm_core.config import ConfigError
+from tc_mmwm_core.resources import resource
+
+ELSEWHERE = Path(__file__).parent  # `python -m` from the repository root would run the sources, not what is installed
 
 
 def tc_mmwm(*arguments: str) -> subprocess.CompletedProcess:
     wide = {**os.environ, "COLUMNS": "1000"}  # argparse breaks lines, within words too
     command = [sys.executable, "-m", "tc_mmwm_core", *arguments]
-    elsewhere = Path(
-        __file__
-    ).parent  # `python -m` from the repository root would run the sources, not what is installed
-    return subprocess.run(command, capture_output=True, text=True, env=wide, cwd=elsewhere)
+    return subprocess.run(command, capture_output=True, text=True, env=wide, cwd=ELSEWHERE)
 
 
 def test_help_lists_every_command_with_its_line():
@@ -49,6 +49,16 @@ def test_version_is_the_installed_one():
     version = tc_mmwm("--version")
     assert version.returncode == 0
     assert version.stdout.strip().count(".") == 2
+
+
+def test_output_that_nobody_reads_any_more_is_no_error():
+    """`tc-mmwm inspect ... | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tc_mmwm_core", "inspect", str(resource("bundles", "navigation"))]
+    run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ELSEWHERE)
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (141, "")
 
 
 def test_unknown_command_is_refused_with_the_known_ones():
