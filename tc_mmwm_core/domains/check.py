@@ -188,12 +188,17 @@ def _of_episodes(trial: _Trial) -> Iterator[Finding]:
 
 
 def _members(domain: Domain) -> Iterator[str]:
-    for name in NEEDED:
-        if not hasattr(domain, name) or getattr(type(domain), name, None) is getattr(Domain, name, domain):
-            yield f"'{name}' is missing; tc_mmwm_core.domains.base.Domain says what it is"
+    missing = {
+        name: "tc_mmwm_core.domains.base.Domain says what it is"
+        for name in NEEDED
+        if not hasattr(domain, name) or getattr(type(domain), name, None) is getattr(Domain, name, domain)
+    }
     for name in DEFAULTS:
         if not hasattr(domain, name):
-            yield f"'{name}' is missing; inherit from tc_mmwm_core.domains.base.Domain, which has a default"
+            missing[name] = "inherit from tc_mmwm_core.domains.base.Domain, which has a default"
+    if missing:
+        yield from (f"'{name}' is missing; {hint}" for name, hint in missing.items())
+        return
     if not isinstance(domain.state, dict):
         yield f"'state' is {described(domain.state)}, a dict is needed: names of the columns, and their units"
     shares = domain.drivers()
@@ -249,14 +254,16 @@ def _go(episode: _Driven, environment: gymnasium.Env, interface: RobotInterface,
         if episode.misfits.keys() & {"observation", "info", "scene", "instruction", "state"}:
             return
         episode.told.append(info | {"state": np.array(info["state"]), "scene": copy.deepcopy(info["scene"])})
-        for name in {f"image.{spec.name}" for spec in interface.images} - episode.misfits.keys():
+        for camera, name in enumerate(f"image.{spec.name}" for spec in interface.images):
+            if name in episode.misfits:
+                continue
             image = np.array(observation[name])
             if np.ptp(image):
                 episode.seen.add(name)
             if not np.array_equal(first.setdefault(name, image), image):
                 episode.moved.add(name)
-        if interface.images and (name := f"image.{interface.images[0].name}") in first:
-            episode.frames[1:] = [np.array(observation[name])]
+            if camera == 0:
+                episode.frames[1:] = [image]
         if episode.ended or step == steps:
             found = {} if episode.misfits else success_misfits(episode.told)
             episode.misfits |= {name: f"step {step}: {told}" for name, told in found.items()}

@@ -112,6 +112,16 @@ def test_what_is_wrong_in_a_step_is_told_with_episode_step_and_field(monkeypatch
     assert re.search(rf"episode {SEED} \(driver expert\), step \d+: .*{says}", found[checked]), found
 
 
+def test_an_image_that_is_missing_later_is_no_error_of_the_check(monkeypatch):
+    def bent(self):
+        observation, info = OBSERVE(self)
+        return {name: value for name, value in observation.items() if name != IMAGE or self.steps != 2}, info
+
+    monkeypatch.setattr(DotEnv, "observe", bent)
+    found = wrong(Dot())
+    assert set(found) == {"images"} and "step 2: 'image.camera' is missing" in found["images"]
+
+
 def test_an_instruction_that_changes_in_the_episode_is_told(monkeypatch):
     def bent(self):
         observation, info = OBSERVE(self)
@@ -356,6 +366,7 @@ def test_a_member_that_is_missing_is_named():
 
     told = wrong(Half())["members"]
     assert "'judge' is missing" in told and "'advise' is missing; inherit from" in told and "'state'" not in told
+    assert "Error" not in told  # what is missing is asked for nothing more
 
 
 @pytest.mark.parametrize(
