@@ -148,7 +148,7 @@ class Recorder(Node):
 
         kept = [self.interface.instruction.topic, *self.interface.latched_topics]
         self._kept = {self.resolve_topic_name(name) for name in kept}
-        self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last
+        self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last, by when
         events = self.interface.events
         self._events = self.resolve_topic_name(events.topic) if events else None
         self._unstamped = False  # an event without a stamp was warned of
@@ -252,6 +252,7 @@ class Recorder(Node):
                 )
             self._write(topic, self.get_clock().now().nanoseconds, data)
             if topic in self._kept:
+                self._last.pop((topic, publisher), None)  # so that what was said last stays the last of them
                 self._last[topic, publisher] = data
 
     def _write(self, topic: str, now_ns: int, data: bytes) -> None:
