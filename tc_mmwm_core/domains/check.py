@@ -24,6 +24,7 @@ from tc_mmwm_core.domains.conformance import (
     described,
     disagreeing,
     observed_misfits,
+    saving_misfits,
     space_misfits,
     success_misfits,
     told_misfits,
@@ -348,9 +349,8 @@ def _seeds(trial: _Trial) -> Iterator[str]:
 
 
 def _saves(trial: _Trial) -> Iterator[str]:
-    inner = trial.environment.unwrapped
-    if missing := [f"{name}()" for name in ("save", "restore") if not callable(getattr(inner, name, None))]:
-        yield f"the environment has no {' and no '.join(missing)}"
+    if missing := saving_misfits(trial.environment):
+        yield from missing
         return
     longest = trial.longest
     half = len(longest.actions) // 2
@@ -359,7 +359,7 @@ def _saves(trial: _Trial) -> Iterator[str]:
         world.reset(seed=longest.seed)
     for action in longest.actions[:half]:
         trial.environment.step(np.array(action))
-    saved = inner.save()
+    saved = trial.environment.unwrapped.save()
     first = _repeat(trial.environment, rest)
     for world, which in (
         (trial.environment, "the same environment"),

@@ -142,6 +142,14 @@ def space_misfits(environment: gymnasium.Env, interface: RobotInterface) -> list
     return []
 
 
+def saving_misfits(environment: gymnasium.Env) -> list[str]:
+    """Which of ``save`` and ``restore`` the environment, unwrapped, has not."""
+    inner = environment.unwrapped
+    return [
+        f"the environment has no {name}()" for name in ("save", "restore") if not callable(getattr(inner, name, None))
+    ]
+
+
 def check_judgement(judgement: Any, domain: Domain, states: np.ndarray, text: str, others: int | None = None) -> None:
     """Refuse what :meth:`Domain.judge` returned for ``states`` [S, P] where it is no :class:`Judgement` of them.
 
