@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = signals.init(arguments)
     try:
         if not sys.stdin.isatty():
-            raise ConfigError("keys are read from a terminal, and standard input is none (a launch file gives none)")
+            raise ConfigError("standard input is not a terminal: start it in one, not from a launch file")
         labeller = Labeller()
     except (ConfigError, ParameterException) as error:
         print(f"label: {error}", file=sys.stderr)

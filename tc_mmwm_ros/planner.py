@@ -224,7 +224,7 @@ class PlannerNode(LifecycleNode):
         """A misspelt parameter is otherwise never heard of. It may be another node's, in a file for all (``/**``)."""
         declared = self._parameters  # rclpy has no public way to ask for either
         for name in self._parameter_overrides.keys() - declared.keys():
-            self.get_logger().warning(f"parameter '{name}' is none of this node's{config.did_you_mean(name, declared)}")
+            self.get_logger().warning(f"this node has no parameter '{name}'{config.did_you_mean(name, declared)}")
 
     def _configure(self) -> None:
         model = self.get_parameter("model").value
@@ -660,9 +660,9 @@ class PlannerNode(LifecycleNode):
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
         if self._state in MOVING:
-            instead = "" if self._candidates else ", the planner's own are executed"
+            instead = "" if self._candidates else "; the planner's own candidates are executed"
             for source in sorted(self._silent_policies):
-                lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")
+                lines.append(f"candidate_actions: nothing fresh from '{source}'{instead}")
         lines += [
             f"{topic}: stamped {ahead:.3f} s after it was received, from when its age counts; do the clocks differ?"
             for topic, ahead in self._ahead.items()

@@ -314,7 +314,7 @@ def _texts(trial: _Trial) -> Iterator[str]:
             yield f"{episode.name}: draw_instruction() returns {wrong[0]!r}, a sentence is needed"
             return
         if drawn != again:
-            yield f"{episode.name}: draw_instruction() draws others by the same rng; draw from it alone"
+            yield f"{episode.name}: draw_instruction() gives others for an rng of the same seed; draw from rng alone"
             return
         heard += [episode.instruction, *drawn]
     try:
@@ -394,7 +394,7 @@ def _difference(one: Sequence[dict[str, Any]], two: Sequence[dict[str, Any]]) ->
     for step, (left, right) in enumerate(zip(one, two, strict=True)):
         for name in (name for name in left if name in right):
             if not np.array_equal(left[name], right[name]):
-                return f"{name} is another at step {step} from there"
+                return f"{name} differs at step {step} from there"
     return ""
 
 
@@ -410,7 +410,7 @@ def _judges(trial: _Trial) -> Iterator[str]:
             grids.add(len(judged.field_cost))
             bodies.add(judged.place.shape[1] // 2)
             if not np.allclose([alone.margin[0], alone.cost[0]], [judged.margin[0], judged.cost[0]], rtol=1e-3):
-                yield f"{episode.name}: judge() of {text!r} says another of a state alone than of it among others"
+                yield f"{episode.name}: judge() of {text!r} judges a state alone otherwise than among other states"
                 return
             if judged.cost.min() < -1e-3:
                 yield f"{episode.name}: judge() of {text!r} returns a cost of {judged.cost.min():g}; 0 is done"

@@ -42,7 +42,7 @@ def observed_misfits(observation: Any, interface: RobotInterface) -> dict[str, s
             found[name] = f"'sensor' is {array[index]} at {interface.sensor_names[index]}, a finite number is needed"
     for name in observation:
         if str(name).startswith("image.") and name not in shapes:
-            found[name] = f"'{name}' is no image of the interface, which has {', '.join(shapes)}"
+            found[name] = f"'{name}' is not an image of the interface, which has {', '.join(shapes)}"
     return found
 
 
@@ -72,7 +72,7 @@ def told_misfits(info: Any, begun: dict[str, Any] | None = None) -> dict[str, st
         scene = to_jsonable_python(info["scene"])
     except PydanticSerializationError as error:
         hint = "give Python's own numbers and lists, e.g. float(x), x.tolist()"
-        found["scene"] = f"info['scene'] holds what JSON cannot: {error}; {hint}"
+        found["scene"] = f"info['scene'] holds a value that JSON cannot hold: {error}; {hint}"
     else:
         before = scene if begun is None else to_jsonable_python(begun["scene"])
         if changed := [key for key in {**before, **scene} if before.get(key) != scene.get(key)]:

@@ -184,4 +184,4 @@ def test_what_it_cannot_work_with_is_refused(tmp_path):
     refused.wait_for("has no 'events'")
     refused.close()
     no_terminal = subprocess.run([executable("label")], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert no_terminal.returncode == 2 and "standard input is none" in no_terminal.stderr
+    assert no_terminal.returncode == 2 and "standard input is not a terminal" in no_terminal.stderr

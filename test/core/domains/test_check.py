@@ -57,7 +57,13 @@ IMAGE = "image.camera"
             lambda image: image / 255,
             r"is float64 \[16, 16, 3\], the interface needs uint8 \[16, 16",
         ),
-        ("images", 0, "image.front", lambda _: None, "'image.front' is no image of the interface, which has image.cam"),
+        (
+            "images",
+            0,
+            "image.front",
+            lambda _: None,
+            "'image.front' is not an image of the interface, which has",
+        ),
         (
             "sensor",
             0,
@@ -86,7 +92,7 @@ IMAGE = "image.camera"
             1,
             "scene",
             lambda scene: {"a": np.zeros(2)},
-            r"info\['scene'\] holds what JSON cannot: .*; give Python",
+            r"info\['scene'\] holds a value that JSON cannot hold: .*; give Python",
         ),
         ("info", 1, "scene", None, r"info\['scene'\] is missing, a dict is needed"),
         ("info", 1, "violation", float, r"info\['violation'\] is 0.0 \(float\), a bool is needed"),
@@ -210,7 +216,7 @@ def endless(self, action):
         ("instructions", {"reset": deaf}, r"'instruction': 'drive .*\) gives the instruction 'drive"),
         ("instructions", {"reset": other_scene}, "gives another scene than the seed alone"),
         ("seed", {"reset": one_seed}, "6 seeds give the same instruction, scene and state"),
-        ("save and restore", {"restore": no_steps}, "restored in the same environment: truncated is another at step"),
+        ("save and restore", {"restore": no_steps}, "restored in the same environment: truncated differs at step"),
         ("save and restore", {"save": vars, "restore": no_copy}, "is everything saved, and copied"),
         ("save and restore", {"save": lambda self: 1 / 0}, "ZeroDivisionError: division by zero"),
         ("save and restore", {"save": None}, r"the environment has no save\(\)$"),
@@ -226,7 +232,7 @@ def test_what_is_wrong_with_the_environment_is_told(monkeypatch, checked, change
 
 def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
     monkeypatch.setattr(DotEnv, "reset", unseeded)
-    assert re.search(r"again: .* is another at step 0.*draw from self.np_random", wrong(Dot())["seed"])
+    assert re.search(r"again: .* differs at step 0.*draw from self.np_random", wrong(Dot())["seed"])
 
 
 @pytest.mark.parametrize(
@@ -244,7 +250,7 @@ def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
             lambda margin: -margin,
             r"judge\(\) and info disagree on the violation in \d+ of \d+ steps; first in",
         ),
-        ("margin", lambda margin: margin - margin[-1], "says another of a state alone than of it among others"),
+        ("margin", lambda margin: margin - margin[-1], "judges a state alone otherwise than among other states"),
         ("cost", lambda cost: cost + np.inf, r"cost inf at \[0\], finite numbers"),
         ("cost", lambda cost: -cost, r"returns a cost of -[\d.]+; 0 is done"),
         ("place", lambda place: place[:, :1], r"place float32 \[\d+, 1\], x and y of each of B points are needed"),
@@ -298,7 +304,12 @@ def test_what_is_wrong_with_a_judgement_is_told(monkeypatch, array, value, says)
             r"draw_instruction\(\) returns None, a sentence is needed",
         ),
         ("instructions", "draw_instruction", lambda *_: "go " * 60, "tokens found, at most 48 allowed"),
-        ("instructions", "draw_instruction", lambda *_: [GOAL, SLOW][RNG.integers(2)], "draws others by the same rng"),
+        (
+            "instructions",
+            "draw_instruction",
+            lambda *_: [GOAL, SLOW][RNG.integers(2)],
+            "gives others for an rng of the same seed",
+        ),
         (
             "other members",
             "advise",
@@ -357,7 +368,7 @@ def test_an_environment_that_does_not_render_has_to_do_the_same(monkeypatch):
             self.place += 0.01
 
     monkeypatch.setattr(Dot, "environment", lambda _, render=True: DotEnv() if render else Other())
-    assert "restored in environment(render=False): sensor is another at step 0" in wrong(Dot())["save and restore"]
+    assert "restored in environment(render=False): sensor differs at step 0" in wrong(Dot())["save and restore"]
 
 
 def test_a_member_that_is_missing_is_named():
