@@ -720,6 +720,8 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
 
     robot.propose(actions, age=3.0)
     spinner.until(lambda: "from 'test': 3." in ignored())
+    robot.propose(actions, age=-3.0)
+    spinner.until(lambda: "from 'test': stamped 2." in ignored())
     robot.propose(actions, fields=["turn", "forward"])
     spinner.until(lambda: "fields: ['turn', 'forward']" in ignored())
     robot.propose(np.zeros((513, HORIZON, 2)))
@@ -774,7 +776,7 @@ def test_policies_that_share_the_topic_are_screened_together_and_each_ages_by_it
     spinner.until(keep_on)
     words = "candidate_actions: nothing fresh from 'one'"
     spinner.until(lambda: keep_on() and any(words in each.status[0].message for each in robot.diagnostics))
-    assert "own are executed" not in robot.diagnostics[-1].status[0].message
+    assert "the planner's own" not in robot.diagnostics[-1].status[0].message
     robot.propose(np.zeros((512, HORIZON, 2)), source="one")
     values = {}
 

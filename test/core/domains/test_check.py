@@ -285,6 +285,16 @@ def test_what_is_wrong_with_a_judgement_is_told(monkeypatch, array, value, says)
     assert set(found) == {"judge"} and re.search(says, found["judge"]), found
 
 
+def test_rounding_that_depends_on_how_many_states_are_judged_is_nothing_wrong(monkeypatch):
+    def bent(*given):
+        judgement = JUDGE(*given)
+        alone = len(judgement.cost) == 1
+        return dataclasses.replace(judgement, cost=np.full_like(judgement.cost, 1e-7 * alone))
+
+    monkeypatch.setattr(Dot, "judge", bent)
+    assert not wrong(Dot())
+
+
 @pytest.mark.parametrize(
     ("checked", "member", "value", "says"),
     [
