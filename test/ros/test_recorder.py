@@ -34,9 +34,9 @@ from tc_mmwm_core.data.convert import convert
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.interface.fault import Fault
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step, StepStream, message_time
+from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 from tc_mmwm_core.resources import robot_file
-from tc_mmwm_ros.bag_writer import new_folder
+from tc_mmwm_ros.bag_writer import BagWriter, new_folder
 from tc_mmwm_ros.message_definition import message_class
 from tc_mmwm_ros.processes import Processes, executable
 from tc_mmwm_ros.recorder import Recorder
@@ -383,6 +383,17 @@ def test_another_bag_begins_with_the_newest_instruction_last(clocked):
     record(node.resolve_topic_name("odom"), 1)
     node.writer.flush()
     assert [message.data for _, message in Bag(node.folder).contents({topic})][-1] == "three"
+
+
+def test_a_bag_of_many_files_is_none_whose_clock_was_set_back(tmp_path):
+    writer = BagWriter(tmp_path / "bag", split_bytes=1)
+    writer.add_topic("/word", "std_msgs/msg/String", "string data", [])
+    for second in range(1, 13):
+        writer.write("/word", second * SECOND, serialize_message(String(data="go")))
+        writer.flush()
+    writer.close()
+    bag = Bag(writer.folder)
+    assert len(bag.files) > 10 and bag.setback() is None
 
 
 def test_of_an_event_without_a_stamp_it_is_warned_once(scene):
