@@ -411,7 +411,7 @@ def _judges(trial: _Trial) -> Iterator[str]:
             bodies.add(judged.place.shape[1] // 2)
             first, among = (np.array([each.margin[0], each.cost[0]]) for each in (alone, judged))
             if not np.allclose(first, among, rtol=1e-3, atol=1e-5):  # sums of float32 depend on how many there are
-                yield f"{episode.name}: judge() of {text!r} judges a state alone otherwise than among other states"
+                yield f"{episode.name}: judge() of {text!r} gives a state alone another result than among others"
                 return
             if judged.cost.min() < -1e-3:
                 yield f"{episode.name}: judge() of {text!r} returns a cost of {judged.cost.min():g}; 0 is done"

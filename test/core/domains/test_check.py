@@ -250,7 +250,7 @@ def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
             lambda margin: -margin,
             r"judge\(\) and info disagree on the violation in \d+ of \d+ steps; first in",
         ),
-        ("margin", lambda margin: margin - margin[-1], "judges a state alone otherwise than among other states"),
+        ("margin", lambda margin: margin - margin[-1], "gives a state alone another result than among others"),
         ("cost", lambda cost: cost + np.inf, r"cost inf at \[0\], finite numbers"),
         ("cost", lambda cost: -cost, r"returns a cost of -[\d.]+; 0 is done"),
         ("place", lambda place: place[:, :1], r"place float32 \[\d+, 1\], x and y of each of B points are needed"),
