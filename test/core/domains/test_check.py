@@ -94,6 +94,7 @@ IMAGE = "image.camera"
             lambda scene: {"a": np.zeros(2)},
             r"info\['scene'\] holds a value that JSON cannot hold: .*; give Python",
         ),
+        ("info", 1, "scene", lambda scene: scene | {"a": np.nan}, "that JSON cannot hold: Out of range float values"),
         ("info", 1, "scene", None, r"info\['scene'\] is missing, a dict is needed"),
         ("info", 1, "violation", float, r"info\['violation'\] is 0.0 \(float\), a bool is needed"),
         ("info", 1, "success", lambda _: None, r"info\['success'\] is None \(NoneType\), a bool is needed"),
@@ -293,6 +294,12 @@ def test_rounding_that_depends_on_how_many_states_are_judged_is_nothing_wrong(mo
 
     monkeypatch.setattr(Dot, "judge", bent)
     assert not wrong(Dot())
+
+
+def test_fields_without_a_place_are_none(monkeypatch):
+    none = dict.fromkeys(("field_cost", "field_margin"), np.zeros((0, 0), np.float32))
+    monkeypatch.setattr(Dot, "judge", lambda *given: dataclasses.replace(JUDGE(*given), **none))
+    assert r"field_cost float32 [0, 0] and field_margin float32 [0, 0], both [G, G] are needed" in wrong(Dot())["judge"]
 
 
 @pytest.mark.parametrize(
