@@ -305,7 +305,7 @@ class SimRobot(Node):
         self._announce(EpisodeEvent.END, reason=reason, success=success, reached=reached)
         self.get_logger().info(
             f"layout {self._episode.scene.seed}: {'goal reached in' if reason == 'goal' else f'{reason} after'} "
-            f"{self._episode.steps} steps, {self._episode.violations} violations"
+            f"{self._episode.steps} steps, {self._episode.violations} of them in violation"
         )
 
     def _announce(
