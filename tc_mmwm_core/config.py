@@ -30,14 +30,16 @@ ConfigType = TypeVar("ConfigType", bound=BaseModel)
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, of which YAML readers silently take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # As it is written: later `<<` merges in what keys of the mapping's own may replace.
+        node = super().compose_mapping_node(anchor)
         first: dict[Any, int] = {}
-        for key, _ in node.value:  # before what `<<` merges in, which a key of its own may replace
+        for key, _ in node.value:
             name, line = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key), key.start_mark.line + 1
             if name in first:
                 raise ConfigError(f"line {line}: key '{key.value}' stands twice, first in line {first[name]}")
             first[name] = line
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _describe(detail: Any, model: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
         siblings = _known_keys(model, location[:-1])
         hint = did_you_mean(str(location[-1]), siblings)
-        return f"unknown key '{field}'{hint} Known keys here: {', '.join(siblings) or 'none'}"
+        return f"unknown key '{field}'{hint or '.'} Known keys here: {', '.join(siblings) or 'none'}"
     if detail["type"] == "missing":
         return f"key '{field}' is missing"
     return f"'{field}' is {detail['input']!r}: {detail['msg']}"

@@ -23,7 +23,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import rclpy
 from rclpy.duration import Duration
@@ -127,7 +127,7 @@ class Labeller(Node):
             self._prompt()
 
     def _prompt(self) -> None:
-        print(f"\r\x1b[Ktell the robot: {self._typed}", end="", flush=True)
+        show(f"tell the robot: {self._typed}", end="")
 
     def _told(self, text: str, stamp_ns: int) -> None:
         changed = text != self._instruction
@@ -182,20 +182,29 @@ class Labeller(Node):
 
 
 def say(text: str) -> None:
-    """One line with the time of day, in place of what is being typed."""
-    print(f"\r\x1b[K{time.strftime('%H:%M:%S')} {text}", flush=True)
+    """One line with the time of day."""
+    show(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print ``text`` in place of what is being typed; where the terminal is gone, what is printed goes nowhere."""
+    try:
+        print(f"\r\x1b[K{text}", end=end, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def keyboard() -> Iterator[int]:
-    """The terminal hands over each key as it is pressed, unechoed, and is put back in the end."""
+    """The terminal hands over each key as it is pressed, unechoed, and is put back in the end, if it is still there."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal)
         yield terminal
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = signals.init(arguments)
     try:
         if not sys.stdin.isatty():
-            raise ConfigError("keys are read from a terminal, and standard input is none (a launch file gives none)")
+            raise ConfigError("standard input is not a terminal: start it in one, not from a launch file")
         labeller = Labeller()
     except (ConfigError, ParameterException) as error:
         print(f"label: {error}", file=sys.stderr)
@@ -220,11 +229,16 @@ def main(arguments: list[str] | None = None) -> int:
             if stop.is_set():
                 labeller.close()
             elif select.select([terminal], [], [], POLL)[0]:
-                read = os.read(terminal, 1024)
-                keys = decode(read) if read else END_OF_FILE  # the terminal is gone
+                read = b""
+                with suppress(OSError):
+                    read = os.read(terminal, 1024)
+                if not read:  # the terminal is gone
+                    labeller.close()
+                keys = decode(read)
                 if keys == ESCAPE or not keys.startswith(ESCAPE):  # longer ones: arrows and the like
                     for key in keys:
-                        labeller.press(key)
+                        if not labeller.quitting:
+                            labeller.press(key)
             executor.spin_once(timeout_sec=0.0)
     executor.shutdown()
     labeller.destroy_node()

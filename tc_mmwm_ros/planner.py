@@ -115,7 +115,7 @@ PARAMETERS = (
     (
         "max_external_candidates",
         512,
-        describe("most candidates of all other policies; a message with more is ignored", 1, 65536),
+        describe("most candidates of all other policies together; a message with more is ignored", 1, 65536),
     ),
     ("marker_candidates", 64, describe("most candidates shown in RViz; 0: no markers", 0, 4096)),
     (
@@ -224,7 +224,7 @@ class PlannerNode(LifecycleNode):
         """A misspelt parameter is otherwise never heard of. It may be another node's, in a file for all (``/**``)."""
         declared = self._parameters  # rclpy has no public way to ask for either
         for name in self._parameter_overrides.keys() - declared.keys():
-            self.get_logger().warning(f"parameter '{name}' is none of this node's{config.did_you_mean(name, declared)}")
+            self.get_logger().warning(f"this node has no parameter '{name}'{config.did_you_mean(name, declared)}")
 
     def _configure(self) -> None:
         model = self.get_parameter("model").value
@@ -452,7 +452,8 @@ class PlannerNode(LifecycleNode):
             source, count = candidates.source, len(candidates.actions)
             age = (now_ns - candidates.stamp_ns) / SECOND
             if abs(age) > allowed:
-                why = f"{age:.3f} s old, allowed are {allowed:g} s"
+                why = f"{age:.3f} s old" if age > 0 else f"stamped {-age:.3f} s ahead"
+                why += f", allowed are {allowed:g} s"
                 self._silent_policies.add(source)
             elif count > room:
                 why = f"count: {count}, allowed are {most} with those of all other policies, {most - room}"
@@ -651,18 +652,18 @@ class PlannerNode(LifecycleNode):
 
         found = {f"{topic}: {reason}" for topic, reason in self._unheard.items()}
         found |= set(self._at_risk())
-        lasting = found & self._found  # discovery takes its time: what is gone within a second is nothing
-        for line in sorted(lasting - self._told):
+        again = found & self._found  # discovery takes its time: what is gone within a second is nothing
+        for line in sorted(again - self._told):
             self.get_logger().warning(line)
-        self._found, self._told = found, lasting
+        self._found, self._told = found, again
 
     def _at_risk(self) -> list[str]:
         """What else is not as it should be while we command."""
         lines = [f"{self._interface.action.topic}: {self._command_at_risk}"] if self._command_at_risk else []
         if self._state in MOVING:
-            instead = "" if self._candidates else ", the planner's own are executed"
+            instead = "" if self._candidates else "; the planner's own candidates are executed"
             for source in sorted(self._silent_policies):
-                lines.append(f"candidate_actions: none of '{source}' is fresh{instead}")
+                lines.append(f"candidate_actions: nothing fresh from '{source}'{instead}")
         lines += [
             f"{topic}: stamped {ahead:.3f} s after it was received, from when its age counts; do the clocks differ?"
             for topic, ahead in self._ahead.items()

@@ -66,6 +66,7 @@ LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL,)  # what the planner hears of a sen
 EITHER = LIVE + LATCHED
 REPORT_PERIOD = 5.0  # s between lines in the log
 LOW_DISK_BYTES = 1 << 30
+RESTART_PERIOD = 5.0  # s: a clock that is set back again within it comes from two nodes, not from a restart
 SILENCE = 5.0  # s without a message after which an observation or the command is missed, if its max_age is not longer
 
 PARAMETERS = (
@@ -148,7 +149,7 @@ class Recorder(Node):
 
         kept = [self.interface.instruction.topic, *self.interface.latched_topics]
         self._kept = {self.resolve_topic_name(name) for name in kept}
-        self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last
+        self._last: dict[tuple[str, bytes | None], bytes] = {}  # of these, what each publisher said last, by when
         events = self.interface.events
         self._events = self.resolve_topic_name(events.topic) if events else None
         self._unstamped = False  # an event without a stamp was warned of
@@ -252,6 +253,7 @@ class Recorder(Node):
                 )
             self._write(topic, self.get_clock().now().nanoseconds, data)
             if topic in self._kept:
+                self._last.pop((topic, publisher), None)  # so that what was said last stays the last of them
                 self._last[topic, publisher] = data
 
     def _write(self, topic: str, now_ns: int, data: bytes) -> None:
@@ -272,7 +274,7 @@ class Recorder(Node):
     def _begin_anew(self, now_ns: int) -> None:
         """Go on in a bag beside the first: the clock was set back. OSError: it is so again and again."""
         fall, now = (self._newest_ns - now_ns) / SECOND, time.monotonic()
-        if now - self._begun_at < REPORT_PERIOD:
+        if now - self._begun_at < RESTART_PERIOD:
             raise OSError(f"the clock was set back by {fall:.1f} s again; does /clock come from more than one node?")
         before, recorded = self.folder, sum(self.writer.counts.values())
         self.folder = new_folder(self._first)

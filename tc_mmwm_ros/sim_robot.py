@@ -3,9 +3,9 @@
 Threads: one. The timer, the subscriptions and the service all run in the thread that spins, which is also the one
 that made the EGL context of the camera. Physics has no thread of its own: whenever anything happens (a timer tick each
 10 ms, a command, a reset) the world is first run forward to the present in steps of 5 ms, so a command acts from the
-moment it arrives and time does not drift. A process that was held up catches up at most :data:`MAX_CATCH_UP`, so that
+moment it arrives and time does not drift. A process that was held up catches up at most ``MAX_CATCH_UP``, so that
 whoever looks at the stamps sees the robot brake as it would have; what is beyond is skipped (or, where this node makes
-the time, time waits, already after :data:`MAX_TIME_STEP`), and a warning says so.
+the time, time waits, already after ``MAX_TIME_STEP``), and a warning says so.
 
 Time: by default that of the node's clock. With ``publish_clock`` this node is the source of time: it publishes
 ``/clock`` from its own steady clock times ``real_time_factor``, and everything is stamped in that time; start the other
@@ -305,7 +305,7 @@ class SimRobot(Node):
         self._announce(EpisodeEvent.END, reason=reason, success=success, reached=reached)
         self.get_logger().info(
             f"layout {self._episode.scene.seed}: {'goal reached in' if reason == 'goal' else f'{reason} after'} "
-            f"{self._episode.steps} steps, {self._episode.violations} violations"
+            f"{self._episode.steps} steps, {self._episode.violations} of them in violation"
         )
 
     def _announce(
@@ -456,8 +456,6 @@ class SimRobot(Node):
         message.pose.pose.orientation.z, message.pose.pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         message.twist.twist.linear.x, message.twist.twist.angular.z = reading.forward_speed, reading.turn_rate
         return message
-
-    # --- parameters and clocks
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -57,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     try:
         status = args.run_command(args) or 0
-        sys.stdout.flush()
+        print(end="", flush=True)  # where it is closed (>&-), print has nothing to flush
         return status
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _unread():  # `| head` has seen enough
+        if isinstance(error, BrokenPipeError) and sys.stdout and _unread():  # `| head` has seen enough
             return 141
         if args.debug or not _is_for_people(error):
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tc_mmwm_core.utils.arguments import not_negative, positive
 
-HELP = "run a simulated domain for a few episodes and say what of it is not as the protocol has it"
+HELP = "run a simulated domain for a few episodes and list what does not keep to the protocol"
 EXAMPLES = """\
   tc-mmwm check --domain my_robot.world:make --robot my_robot.yaml
   tc-mmwm check --domain navigation --episodes 2

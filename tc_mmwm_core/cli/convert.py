@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--success",
         choices=["yes", "no"],
-        help="whether the goal was reached in the episodes of which it is not known, e.g. yes for demonstrations that "
+        help="whether the goal was reached in episodes whose recording does not tell, e.g. yes for demonstrations that "
         "are all good; one with a violation is no success",
     )
     parser.add_argument(

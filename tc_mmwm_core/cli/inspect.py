@@ -45,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
         facts, text = _bundle(path)
     elif (path / "last.pt").is_file():
         facts, text = _run(path)
+    elif (path / "metrics.jsonl").is_file():
+        from tc_mmwm_core.training.checkpoint import CheckpointError
+
+        raise CheckpointError(f"{path}: this run has no checkpoint (last.pt) yet; if it is training, try in a minute")
     elif path.suffix == ".pt":
         facts, text = _checkpoint(path)
     else:

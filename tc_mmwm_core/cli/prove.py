@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> int:
 
     from tc_mmwm_core.config import ConfigError, load
     from tc_mmwm_core.data.dataset import Dataset
-    from tc_mmwm_core.domains.base import load_domain
+    from tc_mmwm_core.domains.base import load_domain, robot_of
     from tc_mmwm_core.evaluation.proofs import figures, proofs
-    from tc_mmwm_core.resources import resource, robot_file, robot_given
+    from tc_mmwm_core.resources import resource
     from tc_mmwm_core.training.ablation import FULL, Switches, run_ablations, run_folder, table, variants
     from tc_mmwm_core.training.config import TrainConfig
     from tc_mmwm_core.training.run import METRICS, read_metrics
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     file = args.variants or resource("config", "ablate", f"{args.what}.yaml")
     switches = load(file, Switches)
     configs = variants(base, switches, str(file))
-    args.robot = robot_given(args.robot) if args.robot else robot_file(domain.robot)
+    args.robot = robot_of(domain, args.robot)
     if args.what in ("constraint", "interventions"):
         args.bundle = _bundle_for(args, domain)
         _refuse_unsuited(args, base.model)  # before hours of training
@@ -213,17 +213,17 @@ def _refuse_unsuited(args, model) -> None:
 
 def _refuse_without_saving(domain) -> None:
     """DomainError: states of the domain's environment cannot be restored to try other actions in."""
-    from tc_mmwm_core.domains.base import DomainError
+    from contextlib import closing
 
-    environment = domain.environment(render=False)
-    try:
-        missing = [name for name in ("save", "restore") if not callable(getattr(environment.unwrapped, name, None))]
-    finally:
-        environment.close()
+    from tc_mmwm_core.domains.base import DomainError
+    from tc_mmwm_core.domains.conformance import saving_misfits
+
+    with closing(domain.environment(render=False)) as environment:
+        missing = saving_misfits(environment)
     if missing:
         raise DomainError(
-            f"domain {domain.name!r}: its environment has no {' and no '.join(missing)}, with which a state is "
-            "restored to try other actions in; see Domain.environment"
+            f"domain {domain.name!r}: {', '.join(missing)}, with which a state is restored to try other actions in; "
+            "see Domain.environment"
         )
 
 

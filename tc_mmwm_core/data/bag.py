@@ -180,7 +180,7 @@ class _Indexed:
 
     def order(self) -> Iterator[tuple[str, int]]:
         """(topic, time) of every message, in the order in which the files hold them."""
-        for file in self.files:
+        for file in sorted(self.files, key=_natural):
             if file.suffix == ".mcap":
                 with open(file, "rb") as stream:
                     for _, channel, message in make_reader(stream).iter_messages(log_time_order=False):

@@ -395,7 +395,7 @@ def _row(
         return None
     for topic, stamp_ns in step.stamps_ns.items():
         if stamp_ns < episode.begun_ns and topic not in interface.lasting_topics:
-            report.count(f"{topic}: of before START", f"{topic}: the newest message was older than the episode")
+            report.count(f"{topic}: older than START", f"{topic}: the newest message was older than the episode")
             return None
     index = bisect.bisect_left(timeline.command_ns, tick + period_ns) - 1
     if index < 0 or timeline.command_ns[index] < max(tick - period_ns, episode.start_ns):

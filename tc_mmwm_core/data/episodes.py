@@ -263,7 +263,9 @@ def _within_episodes(
         report.notes.append(f"{topic}: outside of episodes, {_unused(outside)}")
     if strange:
         named = ", ".join(sorted({event.episode for _, event in strange})[:3])
-        report.notes.append(f"{topic}: of another episode than the one that went on ({named}), {_unused(strange)}")
+        report.notes.append(
+            f"{topic}: another episode ({named}) is named than the one that was running, {_unused(strange)}"
+        )
     return kept
 
 

@@ -75,10 +75,7 @@ class ConversionReport:
             ("dataset", self.output),
             ("messages", ", ".join(f"{topic} {count}" for topic, count in self.messages.items())),
             ("trajectories", f"{self.trajectories}, of {self.steps} steps together, {self.valid_steps} of them valid"),
-            (
-                "outcome",
-                f"{self.successes} succeeded, {self.failures} failed, of {self.unknown_outcomes} it is not known",
-            ),
+            ("outcome", f"{self.successes} succeeded, {self.failures} failed, {self.unknown_outcomes} unknown"),
             ("violations", f"in {self.violating_steps} of {judged} judged steps; nobody judged {self.unjudged_steps}"),
         ]
         lines = [f"{name:<13} {value}" for name, value in rows if value]

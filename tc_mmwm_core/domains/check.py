@@ -24,6 +24,7 @@ from tc_mmwm_core.domains.conformance import (
     described,
     disagreeing,
     observed_misfits,
+    saving_misfits,
     space_misfits,
     success_misfits,
     told_misfits,
@@ -188,12 +189,17 @@ def _of_episodes(trial: _Trial) -> Iterator[Finding]:
 
 
 def _members(domain: Domain) -> Iterator[str]:
-    for name in NEEDED:
-        if not hasattr(domain, name) or getattr(type(domain), name, None) is getattr(Domain, name, domain):
-            yield f"'{name}' is missing; tc_mmwm_core.domains.base.Domain says what it is"
+    missing = {
+        name: "tc_mmwm_core.domains.base.Domain says what it is"
+        for name in NEEDED
+        if not hasattr(domain, name) or getattr(type(domain), name, None) is getattr(Domain, name, domain)
+    }
     for name in DEFAULTS:
         if not hasattr(domain, name):
-            yield f"'{name}' is missing; inherit from tc_mmwm_core.domains.base.Domain, which has a default"
+            missing[name] = "inherit from tc_mmwm_core.domains.base.Domain, which has a default"
+    if missing:
+        yield from (f"'{name}' is missing; {hint}" for name, hint in missing.items())
+        return
     if not isinstance(domain.state, dict):
         yield f"'state' is {described(domain.state)}, a dict is needed: names of the columns, and their units"
     shares = domain.drivers()
@@ -249,14 +255,16 @@ def _go(episode: _Driven, environment: gymnasium.Env, interface: RobotInterface,
         if episode.misfits.keys() & {"observation", "info", "scene", "instruction", "state"}:
             return
         episode.told.append(info | {"state": np.array(info["state"]), "scene": copy.deepcopy(info["scene"])})
-        for name in {f"image.{spec.name}" for spec in interface.images} - episode.misfits.keys():
+        for camera, name in enumerate(f"image.{spec.name}" for spec in interface.images):
+            if name in episode.misfits:
+                continue
             image = np.array(observation[name])
             if np.ptp(image):
                 episode.seen.add(name)
             if not np.array_equal(first.setdefault(name, image), image):
                 episode.moved.add(name)
-        if interface.images and (name := f"image.{interface.images[0].name}") in first:
-            episode.frames[1:] = [np.array(observation[name])]
+            if camera == 0:
+                episode.frames[1:] = [image]
         if episode.ended or step == steps:
             found = {} if episode.misfits else success_misfits(episode.told)
             episode.misfits |= {name: f"step {step}: {told}" for name, told in found.items()}
@@ -306,7 +314,7 @@ def _texts(trial: _Trial) -> Iterator[str]:
             yield f"{episode.name}: draw_instruction() returns {wrong[0]!r}, a sentence is needed"
             return
         if drawn != again:
-            yield f"{episode.name}: draw_instruction() draws others by the same rng; draw from it alone"
+            yield f"{episode.name}: draw_instruction() gives others for an rng of the same seed; draw from rng alone"
             return
         heard += [episode.instruction, *drawn]
     try:
@@ -341,9 +349,8 @@ def _seeds(trial: _Trial) -> Iterator[str]:
 
 
 def _saves(trial: _Trial) -> Iterator[str]:
-    inner = trial.environment.unwrapped
-    if missing := [f"{name}()" for name in ("save", "restore") if not callable(getattr(inner, name, None))]:
-        yield f"the environment has no {' and no '.join(missing)}"
+    if missing := saving_misfits(trial.environment):
+        yield from missing
         return
     longest = trial.longest
     half = len(longest.actions) // 2
@@ -352,7 +359,7 @@ def _saves(trial: _Trial) -> Iterator[str]:
         world.reset(seed=longest.seed)
     for action in longest.actions[:half]:
         trial.environment.step(np.array(action))
-    saved = inner.save()
+    saved = trial.environment.unwrapped.save()
     first = _repeat(trial.environment, rest)
     for world, which in (
         (trial.environment, "the same environment"),
@@ -387,7 +394,7 @@ def _difference(one: Sequence[dict[str, Any]], two: Sequence[dict[str, Any]]) ->
     for step, (left, right) in enumerate(zip(one, two, strict=True)):
         for name in (name for name in left if name in right):
             if not np.array_equal(left[name], right[name]):
-                return f"{name} is another at step {step} from there"
+                return f"{name} differs at step {step} from there"
     return ""
 
 
@@ -402,8 +409,9 @@ def _judges(trial: _Trial) -> Iterator[str]:
             judged, alone = (_judged(trial, episode, states, text) for states in (episode.states, episode.states[:1]))
             grids.add(len(judged.field_cost))
             bodies.add(judged.place.shape[1] // 2)
-            if not np.allclose([alone.margin[0], alone.cost[0]], [judged.margin[0], judged.cost[0]], rtol=1e-3):
-                yield f"{episode.name}: judge() of {text!r} says another of a state alone than of it among others"
+            first, among = (np.array([each.margin[0], each.cost[0]]) for each in (alone, judged))
+            if not np.allclose(first, among, rtol=1e-3, atol=1e-5):  # sums of float32 depend on how many there are
+                yield f"{episode.name}: judge() of {text!r} gives a state alone another result than among others"
                 return
             if judged.cost.min() < -1e-3:
                 yield f"{episode.name}: judge() of {text!r} returns a cost of {judged.cost.min():g}; 0 is done"

@@ -5,6 +5,7 @@ A domain is somebody's own code, and what training makes of a wrong array ends f
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -12,7 +13,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from tc_mmwm_core.domains.base import Domain, DomainError, Judgement
 from tc_mmwm_core.interface.robot import RobotInterface
@@ -42,7 +43,7 @@ def observed_misfits(observation: Any, interface: RobotInterface) -> dict[str, s
             found[name] = f"'sensor' is {array[index]} at {interface.sensor_names[index]}, a finite number is needed"
     for name in observation:
         if str(name).startswith("image.") and name not in shapes:
-            found[name] = f"'{name}' is no image of the interface, which has {', '.join(shapes)}"
+            found[name] = f"'{name}' is not an image of the interface, which has {', '.join(shapes)}"
     return found
 
 
@@ -70,9 +71,10 @@ def told_misfits(info: Any, begun: dict[str, Any] | None = None) -> dict[str, st
         )
     try:
         scene = to_jsonable_python(info["scene"])
-    except PydanticSerializationError as error:
+        json.dumps(scene, allow_nan=False)  # a dataset would keep null in place of NaN
+    except ValueError as error:
         hint = "give Python's own numbers and lists, e.g. float(x), x.tolist()"
-        found["scene"] = f"info['scene'] holds what JSON cannot: {error}; {hint}"
+        found["scene"] = f"info['scene'] holds a value that JSON cannot hold: {error}; {hint}"
     else:
         before = scene if begun is None else to_jsonable_python(begun["scene"])
         if changed := [key for key in {**before, **scene} if before.get(key) != scene.get(key)]:
@@ -142,6 +144,14 @@ def space_misfits(environment: gymnasium.Env, interface: RobotInterface) -> list
     return []
 
 
+def saving_misfits(environment: gymnasium.Env) -> list[str]:
+    """Which of ``save`` and ``restore`` the environment, unwrapped, has not."""
+    inner = environment.unwrapped
+    return [
+        f"the environment has no {name}()" for name in ("save", "restore") if not callable(getattr(inner, name, None))
+    ]
+
+
 def check_judgement(judgement: Any, domain: Domain, states: np.ndarray, text: str, others: int | None = None) -> None:
     """Refuse what :meth:`Domain.judge` returned for ``states`` [S, P] where it is no :class:`Judgement` of them.
 
@@ -160,7 +170,8 @@ def check_judgement(judgement: Any, domain: Domain, states: np.ndarray, text: st
         _check_array(f"{called} {name}", getattr(judgement, name), shape, "f", finite=name in FINITE)
     if judgement.place.shape[1] % 2 or not judgement.place.shape[1]:
         raise DomainError(f"{called} place {described(judgement.place)}, x and y of each of B points are needed")
-    if judgement.field_cost.shape != judgement.field_margin.shape or len(set(judgement.field_cost.shape)) > 1:
+    height, width = grid = judgement.field_cost.shape
+    if grid != judgement.field_margin.shape or height != width or not height:
         grids = f"field_cost {described(judgement.field_cost)} and field_margin {described(judgement.field_margin)}"
         raise DomainError(f"{called} {grids}, both [G, G] are needed")
     for name in ("field_cost", "field_margin"):

@@ -46,7 +46,7 @@ def decode_image(message: Any, spec: ImageSpec) -> np.ndarray | Fault:
 
 def is_blank(pixels: np.ndarray) -> bool:
     """Whether ``pixels`` uint8 [H, W, C] are all of one colour, but for noise."""
-    return bool(pixels.std((0, 1)).max() < BLANK)
+    return bool(cv2.meanStdDev(pixels)[1].max() < BLANK)  # NumPy's takes 20 ms of VGA, in the thread that decides
 
 
 def _raw(message: Any, spec: ImageSpec) -> tuple[np.ndarray, str] | Fault:

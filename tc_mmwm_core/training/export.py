@@ -379,8 +379,8 @@ def _held(path: Path, datasets: Sequence[Dataset], trained_on: Collection[str]) 
     held = [part for part in parts if len(part)]
     if not held:
         raise CalibrationError(
-            f"{path} was trained on every trajectory given or on one of its episode or layout, or chosen by it "
-            "(early stopping): a threshold is calibrated on others; give more --data"
+            f"{path}: no trajectory is left to calibrate a threshold on: each was trained on or chose the weights "
+            "(early stopping), or shares its episode or layout with one that was; give more --data"
         )
     return _Held(held, repeated, ",".join(dataset.digest for dataset in datasets))
 

@@ -73,7 +73,7 @@ class Supply:
         lines = [
             f"to learn from: {len(self.longest)} trajectories, {self.steps} control steps; {known['progress']} judged "
             f"by an oracle, {known['violation']} with a violation, {known['proposal']} to imitate",
-            f"{'stage':16} {'steps':>7} {'trajectories':>14} {'windows':>10}  nothing to learn from for",
+            f"{'stage':16} {'steps':>7} {'trajectories':>14} {'windows':>10}  loss terms with nothing to learn from",
         ]
         for stage in self.config.stages[first:]:
             steps = stage_steps(stage, self.trajectories)
@@ -91,8 +91,8 @@ class Supply:
         idle = dict.fromkeys(stage.name for stage in stages if not self.taught(stage)[0])
         rest = dict.fromkeys(stage.name for stage in self.config.stages if stage.name not in idle)
         if idle:
-            mend = f"; leave it out: --stages {' '.join(rest)}" if rest else ""
-            told.append(f"stage {', '.join(idle)}: no term has anything to learn from{mend}")
+            hint = f"; leave it out: --stages {' '.join(rest)}" if rest else ""
+            told.append(f"stage {', '.join(idle)}: none of its loss terms has anything to learn from{hint}")
         return told
 
     def _left_out(self, stages: Sequence[StageConfig]) -> list[str]:
@@ -117,7 +117,7 @@ class Supply:
             why = "data.domain is null" if domain is None else f"none that {domain!r} can judge has scene and state"
             nobody = f"no trajectory is judged by an oracle ({why})"
             who = "the oracle does not tell" if self.known["progress"] else nobody
-            told.append(f"{who}: nothing to learn from for {', '.join(unjudged)}")
+            told.append(f"{who}: these loss terms have nothing to learn from: {', '.join(unjudged)}")
         if {"violation", "constraint"} <= silent:
             told.append(
                 "no step is known to comply with its instruction or to violate it: nothing teaches what to reject; "

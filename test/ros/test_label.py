@@ -149,6 +149,31 @@ def test_quitting_ends_the_episode_as_unknown_and_gives_the_terminal_back(termin
     assert termios.tcgetattr(terminal.its)[3] == terminal.mode[3]  # echo and lines again
 
 
+@pytest.mark.parametrize("typed", ["", "inever mind"])
+def test_a_terminal_that_is_gone_ends_the_episode_too(terminal, typed):
+    terminal.wait_for("q quit")
+    terminal.type("idrive\n")
+    terminal.wait_for("told 'drive'")
+    terminal.type(f"s{typed}")
+    terminal.wait(lambda: terminal.kinds() == [START] and typed[1:] in terminal.shown)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, terminal.ours)  # closes our end
+    os.close(nowhere)
+    terminal.wait(lambda: terminal.process.poll() is not None)
+    assert terminal.process.returncode == 0
+    terminal.wait(lambda: terminal.kinds() == [START, END])
+
+
+def test_what_is_typed_after_q_counts_for_nothing(terminal):
+    terminal.wait_for("q quit")
+    terminal.type("idrive\n")
+    terminal.wait_for("told 'drive'")
+    terminal.type("qs")
+    terminal.wait(lambda: terminal.process.poll() is not None)
+    terminal.wait_for("q quit")
+    assert terminal.process.returncode == 0 and "START" not in terminal.shown and not terminal.bystander.events
+
+
 def test_what_it_cannot_work_with_is_refused(tmp_path):
     mute = tmp_path / "mute.yaml"
     content = yaml.safe_load(ROBOT.read_text(encoding="utf-8"))
@@ -159,4 +184,4 @@ def test_what_it_cannot_work_with_is_refused(tmp_path):
     refused.wait_for("has no 'events'")
     refused.close()
     no_terminal = subprocess.run([executable("label")], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert no_terminal.returncode == 2 and "standard input is none" in no_terminal.stderr
+    assert no_terminal.returncode == 2 and "standard input is not a terminal" in no_terminal.stderr

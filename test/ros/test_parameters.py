@@ -19,6 +19,7 @@ def test_every_node_tells_its_topics_parameters_and_an_example_without_starting_
     assert node.main(arguments) == 0
     assert not rclpy.ok()
     told = " ".join(capsys.readouterr().out.split())
+    assert "`" not in told
     name = node.__name__.rpartition(".")[2]
     assert told.startswith(f"usage: ros2 run tc_mmwm_ros {name} --ros-args") and "Publishes" in told
     assert f"For example: ros2 run tc_mmwm_ros {name} --ros-args -p " in told

@@ -615,7 +615,7 @@ def test_a_command_that_may_be_a_position_is_warned_of(make_planner, capfd, tmp_
 
 def test_a_parameter_that_it_does_not_have_is_named(make_planner, capfd):
     make_planner(cautoin=0.9)
-    assert "parameter 'cautoin' is none of this node's; did you mean 'caution'?" in capfd.readouterr().err
+    assert "this node has no parameter 'cautoin'; did you mean 'caution'?" in capfd.readouterr().err
 
 
 def test_what_was_seen_before_an_episode_began_is_forgotten_once_all_that_is_seen_is_newer(driving):
@@ -709,7 +709,7 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
     assert screenings[-1].verdict[257] == Screening.REJECTED_LIMITS
     assert screenings[-1].reason[257] == "turn is 9 at step 1, allowed are -2.5 to 2.5"
     spinner.until(lambda: screenings[-1].count == 256)  # they age
-    silent = "candidate_actions: none of 'test' is fresh, the planner's own are executed"
+    silent = "candidate_actions: nothing fresh from 'test'; the planner's own candidates are executed"
     spinner.until(lambda: any(silent in message.status[0].message for message in robot.diagnostics))
     warned = next(message.status[0] for message in robot.diagnostics if silent in message.status[0].message)
     assert warned.level == DiagnosticStatus.WARN
@@ -720,6 +720,8 @@ def test_external_candidates_are_screened_and_bad_or_old_ones_named(driving):
 
     robot.propose(actions, age=3.0)
     spinner.until(lambda: "from 'test': 3." in ignored())
+    robot.propose(actions, age=-3.0)
+    spinner.until(lambda: "from 'test': stamped 2." in ignored())
     robot.propose(actions, fields=["turn", "forward"])
     spinner.until(lambda: "fields: ['turn', 'forward']" in ignored())
     robot.propose(np.zeros((513, HORIZON, 2)))
@@ -772,9 +774,9 @@ def test_policies_that_share_the_topic_are_screened_together_and_each_ages_by_it
         return proposed() == ["two", "two"]
 
     spinner.until(keep_on)
-    words = "candidate_actions: none of 'one' is fresh"
+    words = "candidate_actions: nothing fresh from 'one'"
     spinner.until(lambda: keep_on() and any(words in each.status[0].message for each in robot.diagnostics))
-    assert "own are executed" not in robot.diagnostics[-1].status[0].message
+    assert "the planner's own" not in robot.diagnostics[-1].status[0].message
     robot.propose(np.zeros((512, HORIZON, 2)), source="one")
     values = {}
 

@@ -34,9 +34,9 @@ from tc_mmwm_core.data.convert import convert
 from tc_mmwm_core.data.dataset import Dataset
 from tc_mmwm_core.interface.fault import Fault
 from tc_mmwm_core.interface.robot import RobotInterface
-from tc_mmwm_core.interface.stream import Step, StepStream, message_time
+from tc_mmwm_core.interface.stream import SECOND, Step, StepStream, message_time
 from tc_mmwm_core.resources import robot_file
-from tc_mmwm_ros.bag_writer import new_folder
+from tc_mmwm_ros.bag_writer import BagWriter, new_folder
 from tc_mmwm_ros.message_definition import message_class
 from tc_mmwm_ros.processes import Processes, executable
 from tc_mmwm_ros.recorder import Recorder
@@ -44,6 +44,7 @@ from tc_mmwm_ros.recorder import Recorder
 NAMESPACES = itertools.count()
 ROBOT = robot_file("navigation.yaml")
 SHIPPED_BAG = Path(__file__).parents[1] / "data" / "navigation_bag"
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Driver:
@@ -328,24 +329,31 @@ def test_heard_without_any_clock_nothing_is_recorded_and_it_says_so(scene):
     assert "messages were heard before the first /clock and are not recorded" in processes.tail("recorder")
 
 
-def test_a_clock_that_is_set_back_begins_another_bag(recorder):
-    """As a simulation that is restarted does. Each bag is whole, and what is latched is in both."""
+@pytest.fixture
+def clocked(recorder):
+    """A recorder by /clock; ``drive(seconds, messages)`` sets that and says odometry, and tells how much there was."""
     node, record = recorder
     node.set_parameters([Parameter("use_sim_time", value=True)])
-    said = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     clock, odom = node.create_publisher(Clock, "/clock", 1), node.create_publisher(Odometry, "odom", 10)
-    instruction = node.create_publisher(String, "instruction", said)
-    topics = [node.resolve_topic_name(name) for name in ("odom", "instruction")]
+    topic = node.resolve_topic_name("odom")
 
     def drive(seconds, messages):
         while node.get_clock().now().nanoseconds != seconds * 1_000_000_000:
             clock.publish(Clock(clock=Time(seconds=seconds).to_msg()))
-            record(topics[0], 0)
-        heard = node.writer.counts[topics[0]]
+            record(topic, 0)
+        heard = node.writer.counts[topic]
         for _ in range(messages):
             odom.publish(Odometry())
         return heard
 
+    return node, record, drive
+
+
+def test_a_clock_that_is_set_back_begins_another_bag(clocked):
+    """As a simulation that is restarted does. Each bag is whole, and what is latched is in both."""
+    node, record, drive = clocked
+    instruction = node.create_publisher(String, "instruction", LATCHED)
+    topics = [node.resolve_topic_name(name) for name in ("odom", "instruction")]
     drive(100, 0)
     instruction.publish(String(data="go"))
     record(topics[1], 1)
@@ -361,6 +369,31 @@ def test_a_clock_that_is_set_back_begins_another_bag(recorder):
     with pytest.raises(OSError, match=r"set back by 3\.0 s again; does /clock come from more than one node"):
         drive(2, 1)
         record(topics[0], 5)
+
+
+def test_another_bag_begins_with_the_newest_instruction_last(clocked):
+    node, record, drive = clocked
+    first, second = (node.create_publisher(String, "instruction", LATCHED) for _ in range(2))
+    topic = node.resolve_topic_name("instruction")
+    drive(100, 0)
+    for heard, (publisher, text) in enumerate([(first, "one"), (second, "two"), (first, "three")], start=1):
+        publisher.publish(String(data=text))
+        record(topic, heard)
+    drive(5, 1)
+    record(node.resolve_topic_name("odom"), 1)
+    node.writer.flush()
+    assert [message.data for _, message in Bag(node.folder).contents({topic})][-1] == "three"
+
+
+def test_a_bag_of_many_files_is_none_whose_clock_was_set_back(tmp_path):
+    writer = BagWriter(tmp_path / "bag", split_bytes=1)
+    writer.add_topic("/word", "std_msgs/msg/String", "string data", [])
+    for second in range(1, 13):
+        writer.write("/word", second * SECOND, serialize_message(String(data="go")))
+        writer.flush()
+    writer.close()
+    bag = Bag(writer.folder)
+    assert len(bag.files) > 10 and bag.setback() is None
 
 
 def test_of_an_event_without_a_stamp_it_is_warned_once(scene):
@@ -385,9 +418,8 @@ def test_recorders_that_start_at_once_have_a_folder_each(tmp_path):
 
 def test_extra_topics_are_heard_though_latched_before_and_each_once(scene):
     driver, processes, record = scene
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     for name in ("robot_description", "map_name"):
-        driver.node.create_publisher(String, name, latched).publish(String(data=name))
+        driver.node.create_publisher(String, name, LATCHED).publish(String(data=name))
     bag = record(
         extra_topics="[robot_description, 'robot_description:std_msgs/msg/String', map_name, odom, "
         "'odom:nav_msgs/msg/Odometry']"

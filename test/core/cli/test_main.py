@@ -61,6 +61,12 @@ def test_output_that_nobody_reads_any_more_is_no_error():
     assert (run.returncode, run.stderr) == (141, "")
 
 
+def test_closed_output_is_no_error():
+    command = [sys.executable, "-m", "tc_mmwm_core", "inspect", str(resource("bundles", "navigation"))]
+    run = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, cwd=ELSEWHERE)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_unknown_command_is_refused_with_the_known_ones():
     run = tc_mmwm("trian")
     assert run.returncode == 2

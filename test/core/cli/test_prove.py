@@ -144,7 +144,7 @@ def test_what_interventions_cannot_do_with_a_bundle_or_a_domain_is_told_before_a
         return capsys.readouterr().err
 
     forgetful = CONFIG["data"] | {"domain": "forgetful:make"}
-    assert "domain 'forgetful': its environment has no save, with which a state is" in told(bundle, data=forgetful)
+    assert "domain 'forgetful': the environment has no save(), with which a state is" in told(bundle, data=forgetful)
     assert "--bundle is missing (it is proved beside the variants), and none ships for forgetful" in told(
         data=forgetful
     )

@@ -205,7 +205,7 @@ def test_a_step_that_sees_what_was_before_start_is_not_of_the_episode(run):
     drive.event(4.5, END, "go left", success=1)
     report, [first, second] = run(drive)
     assert (len(first), len(second)) == (20, 21) and second.valid.all() and second.sensor[0, 0] == np.float32(2.4)
-    assert report.faults == {"camera/image_raw: of before START": 2}
+    assert report.faults == {"camera/image_raw: older than START": 2}
 
 
 def test_without_events_what_is_long_comes_in_pieces_that_follow_one_another(run, navigation, tmp_path):
@@ -704,7 +704,9 @@ def test_what_names_another_episode_than_the_one_that_goes_on_is_not_used(run):
     report, [first, second] = run(drive)
     assert len(first) == 35 and np.flatnonzero(first.violation).tolist() == list(range(20, 30))
     assert (first.success, second.success, second.violation.any()) == (None, True, False)
-    told = "of another episode than the one that went on (b), 2 event(s) were not used: VIOLATION_BEGIN 1, END 1"
+    told = (
+        "another episode (b) is named than the one that was running, 2 event(s) were not used: VIOLATION_BEGIN 1, END 1"
+    )
     assert report.notes == [f"episode_event: {told}"]
 
 

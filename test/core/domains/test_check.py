@@ -57,7 +57,13 @@ IMAGE = "image.camera"
             lambda image: image / 255,
             r"is float64 \[16, 16, 3\], the interface needs uint8 \[16, 16",
         ),
-        ("images", 0, "image.front", lambda _: None, "'image.front' is no image of the interface, which has image.cam"),
+        (
+            "images",
+            0,
+            "image.front",
+            lambda _: None,
+            "'image.front' is not an image of the interface, which has",
+        ),
         (
             "sensor",
             0,
@@ -86,8 +92,9 @@ IMAGE = "image.camera"
             1,
             "scene",
             lambda scene: {"a": np.zeros(2)},
-            r"info\['scene'\] holds what JSON cannot: .*; give Python",
+            r"info\['scene'\] holds a value that JSON cannot hold: .*; give Python",
         ),
+        ("info", 1, "scene", lambda scene: scene | {"a": np.nan}, "that JSON cannot hold: Out of range float values"),
         ("info", 1, "scene", None, r"info\['scene'\] is missing, a dict is needed"),
         ("info", 1, "violation", float, r"info\['violation'\] is 0.0 \(float\), a bool is needed"),
         ("info", 1, "success", lambda _: None, r"info\['success'\] is None \(NoneType\), a bool is needed"),
@@ -110,6 +117,16 @@ def test_what_is_wrong_in_a_step_is_told_with_episode_step_and_field(monkeypatch
     found = wrong(Dot())
     assert set(found) == {checked}
     assert re.search(rf"episode {SEED} \(driver expert\), step \d+: .*{says}", found[checked]), found
+
+
+def test_an_image_that_is_missing_later_is_no_error_of_the_check(monkeypatch):
+    def bent(self):
+        observation, info = OBSERVE(self)
+        return {name: value for name, value in observation.items() if name != IMAGE or self.steps != 2}, info
+
+    monkeypatch.setattr(DotEnv, "observe", bent)
+    found = wrong(Dot())
+    assert set(found) == {"images"} and "step 2: 'image.camera' is missing" in found["images"]
 
 
 def test_an_instruction_that_changes_in_the_episode_is_told(monkeypatch):
@@ -200,7 +217,7 @@ def endless(self, action):
         ("instructions", {"reset": deaf}, r"'instruction': 'drive .*\) gives the instruction 'drive"),
         ("instructions", {"reset": other_scene}, "gives another scene than the seed alone"),
         ("seed", {"reset": one_seed}, "6 seeds give the same instruction, scene and state"),
-        ("save and restore", {"restore": no_steps}, "restored in the same environment: truncated is another at step"),
+        ("save and restore", {"restore": no_steps}, "restored in the same environment: truncated differs at step"),
         ("save and restore", {"save": vars, "restore": no_copy}, "is everything saved, and copied"),
         ("save and restore", {"save": lambda self: 1 / 0}, "ZeroDivisionError: division by zero"),
         ("save and restore", {"save": None}, r"the environment has no save\(\)$"),
@@ -216,7 +233,7 @@ def test_what_is_wrong_with_the_environment_is_told(monkeypatch, checked, change
 
 def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
     monkeypatch.setattr(DotEnv, "reset", unseeded)
-    assert re.search(r"again: .* is another at step 0.*draw from self.np_random", wrong(Dot())["seed"])
+    assert re.search(r"again: .* differs at step 0.*draw from self.np_random", wrong(Dot())["seed"])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +251,7 @@ def test_an_episode_that_follows_from_no_seed_is_told(monkeypatch):
             lambda margin: -margin,
             r"judge\(\) and info disagree on the violation in \d+ of \d+ steps; first in",
         ),
-        ("margin", lambda margin: margin - margin[-1], "says another of a state alone than of it among others"),
+        ("margin", lambda margin: margin - margin[-1], "gives a state alone another result than among others"),
         ("cost", lambda cost: cost + np.inf, r"cost inf at \[0\], finite numbers"),
         ("cost", lambda cost: -cost, r"returns a cost of -[\d.]+; 0 is done"),
         ("place", lambda place: place[:, :1], r"place float32 \[\d+, 1\], x and y of each of B points are needed"),
@@ -269,6 +286,22 @@ def test_what_is_wrong_with_a_judgement_is_told(monkeypatch, array, value, says)
     assert set(found) == {"judge"} and re.search(says, found["judge"]), found
 
 
+def test_rounding_that_depends_on_how_many_states_are_judged_is_nothing_wrong(monkeypatch):
+    def bent(*given):
+        judgement = JUDGE(*given)
+        alone = len(judgement.cost) == 1
+        return dataclasses.replace(judgement, cost=np.full_like(judgement.cost, 1e-7 * alone))
+
+    monkeypatch.setattr(Dot, "judge", bent)
+    assert not wrong(Dot())
+
+
+def test_fields_without_a_place_are_none(monkeypatch):
+    none = dict.fromkeys(("field_cost", "field_margin"), np.zeros((0, 0), np.float32))
+    monkeypatch.setattr(Dot, "judge", lambda *given: dataclasses.replace(JUDGE(*given), **none))
+    assert r"field_cost float32 [0, 0] and field_margin float32 [0, 0], both [G, G] are needed" in wrong(Dot())["judge"]
+
+
 @pytest.mark.parametrize(
     ("checked", "member", "value", "says"),
     [
@@ -288,7 +321,12 @@ def test_what_is_wrong_with_a_judgement_is_told(monkeypatch, array, value, says)
             r"draw_instruction\(\) returns None, a sentence is needed",
         ),
         ("instructions", "draw_instruction", lambda *_: "go " * 60, "tokens found, at most 48 allowed"),
-        ("instructions", "draw_instruction", lambda *_: [GOAL, SLOW][RNG.integers(2)], "draws others by the same rng"),
+        (
+            "instructions",
+            "draw_instruction",
+            lambda *_: [GOAL, SLOW][RNG.integers(2)],
+            "gives others for an rng of the same seed",
+        ),
         (
             "other members",
             "advise",
@@ -347,7 +385,7 @@ def test_an_environment_that_does_not_render_has_to_do_the_same(monkeypatch):
             self.place += 0.01
 
     monkeypatch.setattr(Dot, "environment", lambda _, render=True: DotEnv() if render else Other())
-    assert "restored in environment(render=False): sensor is another at step 0" in wrong(Dot())["save and restore"]
+    assert "restored in environment(render=False): sensor differs at step 0" in wrong(Dot())["save and restore"]
 
 
 def test_a_member_that_is_missing_is_named():
@@ -356,6 +394,7 @@ def test_a_member_that_is_missing_is_named():
 
     told = wrong(Half())["members"]
     assert "'judge' is missing" in told and "'advise' is missing; inherit from" in told and "'state'" not in told
+    assert "Error" not in told  # what is missing is asked for nothing more
 
 
 @pytest.mark.parametrize(

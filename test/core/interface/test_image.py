@@ -87,3 +87,10 @@ def test_what_is_all_of_one_colour_is_blank_whatever_its_noise(colour):
     assert is_blank(pixels)
     pixels[4:9, 8:12, 2] ^= 64  # something small is in view, in one channel
     assert not is_blank(pixels)
+
+
+def test_one_grey_channel_may_be_blank_too():
+    grey = np.full((16, 24, 1), 40, np.uint8)
+    grey.flags.writeable = False  # as a decoded image is
+    assert is_blank(grey)
+    assert not is_blank(RGB[..., :1])

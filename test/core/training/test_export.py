@@ -307,7 +307,9 @@ def test_a_bundle_is_calibrated_anew_with_its_model_untouched(config, tmp_path):
     bounds = [each.manifest.calibration.model_dump(exclude={"dataset"}) for each in (again, made)]
     assert bounds[0] == bounds[1]
     assert again.manifest.threshold == made.manifest.threshold and again.manifest.files == made.manifest.files
-    with pytest.raises(CalibrationError, match="was trained on every trajectory given"):
+    with pytest.raises(
+        CalibrationError, match="no trajectory is left to calibrate a threshold on: each was trained on"
+    ):
         recalibrate(tmp_path / "made", [split(dataset, config.data.holdout)[0]], tmp_path / "none", **bound)
     with pytest.raises(BundleError, match="trained for another robot interface"):
         recalibrate(resource("bundles", "manipulation"), [fresh], tmp_path / "none", **bound)

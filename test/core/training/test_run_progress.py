@@ -8,6 +8,7 @@ import pytest
 
 from tc_mmwm_core.cli import main
 from tc_mmwm_core.training.checkpoint import LAST, CheckpointError, read_checkpoint, write_checkpoint
+from tc_mmwm_core.training.run import METRICS
 from tc_mmwm_core.training.run_progress import RunProgress
 from tc_mmwm_core.utils.files import shown
 
@@ -49,3 +50,9 @@ def test_a_run_that_has_not_ended_says_how_to_go_on_and_an_older_one_no_more_tha
     assert "not told whether it has ended" in out and "digests of its datasets: not told which\n" in out
     with pytest.raises(CheckpointError, match="no such file"):
         RunProgress.of(tmp_path / "none")
+
+
+def test_a_run_without_a_checkpoint_yet_is_told_as_that(tmp_path, capsys):
+    (tmp_path / METRICS).touch()
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "this run has no checkpoint (last.pt) yet; if it is training, try in a minute" in capsys.readouterr().err

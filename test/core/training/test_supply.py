@@ -57,7 +57,7 @@ def test_where_an_oracle_judges_only_what_hides_the_view_is_not_told(data):
 def test_recordings_alone_lack_what_an_oracle_labels_and_successes_would_tell(alone, recorded):
     oracle, labels, success = supply(alone, recorded()).warnings()
     assert oracle.startswith(
-        "no trajectory is judged by an oracle (data.domain is null): nothing to learn from for ref"
+        "no trajectory is judged by an oracle (data.domain is null): these loss terms have nothing to learn from: ref"
     )
     assert labels.startswith("no step is known to comply with its instruction or to violate it")
     assert "--success yes" in success
@@ -83,8 +83,9 @@ def test_a_stage_that_nothing_teaches_is_warned_of_and_a_run_of_such_stages_alon
     both = alone.model_copy(update={"stages": (alone.stages[0], judge)})
     train(both, [dataset], tmp_path / "both", progress=False)
     told = capsys.readouterr().out
-    assert "warning: stage judge: no term has anything to learn from; leave it out: --stages reconstruction\n" in told
-    assert "to learn from: " not in told  # quiet: warnings alone
+    idle = "stage judge: none of its loss terms has anything to learn from"
+    assert f"warning: {idle}; leave it out: --stages reconstruction\n" in told
+    assert "\nto learn from: " not in f"\n{told}"  # quiet: warnings alone
     with pytest.raises(TrainingError, match="no stage has anything to learn from in these data:\n  no trajectory is"):
         train(alone.model_copy(update={"stages": (judge,)}), [dataset], tmp_path / "judge", progress=False)
     assert not (tmp_path / "judge").exists()
