@@ -41,6 +41,10 @@ def short():
 
 def nothing():
     return object()
+
+
+def kind():
+    return Straight
 '''
 
 
@@ -105,6 +109,7 @@ def test_what_it_proposes_is_checked(capsys):
             "straight_policy:mak",
             "'straight_policy:mak' cannot be loaded: module 'straight_policy' has no attribute 'mak'",
         ),
+        ("straight_policy:kind", "'straight_policy:kind' returns the class Straight; an instance is needed"),
         ("straight_policy:nothing", "'straight_policy:nothing' is of type object, without reset and propose"),
     ],
 )
