@@ -342,7 +342,7 @@ def _run(path: Path) -> tuple[dict[str, Any], str]:
         f"training run for the robot '{weights.interface.name}'",
         f"  standing    {run.standing}; {run.last.step} optimizer steps in all; {ended}",
         f"  to export   {run.exported}",
-        f"  trained on  {len(weights.trained_on)} trajectories and episodes; digests of its datasets: {digests}",
+        f"  trained on  datasets {digests}; {len(weights.trained_on)} identities of trajectories and their episodes",
         f"  progress    {'taught by an oracle' if weights.judged else 'not taught: no oracle judged anything'}",
         f"  started     {len(starts)} times" + (f", first {starts[0]['started']}" if starts else ""),
         f"  next        {export if run.ended else f'{command} (in the folder where it was begun) goes on from there'}",
