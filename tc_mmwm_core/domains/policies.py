@@ -74,6 +74,8 @@ def proposals(policy: Policy, name: str, actions: int, horizon: int | None = Non
             raise PolicyError(
                 f"policy {name!r} proposes {list(found.shape)}, needed are {needed}: N candidates of K steps"
             )
+        if not np.isfinite(found).all():  # a simulator would go astray on them, and break no rule
+            raise PolicyError(f"policy {name!r} proposes values that are not finite; an action is in units")
         return found
 
     return propose
