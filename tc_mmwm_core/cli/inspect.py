@@ -229,9 +229,13 @@ def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int 
 
 
 def _bag(path: Path) -> tuple[dict[str, Any], str]:
-    from tc_mmwm_core.data.bag import Bag
+    from tc_mmwm_core.data.bag import Bag, NoBagError
 
-    bag = Bag(path)
+    try:
+        bag = Bag(path)
+    except NoBagError as error:
+        others = "a dataset (dataset.json), bundle (bundle.json), run (last.pt) or checkpoint (.pt)"
+        raise NoBagError(f"{error}; nor is it {others}") from None
     topics = {
         name: {"type": topic.type, "messages": topic.messages, "rate": topic.messages / max(bag.duration, 1e-9)}
         for name, topic in sorted(bag.topics.items())
