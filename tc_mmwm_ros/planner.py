@@ -11,9 +11,9 @@ thread looks at between callbacks only: no decision is torn in two, and the safe
 
 Lifecycle: ``configure`` loads bundle and robot interface, checks them against one another and warms the model up;
 whatever does not fit fails the transition, with the field in the log and, until a transition succeeds, in ``~/state``.
-``activate`` begins to publish: the safe action
-with state WAITING until instruction and observation are there (with ``require_instruction``, activation waits some
-seconds for an instruction and fails without one); where a position is to be held, nothing before it was sensed.
+``activate`` begins to publish: the safe action with state WAITING until instruction and observation are there (with
+``require_instruction``, activation waits some seconds for an instruction and fails without one); where a position is to
+be held, nothing before it was sensed.
 ``cleanup`` forgets what was said on the topic, unless it was to stop; the parameter ``instruction`` stays.
 ``deactivate``, ``shutdown``, a signal and an error of the planner's own all publish the safe action last. After an
 error it deactivates itself; activate it again to go on. After a crash of the whole process there is only silence: the

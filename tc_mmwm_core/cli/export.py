@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tc_mmwm_core.utils.arguments import finite, share
+
 HELP = "export a run to a model bundle that the planner loads, with a calibrated threshold; or calibrate a bundle anew"
 EXAMPLES = """\
   tc-mmwm export runs/navigation --data data/navigation --output bundles/navigation
@@ -25,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the bundle (default: the output folder's)")
     parser.add_argument(
         "--alpha",
-        type=float,
+        type=share,
         default=0.05,
         help="of a trajectory's violating sequences, on average over trajectories, accept at most this share ... "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--delta", type=float, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"
+        "--delta", type=share, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"
     )
-    parser.add_argument("--threshold", type=float, help="set the threshold by hand instead of calibrating it")
+    parser.add_argument("--threshold", type=finite, help="set the threshold by hand instead of calibrating it")
     parser.add_argument(
         "--robot",
         type=Path,

@@ -233,9 +233,13 @@ def _contact_sheet(dataset: Any, path: Path, trajectories: int = 8, frames: int 
 
 
 def _bag(path: Path) -> tuple[dict[str, Any], str]:
-    from tc_mmwm_core.data.bag import Bag
+    from tc_mmwm_core.data.bag import Bag, NoBagError
 
-    bag = Bag(path)
+    try:
+        bag = Bag(path)
+    except NoBagError as error:
+        others = "a dataset (dataset.json), bundle (bundle.json), run (last.pt) or checkpoint (.pt)"
+        raise NoBagError(f"{error}; nor is it {others}") from None
     topics = {
         name: {"type": topic.type, "messages": topic.messages, "rate": topic.messages / max(bag.duration, 1e-9)}
         for name, topic in sorted(bag.topics.items())
@@ -346,7 +350,7 @@ def _run(path: Path) -> tuple[dict[str, Any], str]:
         f"training run for the robot '{weights.interface.name}'",
         f"  standing    {run.standing}; {run.last.step} optimizer steps in all; {ended}",
         f"  to export   {run.exported}",
-        f"  trained on  {len(weights.trained_on)} trajectories and episodes; digests of its datasets: {digests}",
+        f"  trained on  datasets {digests}; {len(weights.trained_on)} identities of trajectories and their episodes",
         f"  progress    {'taught by an oracle' if weights.judged else 'not taught: no oracle judged anything'}",
         f"  started     {len(starts)} times" + (f", first {starts[0]['started']}" if starts else ""),
         f"  next        {export if run.ended else f'{command} (in the folder where it was begun) goes on from there'}",

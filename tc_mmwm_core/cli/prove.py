@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from tc_mmwm_core.utils.arguments import device
+from tc_mmwm_core.utils.arguments import device, share
 
 HELP = "show what each part of the method does, by training many small models"
 EXAMPLES = """\
@@ -88,10 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, help="bundle to compare the variants with (default: the domain's shipped one)"
     )
     parser.add_argument(
-        "--alpha", type=float, help="largest share of violations that may be missed (default: the bundle's)"
+        "--alpha", type=share, help="largest share of violations that may be missed (default: the bundle's)"
     )
     parser.add_argument(
-        "--delta", type=float, help="probability with which that bound may fail (default: the bundle's)"
+        "--delta", type=share, help="probability with which that bound may fail (default: the bundle's)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
     parser.add_argument(

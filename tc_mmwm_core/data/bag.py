@@ -32,6 +32,10 @@ class BagError(ValueError):
     """A path is not a bag, or a bag that cannot be read."""
 
 
+class NoBagError(BagError):
+    """A path is something else than a bag."""
+
+
 class DamagedBagError(BagError):
     """A bag that looked whole is damaged inside; ``Bag(path, salvage=True)`` reads what is left of an MCAP."""
 
@@ -291,7 +295,7 @@ def _open(path: Path, salvage: bool, lost: list[str]) -> list[_Indexed | _Salvag
         if not files:
             lerobot = "; a LeRobotDataset is read with tc-mmwm convert --from lerobot"
             hint = lerobot if (path / "meta" / "info.json").exists() else ""
-            raise BagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files{hint}")
+            raise NoBagError(f"{path}: not a bag: the folder holds neither .mcap nor .db3 files{hint}")
         if (path / "metadata.yaml").exists() and not salvage:
             try:
                 return [_Indexed(path)]
@@ -301,7 +305,7 @@ def _open(path: Path, salvage: bool, lost: list[str]) -> list[_Indexed | _Salvag
     elif _is_storage(path):
         files = [path]
     else:
-        raise BagError(f"{path}: not a bag: a rosbag2 folder or a {' or '.join(STORAGE)} file is needed")
+        raise NoBagError(f"{path}: not a bag: a rosbag2 folder or a {' or '.join(STORAGE)} file is needed")
     parts: list[_Indexed | _Salvaged] = []
     for file in files:
         why = "damaged"

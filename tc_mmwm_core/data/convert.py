@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tc_mmwm_core.data.bag import Bag, DamagedBagError
-from tc_mmwm_core.data.dataset import DatasetWriter
+from tc_mmwm_core.data.dataset import Dataset, DatasetWriter
 from tc_mmwm_core.data.episodes import UNSTAMPED, Episode, Timeline, find_episodes, read_timeline
 from tc_mmwm_core.data.report import ConversionError, ConversionReport, outcome
 from tc_mmwm_core.data.trajectory import Trajectory
@@ -127,6 +127,11 @@ def _convert(
                 shard.add(trajectory)
                 report.account(trajectory, interface)
             episode.steps.clear()  # written: an hour of them would not fit into memory
+    if shard and not force and (twice := _held_twice(writer.path, shard.path.name)):
+        report.notes.append(
+            f"{twice} of the trajectories are in the dataset twice now: it held them of another bag; was that "
+            "this one, converted before its recording had ended?"
+        )
     for topic, count in Counter(topic for topic, _ in bag.unreadable).items():
         first = next(why for (name, _), why in bag.unreadable.items() if name == topic)
         report.notes.append(f"{count} of {bag.topics[topic].messages} messages were left out: {first}")
@@ -134,6 +139,13 @@ def _convert(
 
 
 # --- topics and clocks
+
+
+def _held_twice(path: Path, shard: str) -> int:
+    """How many trajectories of ``shard`` the other shards of the dataset at ``path`` hold as well."""
+    infos = Dataset.open(path).trajectories
+    others = {info.identity for info in infos if info.shard != shard}
+    return sum(info.shard == shard and info.identity in others for info in infos)
 
 
 def _find_topics(

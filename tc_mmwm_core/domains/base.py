@@ -151,16 +151,19 @@ def load_domain(name: str) -> Domain:
     """Find a domain by name or as ``module:factory``.
 
     Raises:
-        DomainError: no such domain, module or factory.
+        DomainError: no such domain, module or factory, or the factory returns a class.
     """
     target = DOMAINS.get(name, name)
     if not all(target.partition(":")):
         known = f"known are {', '.join(DOMAINS)}, or your own as module:factory"
         raise DomainError(f"domain {name!r}: {known}{did_you_mean(name, DOMAINS)}")
     try:
-        return imported(target)()
+        domain = imported(target)()
     except (ImportError, AttributeError) as error:
         raise DomainError(f"domain {name!r} cannot be loaded: {error}") from error
+    if isinstance(domain, type):
+        raise DomainError(f"domain {name!r} returns the class {domain.__name__}; an instance is needed")
+    return domain
 
 
 def robot_of(domain: Domain, given: Path | None = None) -> Path:
@@ -174,5 +177,6 @@ def robot_of(domain: Domain, given: Path | None = None) -> Path:
         return robot_given(given)
     try:
         return robot_file(domain.robot)
-    except ResourceError as error:
-        raise DomainError(f"--robot is missing, and no robot interface of domain {domain.name}: {error}") from None
+    except ResourceError:
+        told = f"--robot is missing, and {domain.robot}, which domain {domain.name} names, is none that ships"
+        raise DomainError(f"{told}; give --robot FILE") from None

@@ -50,6 +50,8 @@ def find_policy(name: str) -> Callable[[], Any]:
 def load_policy(name: str) -> Policy:
     """Make the policy ``module:factory``. PolicyError: see :func:`find_policy`; or what it makes is no policy."""
     policy = find_policy(name)()
+    if isinstance(policy, type):
+        raise PolicyError(f"policy {name!r} returns the class {policy.__name__}; an instance is needed")
     if missing := [method for method in ("reset", "propose") if not callable(getattr(policy, method, None))]:
         raise PolicyError(f"policy {name!r} is of type {type(policy).__name__}, without {' and '.join(missing)}()")
     return policy
@@ -72,6 +74,8 @@ def proposals(policy: Policy, name: str, actions: int, horizon: int | None = Non
             raise PolicyError(
                 f"policy {name!r} proposes {list(found.shape)}, needed are {needed}: N candidates of K steps"
             )
+        if not np.isfinite(found).all():  # a simulator would go astray on them, and break no rule
+            raise PolicyError(f"policy {name!r} proposes values that are not finite; an action is in units")
         return found
 
     return propose

@@ -400,7 +400,8 @@ def _calibrated(
     try:
         found = calibrate(*scores.violations, alpha, delta)
     except CalibrationError as error:
-        raise CalibrationError(f"{error}{_short_of(scores, domain, delta)}") from None
+        given = len({info.group for part in held.parts for info in part.trajectories})
+        raise CalibrationError(f"{error}{_short_of(scores, given, domain, delta)}") from None
     complying = scores.score[~scores.violating]
     rejected = float((complying > found.tau).mean()) if len(complying) else None
     words = (
@@ -454,10 +455,16 @@ def _by_rule(scores: SequenceScores, domain: Domain | None) -> list[str]:
     return lines[:GROUPS] + ([f"and under {more} others"] if more > 0 else [])
 
 
-def _short_of(scores: SequenceScores, domain: Domain | None, delta: float) -> str:
-    """What there is, where it is too little for the bound asked for, and what to do: the end of the error message."""
+def _short_of(scores: SequenceScores, given: int, domain: Domain | None, delta: float) -> str:
+    """What there is, where it is too little for the bound asked for, and what to do: the end of the error message.
+
+    Args:
+        given: held-out trajectories, those without any sequence to score too.
+    """
     count, all_of = len(np.unique(scores.violations[1])), len(np.unique(scores.trajectory))
     lines = [f"there are {len(scores.violations[0])} violating sequences, in {count} of {all_of} held-out trajectories"]
+    if all_of < given:
+        lines.append(f"{given - all_of} more have no sequence to score: too short, unjudged, or violating throughout")
     lines += _by_rule(scores, domain)
     possible = [
         percent for percent in range(1, 100) if trajectories_needed(percent / 100, delta, single=False) <= count

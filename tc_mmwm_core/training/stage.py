@@ -72,8 +72,8 @@ def check_stages(
             asked = (stage.max_length - 1) * config.model.frame_skip + 1  # with fewer there is one latent step less
             if part is data and processes.first and longest < asked:
                 print(
-                    f"stage {stage.name}: windows of at most {longest} control steps, not the {asked} of max_length "
-                    f"{stage.max_length}: no trajectory has a longer run of valid steps",
+                    f"stage {stage.name}: windows of at most {longest} control steps, since no trajectory has a longer "
+                    f"run of valid steps; max_length {stage.max_length} (latent steps) asks for {asked}",
                     flush=True,
                 )
 

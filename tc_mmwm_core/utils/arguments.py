@@ -44,6 +44,14 @@ def finite(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1, and neither of them."""
+    number = _number(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+    return number
+
+
 def seconds(text: str) -> float:
     """A number of seconds, 0 or above."""
     number = _number(text)

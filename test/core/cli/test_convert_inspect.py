@@ -236,5 +236,7 @@ def test_inspect_a_bundle_says_what_its_threshold_promises(tmp_path, capsys):
 
 def test_inspect_something_else(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("hello")
-    assert main(["inspect", str(tmp_path / "notes.txt")]) == 2
-    assert "not a bag" in capsys.readouterr().err
+    for path in (tmp_path / "notes.txt", tmp_path):
+        assert main(["inspect", str(path)]) == 2
+        told = capsys.readouterr().err
+        assert "not a bag" in told and "nor is it a dataset (dataset.json), bundle (bundle.json), run (last.pt)" in told

@@ -144,6 +144,20 @@ def test_a_bundle_of_another_domain_is_refused_by_field(share):
     assert "images" in run.stderr and "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--threshold", "nan"], "argument --threshold: nan is not a finite number"),
+        (["--alpha", "5"], "argument --alpha: 5 is not a number between 0 and 1"),
+        (["--delta", "0"], "argument --delta: 0 is not a number between 0 and 1"),
+    ],
+)
+def test_a_bound_that_is_none_is_refused_before_anything_is_read(given, told, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["export", "none", "--output", "none", "--data", "none", *given])
+    assert told in capsys.readouterr().err
+
+
 def test_no_dataset_of_no_episodes_is_collected(tmp_path):
     run = tc_mmwm("collect", "--output", str(tmp_path / "d"), "--episodes", "-1")
     assert run.returncode == 2 and not (tmp_path / "d").exists()

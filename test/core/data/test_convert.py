@@ -863,6 +863,14 @@ def test_the_same_bag_twice_is_refused(navigation, tmp_path):
     assert len(Dataset.open(tmp_path / "dataset")) == 2
 
 
+def test_what_the_dataset_holds_of_the_same_recording_in_another_bag_is_told(navigation, tmp_path):
+    """As where a bag is converted while it is recorded, and again when it is complete."""
+    bag, other = episode().write(tmp_path / "bag"), episode().write(tmp_path / "other", StoragePlugin.SQLITE3)
+    assert not any("twice" in note for note in convert(bag, tmp_path / "dataset", navigation).notes)
+    [told] = [note for note in convert(other, tmp_path / "dataset", navigation).notes if "twice" in note]
+    assert told.startswith("1 of the trajectories are in the dataset twice now")
+
+
 def test_cut_off_mcap_is_salvaged(navigation, tmp_path):
     """Cut anywhere: what is before the cut converts to the same steps as the whole bag's."""
     from mcap_files import rechunk

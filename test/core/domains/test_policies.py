@@ -19,8 +19,8 @@ import numpy as np
 class Straight:
     """Full speed ahead, for as many latent steps as it is told."""
 
-    def __init__(self, horizon):
-        self.horizon, self.begun = horizon, 0
+    def __init__(self, horizon, speed=0.6):
+        self.horizon, self.speed, self.begun = horizon, speed, 0
 
     def reset(self):
         self.begun += 1
@@ -28,7 +28,7 @@ class Straight:
     def propose(self, observation, instruction):
         assert observation["image.overhead"].dtype == np.uint8 and observation["sensor"].shape == (31,) and instruction
         assert self.begun
-        return np.tile([0.6, 0.0], (3, self.horizon, 1))
+        return np.tile([self.speed, 0.0], (3, self.horizon, 1))
 
 
 def make():
@@ -39,8 +39,16 @@ def short():
     return Straight(4)
 
 
+def lost():
+    return Straight(5, np.nan)
+
+
 def nothing():
     return object()
+
+
+def kind():
+    return Straight
 '''
 
 
@@ -93,6 +101,8 @@ def test_what_it_proposes_is_checked(capsys):
     any_horizon = proposals(load_policy("straight_policy:short"), "short", actions=2)
     observation = {"image.overhead": np.zeros((64, 64, 3), np.uint8), "sensor": np.zeros(31, np.float32)}
     assert any_horizon(observation, {"instruction": "go"}).shape == (3, 4, 2)
+    with pytest.raises(PolicyError, match="policy 'lost' proposes values that are not finite"):
+        proposals(load_policy("straight_policy:lost"), "lost", actions=2)(observation, {"instruction": "go"})
     with pytest.raises(PolicyError, match=r"proposes \[3, 4, 2\], needed are \[N, K, 3\]"):
         proposals(load_policy("straight_policy:short"), "short", actions=3)(observation, {"instruction": "go"})
 
@@ -105,6 +115,7 @@ def test_what_it_proposes_is_checked(capsys):
             "straight_policy:mak",
             "'straight_policy:mak' cannot be loaded: module 'straight_policy' has no attribute 'mak'",
         ),
+        ("straight_policy:kind", "'straight_policy:kind' returns the class Straight; an instance is needed"),
         ("straight_policy:nothing", "'straight_policy:nothing' is of type object, without reset and propose"),
     ],
 )

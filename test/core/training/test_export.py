@@ -228,16 +228,18 @@ def test_a_run_that_has_not_ended_is_exported_with_a_warning_that_the_bundle_kee
 
 def test_too_few_violations_are_told_by_rule_with_what_to_do(config, domain, tmp_path):
     collect("navigation", robot_file("navigation.yaml"), tmp_path / "data", 12, 24, seed=0, workers=1, progress=False)
-    dataset = Dataset.open(tmp_path / "data")
+    collect("navigation", robot_file("navigation.yaml"), tmp_path / "short", 2, 4, seed=50, workers=1, progress=False)
+    dataset, short = Dataset.open(tmp_path / "data"), Dataset.open(tmp_path / "short")
     train(config.model_copy(update={"stages": config.stages[:1]}), [dataset], tmp_path / "run", progress=False)
     with pytest.raises(CalibrationError) as refused:
-        export_run(tmp_path / "run", [dataset], tmp_path / "b", delta=0.3, progress=False)
+        export_run(tmp_path / "run", [dataset, short], tmp_path / "b", delta=0.3, progress=False)
     _, model = load_run(tmp_path / "run", dataset.interface)
     scores = sequence_scores(model, LabelledData([split(dataset, 0.4)[1]], config, domain, False), progress=False)
     owners = scores.violations[1]
     count = len(np.unique(owners))
     assert count > 1
-    first, there, *rules, mend = str(refused.value).splitlines()
+    first, there, unscored, *rules, mend = str(refused.value).splitlines()
+    assert unscored == "  2 more have no sequence to score: too short, unjudged, or violating throughout"
     assert first.startswith(f"{count} held-out trajectories with violations cannot bound the miss rate by 0.05")
     assert there.split("; ")[0].strip().startswith(f"there are {len(owners)} violating sequences, in {count} of ")
     speed = np.array(["speed" in domain.rules(text) for text in scores.instruction]) & scores.violating

@@ -555,6 +555,6 @@ def test_a_stage_whose_windows_are_longer_than_any_trajectory_says_how_long_they
     with processes("cpu") as those:
         check_stages(changed(config, stages=(last, long), warmup_steps=0), 0, data, data.under(config), those)
     longest = max(info.length for info in data.datasets[0].trajectories)
-    told = f"stage full: windows of at most {longest} control steps, not the 399 of max_length 200: no trajectory"
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(told)
+    assert line.startswith(f"stage full: windows of at most {longest} control steps, since no trajectory")
+    assert line.endswith("max_length 200 (latent steps) asks for 399")
