@@ -101,7 +101,7 @@ SILENT_PERIODS = 3  # without a tick of the control timer before that is a fault
 INSTRUCTION_PATIENCE = 5.0  # s that activation waits for an instruction, where it requires one
 LOG_PERIOD = 1.0  # s: a state that flaps is not logged more often; ~/state has every change
 MOVING = (PlannerState.PLANNING, PlannerState.RETREATING)  # in which a candidate is executed
-SHUT_DOWN = "shut down for good: to go on, end this process and start it again"
+SHUT_DOWN = "shut down: to go on, start the planner again"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 

@@ -15,6 +15,7 @@ EXAMPLES = """\
   tc-mmwm export bundles/navigation --data data/recorded --output bundles/mine     the same model, another threshold
   tc-mmwm export runs/navigation --threshold 0.0 --output bundles/uncalibrated
 """
+BOUND = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha",
         type=share,
-        default=0.05,
         help="of a trajectory's violating sequences, on average over trajectories, accept at most this share ... "
-        "(default: %(default)s)",
+        f"(default: {BOUND})",
     )
-    parser.add_argument(
-        "--delta", type=share, default=0.05, help="... with confidence 1 - delta (default: %(default)s)"
-    )
+    parser.add_argument("--delta", type=share, help=f"... with confidence 1 - delta (default: {BOUND})")
     parser.add_argument("--threshold", type=finite, help="set the threshold by hand instead of calibrating it")
     parser.add_argument(
         "--robot",
         type=Path,
-        help="robot interface YAML for the bundle, where only topics, say, differ from the run's (default: the run's)",
+        help="robot interface YAML for the bundle, or a shipped one's name, where only topics, say, differ from the "
+        "run's (default: the run's)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -49,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from tc_mmwm_core.config import ConfigError
     from tc_mmwm_core.data.dataset import Dataset
     from tc_mmwm_core.interface.robot import RobotInterface
+    from tc_mmwm_core.resources import robot_given
     from tc_mmwm_core.runtime.bundle import MANIFEST
     from tc_mmwm_core.training.calibration import CalibrationError
     from tc_mmwm_core.training.export import export_run, recalibrate
@@ -58,15 +58,18 @@ def run(args: argparse.Namespace) -> int:
         raise CalibrationError(
             "give --data to calibrate the threshold on what of it was not trained on, or --threshold to set it by hand"
         )
+    if args.threshold is not None and (args.alpha is not None or args.delta is not None):
+        raise ConfigError("--threshold sets by hand what --alpha and --delta would calibrate; give one or the other")
     datasets = [Dataset.open(path).tell_skipped() for path in args.data or []]
     arguments = (args.run, datasets, args.output, args.name)
-    bound = {"alpha": args.alpha, "delta": args.delta, "threshold": args.threshold, "progress": not args.quiet}
+    bound = {"alpha": args.alpha or BOUND, "delta": args.delta or BOUND}
+    bound |= {"threshold": args.threshold, "progress": not args.quiet}
     if (args.run / MANIFEST).exists():
         if args.robot is not None:
             raise ConfigError(f"--robot {args.robot}: {args.run} is a bundle, which keeps its interface; leave it out")
         bundle, rests_on = recalibrate(*arguments, **bound)
     else:
-        robot = None if args.robot is None else RobotInterface.load(args.robot)
+        robot = None if args.robot is None else RobotInterface.load(robot_given(args.robot))
         bundle, rests_on = export_run(*arguments, robot=robot, **bound)
     print(rests_on)
     sizes = ", ".join(f"{name} {(bundle.path / name).stat().st_size / 1e6:.1f} MB" for name in bundle.manifest.files)

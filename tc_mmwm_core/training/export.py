@@ -446,11 +446,12 @@ def _by_rule(scores: SequenceScores, domain: Domain | None) -> list[str]:
                 kinds = ["an instruction that the domain cannot read"]
         for kind in kinds:
             groups.setdefault(kind, []).append(text)
-    lines = []
+    found = []
     for kind, texts in sorted(groups.items()):
         those = scores.where(np.isin(scores.instruction, texts) & scores.violating)
-        trajectories = len(np.unique(those.trajectory))
-        lines.append(f"under {kind}: {len(those.score)} violating sequences, in {trajectories} trajectories")
+        found.append((len(np.unique(those.trajectory)), len(those.score), kind))
+    found.sort(key=lambda each: -each[0])
+    lines = [f"under {kind}: {count} violating sequences, in {of} trajectories" for of, count, kind in found]
     more = len(lines) - GROUPS
     return lines[:GROUPS] + ([f"and under {more} others"] if more > 0 else [])
 

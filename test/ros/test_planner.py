@@ -1086,7 +1086,7 @@ def test_a_signal_after_shutdown_ends_it_in_good_order(process, robot):
     assert future.result().success
     spinner.until(lambda: robot.stopped)
     spinner.until(lambda: robot.state == PlannerState.UNCONFIGURED)
-    assert robot.states[-1].reason.startswith("shut down for good: to go on, end this process")
+    assert robot.states[-1].reason.startswith("shut down: to go on, start the planner")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(20) == 0
 
