@@ -382,7 +382,11 @@ class Planner:
         """
         eligible = screening.external if only_external else range(len(screening.verdict))
         if (screening.verdict[eligible] == Verdict.ACCEPTED).any():
-            chosen = selection.choose(screening.verdict, screening.score, screening.preferred)
+            scores = screening.score
+            if not self.screener.bundle.manifest.progress_taught:
+                scores = scores.copy()
+                scores[screening.preferred] = 0.0  # in their policy's order: nothing else ranks them
+            chosen = selection.choose(screening.verdict, scores, screening.preferred)
             return chosen, PlannerState.PLANNING, ""
         reason = _why_all_rejected(screening, eligible)
         retreats = self.config.retreat and not only_external

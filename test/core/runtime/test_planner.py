@@ -405,6 +405,25 @@ def test_where_progress_was_never_taught_no_policy_is_overruled_for_want_of_it(n
         assert decision.screening.chosen in decision.screening.external
 
 
+@pytest.mark.parametrize("external", ["preferred", "only"])
+def test_where_progress_was_never_taught_a_policy_s_first_accepted_candidate_is_executed(
+    navigation, make_step, tmp_path, external
+):
+    """Its order is all that ranks them: the tiny bundle's own progress favours what is fastest."""
+    instruction = "drive slow"  # which rejects what is above tau = 0.25, normalised
+    theirs = np.tile(np.float32([[[0.7, 0.0]], [[0.0, 1.0]], [[0.2, 0.0]]]), (1, HORIZON, 1))
+    chosen = {}
+    for taught in (True, False):
+        screener = Screener(write_tiny_bundle(tmp_path / f"{taught}", progress_taught=taught))
+        planner = Planner(screener, navigation, PlannerConfig(external=external))
+        candidates = ExternalCandidates("other", 0, theirs)
+        screening = planner.decide(make_step(0.0), screener.instruct(instruction), candidates).screening
+        first = screening.external.start
+        assert [screening.verdict[first + index] == Verdict.ACCEPTED for index in range(3)] == [False, True, True]
+        chosen[taught] = screening.chosen - first
+    assert chosen == {True: 2, False: 1}
+
+
 def test_a_share_of_the_speed_bounds_what_is_screened_and_executed(screener, navigation, make_step):
     """Of -0.3 to 0.7 m/s and ±2.5 rad/s; another policy's are cut, not refused."""
     planner = Planner(screener, navigation, PlannerConfig(speed=0.2))
