@@ -20,7 +20,7 @@ def test_a_run_that_has_ended_says_how_to_export_it(unbroken, dataset, capsys):
     out = capsys.readouterr().out
     assert "  standing    stage full (3 of 3), step 3 of 3; 8 optimizer steps in all; ended\n" in out
     assert "  to export   last.pt, the newest weights (averaged)\n" in out
-    assert f"digests of its datasets: {dataset.digest[:12]}\n" in out
+    assert f"  trained on  datasets {dataset.digest[:12]}; " in out
     assert f"  next        tc-mmwm export {shown(unbroken.folder)} --data DATA" in out
     assert main(["inspect", str(unbroken.folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -47,7 +47,7 @@ def test_a_run_that_has_not_ended_says_how_to_go_on_and_an_older_one_no_more_tha
     assert RunProgress.of(tmp_path).ended is None and RunProgress.of(tmp_path).unfinished is None
     assert main(["inspect", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "not told whether it has ended" in out and "digests of its datasets: not told which\n" in out
+    assert "not told whether it has ended" in out and "  trained on  datasets not told which; " in out
     with pytest.raises(CheckpointError, match="no such file"):
         RunProgress.of(tmp_path / "none")
 

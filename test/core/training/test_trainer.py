@@ -437,7 +437,7 @@ def test_early_stopping_ends_a_stage_keeps_the_best_and_survives_an_interruption
     )
     # What is held out has chosen the weights.
     assert read_weights(tmp_path / "whole").trained_on == {info.identity for info in dataset.trajectories}
-    with pytest.raises(CalibrationError, match=r"chosen by it \(early stopping\): a threshold is calibrated on others"):
+    with pytest.raises(CalibrationError, match=r"each was trained on or chose the weights \(early stopping\)"):
         export_run(tmp_path / "whole", [dataset], tmp_path / "bundle", progress=False)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
