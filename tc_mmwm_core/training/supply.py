@@ -98,14 +98,15 @@ class Supply:
     def _left_out(self, stages: Sequence[StageConfig]) -> list[str]:
         """Stages that many trajectories are too short for; those that leave out the same are told of together."""
         count, skip = len(self.longest), self.config.model.frame_skip
-        names: dict[int, dict[str, None]] = {}
+        names: dict[tuple[int, int], dict[str, None]] = {}  # by the control steps needed, and how many have fewer
         for stage in stages:
-            if count - self.drawn(stage) > TOO_MANY * count:
-                names.setdefault(stage.window(skip)[0], {})[stage.name] = None
+            left = count - self.drawn(stage)
+            if left > TOO_MANY * count:
+                names.setdefault((stage.window(skip)[0], left), {})[stage.name] = None
         return [
-            f"stage {', '.join(of)}: {(left := int((self.longest < needed).sum()))} of {count} trajectories "
-            f"({left / count:.0%}) are never drawn: they have no run of {needed} valid control steps (min_length)"
-            for needed, of in names.items()
+            f"stage {', '.join(of)}: {left} of {count} trajectories ({left / count:.0%}) are never drawn: they have no "
+            f"run of {needed} valid control steps (min_length)"
+            for (needed, left), of in names.items()
         ]
 
     def _missing(self, stages: Sequence[StageConfig]) -> list[str]:
